@@ -1,0 +1,210 @@
+"""List the images of a folder and read what their '@' file names say.
+
+A name is `@` separated: UTM east, UTM north, zone number, zone letter, latitude, longitude,
+pano id, tile, heading, pitch, roll, height, timestamp, note, extension. Splitting a well-formed
+name gives 16 parts (the first one is empty); old SF-XL test names have 8 to 10. Only the UTM
+position is always needed, and the heading for training.
+
+Millions of names are kept as one block of bytes with offsets.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class ImageName:
+    """The fields of one '@' file name; what a name does not say is None or empty."""
+
+    utm_east_m: float
+    utm_north_m: float
+    zone_number: int | None = None
+    zone_letter: str = ""
+    latitude_deg: float | None = None
+    longitude_deg: float | None = None
+    pano_id: str = ""
+    tile_num: str = ""
+    heading_deg: float | None = None  # of the leftmost column of a crop, 0 is north
+    pitch_deg: float | None = None
+    roll_deg: float | None = None
+    height_m: float | None = None
+    timestamp: str = ""  # YYYY[MM[DD[_hh[mm[ss]]]]]
+    note: str = ""
+    extension: str = ".jpg"
+
+
+def parse_image_name(path: str | os.PathLike) -> ImageName:
+    """Read the fields of one file name; folders above it are ignored.
+
+    Raises:
+        ValueError: If the name has no UTM position, or a number in it is not one.
+    """
+    basename = os.path.basename(os.fspath(path))
+    *fields, last = basename.split("@")  # the last part carries the extension
+    stem, dot, suffix = last.rpartition(".")
+    if len(fields) < 15:
+        timestamp = stem if 7 <= len(fields) <= 9 else ""  # the old SF-XL test names
+        fields += [""] * (15 - len(fields))
+        fields[13] = timestamp
+
+    def number(field: int, name: str) -> float | None:
+        try:
+            return float(fields[field]) if fields[field] else None
+        except ValueError:
+            raise ValueError(
+                f"{name} (field {field}) is '{fields[field]}', not a number, in {basename}"
+            ) from None
+
+    east, north, zone = number(1, "UTM east"), number(2, "UTM north"), number(3, "UTM zone")
+    if east is None or north is None:
+        raise ValueError(f"No UTM position in '{basename}': names begin '@UTM_east@UTM_north@'")
+    return ImageName(
+        utm_east_m=east,
+        utm_north_m=north,
+        zone_number=None if zone is None else int(zone),
+        zone_letter=fields[4],
+        latitude_deg=number(5, "latitude"),
+        longitude_deg=number(6, "longitude"),
+        pano_id=fields[7],
+        tile_num=fields[8],
+        heading_deg=number(9, "heading"),
+        pitch_deg=number(10, "pitch"),
+        roll_deg=number(11, "roll"),
+        height_m=number(12, "height"),
+        timestamp=fields[13],
+        note=fields[14],
+        extension=dot + suffix,
+    )
+
+
+def format_image_name(name: ImageName) -> str:
+    """Write one file name the way SF-XL does (headings unpadded, positions to the centimetre)."""
+
+    def text(value: float | None, template: str) -> str:
+        return "" if value is None else template.format(value)
+
+    fields = (
+        "",
+        text(name.utm_east_m, "{:010.2f}"),
+        text(name.utm_north_m, "{:010.2f}"),
+        text(name.zone_number, "{:02d}"),
+        name.zone_letter,
+        text(name.latitude_deg, "{:09.5f}"),
+        text(name.longitude_deg, "{:010.5f}"),
+        name.pano_id,
+        name.tile_num,
+        text(name.heading_deg, "{:g}"),
+        text(name.pitch_deg, "{:g}"),
+        text(name.roll_deg, "{:g}"),
+        text(name.height_m, "{:g}"),
+        name.timestamp,
+        name.note,
+        name.extension,
+    )
+    return "@".join(fields)
+
+
+@dataclass(frozen=True)
+class ImagePaths(Sequence):
+    """The images of a folder: one block of bytes and the place of each name in it.
+
+    Attributes:
+        folder: Absolute folder that the names are relative to.
+        blob: All names, one a line. uint8 [num_bytes].
+        starts: First byte of each name. int64 [num_images].
+        ends: One past the last byte of each name. int64 [num_images].
+        list_file: The `<folder>_images_paths.txt` read; None if the folder was walked.
+    """
+
+    folder: Path
+    blob: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    list_file: Path | None = None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> str:
+        """Return the absolute path of one image."""
+        name = self.blob[self.starts[index] : self.ends[index]].tobytes()
+        return os.path.join(self.folder, os.fsdecode(name))
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the absolute paths in order."""
+        return (self[index] for index in range(len(self)))
+
+
+def list_images(folder: str | os.PathLike) -> ImagePaths:
+    """List the images below a folder, or those of `<folder>_images_paths.txt` if it stands beside.
+
+    A walk finds .jpg, .jpeg and .png in any case, in all sub-folders, sorted by relative path; the
+    order of a list file is kept.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or empty, or the list names a missing image.
+    """
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"The folder {folder} does not exist")
+    list_file = folder.with_name(f"{folder.name}_images_paths.txt")
+    if not list_file.is_file():
+        names = _walk(folder)
+        _check_no_newlines(names)
+        blob = np.frombuffer(b"".join(name + b"\n" for name in names), np.uint8)
+        paths = ImagePaths(folder, blob, *_split_lines(blob))
+    else:
+        blob = np.fromfile(list_file, np.uint8)
+        paths = ImagePaths(folder, blob, *_split_lines(blob), list_file)
+    if len(paths) == 0:
+        raise FileNotFoundError(
+            f"No image in {list_file or folder}: looked for {', '.join(IMAGE_EXTENSIONS)}"
+        )
+    if list_file.is_file() and not os.path.exists(paths[0]):
+        raise FileNotFoundError(
+            f"{list_file} lists {paths[0]}, which does not exist: "
+            f"its lines must be paths relative to {folder}"
+        )
+    return paths
+
+
+def _walk(folder: Path) -> list[bytes]:
+    """Return the sorted relative paths of all images below a folder; links are followed once."""
+    root = os.fsencode(folder)
+    extensions = tuple(extension.encode() for extension in IMAGE_EXTENSIONS)
+    names, visited = [], set()
+    for parent, folders, files in os.walk(root, followlinks=True):
+        real_parent = os.path.realpath(parent)
+        if real_parent in visited:  # a link that leads back to where we have been
+            folders.clear()
+            continue
+        visited.add(real_parent)
+        prefix = parent[len(root) + 1 :] + b"/" if parent != root else b""
+        names += [prefix + file for file in files if file.lower().endswith(extensions)]
+    return sorted(names)
+
+
+def _check_no_newlines(names: list[bytes]) -> None:
+    bad = [name for name in names if b"\n" in name]
+    if bad:
+        raise ValueError(
+            f"{len(bad)} image names contain a newline, for example {bad[0]!r}: rename"
+        )
+
+
+def _split_lines(blob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return first and past-the-end byte of every line that is not empty; CRLF is accepted."""
+    newlines = np.flatnonzero(blob == ord("\n"))
+    if len(blob) and (not len(newlines) or newlines[-1] != len(blob) - 1):
+        newlines = np.append(newlines, len(blob))
+    starts = np.concatenate(([0], newlines[:-1] + 1)) if len(newlines) else newlines
+    ends = newlines - (blob[newlines - 1] == ord("\r"))
+    filled = ends > starts
+    return (starts, ends) if filled.all() else (starts[filled], ends[filled])

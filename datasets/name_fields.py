@@ -1,0 +1,109 @@
+"""Read numbers out of millions of '@' file names at once."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from datasets.image_paths import ImagePaths
+
+FIELDS = {"UTM east": 1, "UTM north": 2, "heading": 9}  # name -> part of basename.split("@")
+_NAMES_PER_BLOCK = 1 << 17  # bounds the memory to some tens of MB
+_EXACT_DIGITS = 15  # decimal integers below 10**15 are exact in float64
+_POWERS_OF_TEN = np.array([float(f"1e{n}") for n in range(_EXACT_DIGITS + 3)])
+
+
+def read_numbers(
+    paths: ImagePaths, fields: Sequence[str] = ("UTM east", "UTM north")
+) -> np.ndarray:
+    """Read number fields of all names at once, each exactly as `float()` reads it.
+
+    Args:
+        paths: The images.
+        fields: Which numbers, keys of FIELDS; metres for positions, degrees for headings.
+
+    Returns:
+        One row per field. float64 [len(fields), num_images].
+
+    Raises:
+        ValueError: If a field is missing or not a finite number in some names; the message counts
+            them and shows three.
+    """
+    numbers = np.empty((len(fields), len(paths)))
+    for first in range(0, len(paths), _NAMES_PER_BLOCK):
+        block = slice(first, first + _NAMES_PER_BLOCK)
+        starts, ends = paths.starts[block], paths.ends[block]
+        origin = starts[0]
+        text = paths.blob[origin : ends[-1]]
+        bounds = _field_bounds(text, starts - origin, ends - origin, [FIELDS[f] for f in fields])
+        for row, (field_starts, field_ends) in zip(numbers, bounds, strict=True):
+            row[block] = _parse_decimals(text, field_starts, field_ends)
+    problems = [
+        f"{name} (field {FIELDS[name]} of the '@' name) is missing or not a number in "
+        f"{len(bad):,} of {len(paths):,} images, for example "
+        + ", ".join(os.path.basename(paths[i]) for i in bad[:3])
+        for name, row in zip(fields, numbers, strict=True)
+        if len(bad := np.flatnonzero(~np.isfinite(row)))
+    ]
+    if problems:
+        raise ValueError(f"Bad image names in {paths.folder}: " + "; ".join(problems))
+    return numbers
+
+
+def _field_bounds(
+    text: np.ndarray, starts: np.ndarray, ends: np.ndarray, fields: Sequence[int]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Locate '@' fields in the basenames of names; a field that is not there has no length."""
+    slashes = np.flatnonzero(text == ord("/"))
+    slashes = np.concatenate(([-1], slashes))
+    last_slash = slashes[np.searchsorted(slashes, ends) - 1]
+    basenames = np.maximum(last_slash + 1, starts)
+    ats = np.flatnonzero(text == ord("@"))
+    first_at = np.searchsorted(ats, basenames)
+    num_ats = np.searchsorted(ats, ends) - first_at
+    if not len(ats):
+        return [(starts, starts)] * len(fields)
+    bounds = []
+    for field in fields:
+        before = np.minimum(first_at + field - 1, len(ats) - 1)
+        after = np.minimum(before + 1, len(ats) - 1)
+        exists = num_ats > field  # the last part carries the extension and is never a number
+        field_starts = np.where(exists, ats[before] + 1, 0)
+        bounds.append((field_starts, np.where(exists, ats[after], field_starts)))
+    return bounds
+
+
+def _parse_decimals(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Read decimal numbers out of bytes, NaN where there is none. float64 [len(starts)].
+
+    Digits are gathered column by column into integers; an integer below 10**15 divided by a power
+    of ten is rounded once, hence equals `float()`. What does not look like that goes to `float()`.
+    """
+    widths = ends - starts
+    mantissa = np.zeros(len(starts), np.int64)
+    digits, decimals, dots = (np.zeros(len(starts), np.int64) for _ in range(3))
+    plain = (widths > 0) & (widths <= _EXACT_DIGITS + 2)
+    negative = plain & (text[np.minimum(starts, len(text) - 1)] == ord("-"))
+    for column in range(int(widths[plain].max(initial=0))):
+        inside = plain & (column < widths)
+        byte = text[np.where(inside, starts + column, 0)]
+        is_digit = inside & (byte >= ord("0")) & (byte <= ord("9"))
+        is_dot = inside & (byte == ord("."))
+        mantissa = np.where(is_digit, 10 * mantissa + (byte & 15), mantissa)
+        digits += is_digit
+        decimals += is_digit & (dots > 0)
+        dots += is_dot
+        plain &= ~inside | is_digit | is_dot | ((column == 0) & negative)
+    plain &= (digits > 0) & (digits <= _EXACT_DIGITS) & (dots <= 1)
+    values = np.where(negative, -mantissa, mantissa) / _POWERS_OF_TEN[decimals]
+    values[widths == 0] = np.nan
+    for index in np.flatnonzero(~plain & (widths > 0)):
+        values[index] = _parse_float(text[starts[index] : ends[index]].tobytes())
+    return values
+
+
+def _parse_float(text: bytes) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan

@@ -1,0 +1,59 @@
+"""Measure the recalls of a model.
+
+python eval.py --resume model.pth --dataset sf_xl_test_v1
+python eval.py --resume model.pth --test_set_folder FOLDER --queries_folder queries
+"""
+
+import logging
+from collections.abc import Sequence
+
+import commons
+from datasets.catalog import load_test_set
+from evaluation import Protocol, evaluate
+from evaluation.descriptors import Inference
+from evaluation.protocol import format_result
+from evaluation.results import write_results
+from model import build_network
+from model.checkpoints import load_network
+from parser import parse_arguments
+from reports.pictures import save_pictures
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Evaluate one model on one test set and write the folder of the run."""
+    args = parse_arguments(argv, is_training=False)
+    commons.seed_everything(args.seed)
+    with commons.usage_errors():
+        resize = args.resize_test_imgs or str(args.image_size)
+        protocol = Protocol(args.positive_dist_threshold, tuple(args.recall_values), resize)
+        device = commons.choose_device(args.device)
+    eval_set = load_test_set(
+        args.dataset, args.datasets_folder, args.test_set_folder, args.queries_folder
+    )
+    if args.resume_model:
+        network = load_network(args.resume_model)
+    else:
+        network = build_network(
+            args.backbone, args.fc_output_dim, args.pooling, args.backbone_weights
+        )
+
+    run_folder = commons.make_run_folder(args.save_dir, "eval")
+    commons.setup_logging(run_folder)
+    commons.write_json(vars(args), run_folder / "args.json")
+    logging.info(f"Evaluating {args.resume_model or 'the untrained network'} on {eval_set}")
+    evaluation = evaluate(
+        network.eval().to(device),
+        eval_set,
+        protocol,
+        Inference(device, args.infer_batch_size, args.num_workers),
+        min_predictions=args.num_preds_to_save,
+    )
+    logging.info(format_result(evaluation.result))
+    write_results(evaluation, commons.provenance(args.resume_model, args.seed), run_folder)
+    if args.num_preds_to_save:
+        save_pictures(run_folder, args.num_preds_to_save, args.save_only_wrong_preds)
+    logging.info(f"Results are in {run_folder}")
+
+
+if __name__ == "__main__":
+    commons.run_command(main)

@@ -1,0 +1,54 @@
+"""Recall@N: how many queries have a true place among their first N predictions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.neighbors import KDTree
+
+
+def find_positives(
+    database_utms: np.ndarray, queries_utms: np.ndarray, threshold_m: float
+) -> list[np.ndarray]:
+    """List the database images within a distance of each query.
+
+    Args:
+        database_utms: Positions in metres. float64 [num_database, 2].
+        queries_utms: Positions in metres. float64 [num_queries, 2].
+        threshold_m: Largest distance of a positive, metres, inclusive.
+
+    Returns:
+        num_queries int arrays of database indices, ascending; empty where there is none.
+    """
+    tree = KDTree(database_utms, leaf_size=64)
+    return [np.sort(positives) for positives in tree.query_radius(queries_utms, threshold_m)]
+
+
+def compute_recalls(
+    predictions: np.ndarray,
+    positives_per_query: Sequence[np.ndarray],
+    recall_values: Sequence[int],
+) -> np.ndarray:
+    """Compute Recall@N over all queries, in percent.
+
+    A query without positives counts as a miss: published numbers are made that way.
+
+    Args:
+        predictions: Database indices, nearest first. int [num_queries, K].
+        positives_per_query: Database indices that are right for each query. num_queries int
+            arrays.
+        recall_values: The values of N. Those above K count all K predictions.
+
+    Returns:
+        Recalls, 0 to 100. float64 [len(recall_values)].
+
+    Raises:
+        ValueError: If the inputs disagree on the number of queries, or there are none.
+    """
+    if len(predictions) != len(positives_per_query) or not len(predictions):
+        raise ValueError(
+            f"{len(predictions)} rows of predictions for {len(positives_per_query)} queries"
+        )
+    hits = np.stack(
+        [np.isin(row, right) for row, right in zip(predictions, positives_per_query, strict=True)]
+    )  # [num_queries, K]
+    return np.array([100 * hits[:, :n].any(axis=1).mean() for n in recall_values])

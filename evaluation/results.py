@@ -1,0 +1,65 @@
+"""What an evaluation leaves in the folder of its run: `results.json` and `predictions.csv`."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import commons
+from evaluation.protocol import Evaluation
+
+PREDICTIONS_COLUMNS = (
+    "query_num",
+    "query",
+    "rank",
+    "prediction",
+    "descriptor_distance",
+    "distance_m",
+    "correct",
+)
+
+
+def write_results(evaluation: Evaluation, provenance: dict[str, Any], folder: Path) -> None:
+    """Write recalls with protocol and provenance, and every prediction.
+
+    Args:
+        evaluation: The evaluation.
+        provenance: What it was measured with: model file, code version, seed. Plain values.
+        folder: Folder of the run.
+    """
+    _write_predictions(evaluation, folder / "predictions.csv")
+    commons.write_json(evaluation.result | provenance, folder / "results.json")
+
+
+def _write_predictions(evaluation: Evaluation, path: Path) -> None:
+    """Write one row per query and rank; `rank` counts from 1, `correct` is 0 or 1."""
+    eval_set = evaluation.eval_set
+    temporary = path.with_name(f".{path.name}_{os.getpid()}")
+    with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(PREDICTIONS_COLUMNS)
+        for query_num, query in enumerate(eval_set.queries):
+            predictions = evaluation.predictions[query_num]
+            offsets = eval_set.database_utms[predictions] - eval_set.queries_utms[query_num]
+            columns = zip(
+                predictions,
+                evaluation.distances[query_num],
+                np.hypot(*offsets.T),
+                np.isin(predictions, evaluation.positives_per_query[query_num]),
+                strict=True,
+            )
+            for rank, (prediction, distance, distance_m, correct) in enumerate(columns, start=1):
+                writer.writerow(
+                    (
+                        query_num,
+                        query,
+                        rank,
+                        eval_set.database[prediction],
+                        f"{distance:.6f}",
+                        f"{distance_m:.2f}",
+                        int(correct),
+                    )
+                )
+    os.replace(temporary, path)

@@ -1,0 +1,110 @@
+"""Read networks out of checkpoints, ours and the published ones, and write files atomically."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.backbones import BACKBONES
+from model.network import GeoLocalizationNet, build_network
+
+_WRAPPERS = ("model_state_dict", "state_dict")
+_PLAIN_POOLING = "aggregation.1._extra_state"
+
+
+def load_network(path: str | os.PathLike, train_all_layers: bool = False) -> GeoLocalizationNet:
+    """Make the network that a checkpoint was saved from, with its weights, on the CPU.
+
+    Backbone, pooling and descriptor length are read off the tensors: nothing else is needed, and
+    nothing is downloaded. Accepted are published CosPlace checkpoints, our `best_model.pth` and
+    `last_checkpoint.pth`, and either with a `module.` prefix.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not such a checkpoint.
+    """
+    state = network_state(read_checkpoint(path), path)
+    backbone = _recognise_backbone(state, path)
+    pooling = state.get(_PLAIN_POOLING, "gem" if "aggregation.1.p" in state else None)
+    if pooling is None or "aggregation.3.weight" not in state:
+        raise ValueError(f"{path} has no pooling and linear layer of a CosPlace network")
+    with torch.device("meta"):
+        network = build_network(
+            backbone, len(state["aggregation.3.weight"]), pooling, "none", train_all_layers
+        )
+    try:
+        network.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path} is not a CosPlace network with {backbone}: {error}") from None
+    return network.float()
+
+
+def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a dict of tensors and plain values, without running code that the file may hold.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or is not a dict.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no checkpoint {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for what is not a checkpoint
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a checkpoint that can be read safely: {reason}") from None
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
+    return dict(checkpoint)
+
+
+def network_state(checkpoint: dict[str, Any], path: str | os.PathLike) -> dict[str, Any]:
+    """Return the network's state dict out of a checkpoint, without `module.` prefixes.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    state = next((checkpoint[key] for key in _WRAPPERS if key in checkpoint), checkpoint)
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f"{path} holds no state dict")
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    if not any(key.startswith("backbone.") for key in state):
+        raise ValueError(f"{path} holds no CosPlace network: no key begins with 'backbone.'")
+    return state
+
+
+def save_atomically(content: Any, path: str | os.PathLike) -> None:
+    """Write a checkpoint under a temporary name, then rename it: no reader ever meets half a file.
+
+    Args:
+        content: Tensors and plain Python values only, so that it can be read safely.
+        path: Where to.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}_{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _recognise_backbone(state: Mapping[str, Any], path: str | os.PathLike) -> str:
+    """Return the name of the backbone whose tensors are those of the state dict."""
+    prefix = "backbone."
+    shapes = {
+        key.removeprefix(prefix): tensor.shape
+        for key, tensor in state.items()
+        if key.startswith(prefix) and isinstance(tensor, torch.Tensor)
+    }
+    for name, recipe in BACKBONES.items():
+        with torch.device("meta"):
+            backbone = recipe.cut(recipe.classifier())
+        if shapes == {key: tensor.shape for key, tensor in backbone.state_dict().items()}:
+            return name
+    raise ValueError(f"{path} has a backbone that is none of {', '.join(BACKBONES)}")

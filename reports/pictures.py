@@ -1,0 +1,103 @@
+"""One picture per query: the query and its first predictions, framed green or red.
+
+python -m reports.pictures RUN_FOLDER --num_preds 3
+"""
+
+import argparse
+import csv
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from datasets.images import open_image
+
+TILE_HEIGHT_PX = 256
+FRAME_PX = 6
+MARGIN_PX = 8
+TEXT_PX = 18
+QUERY_COLOUR, RIGHT_COLOUR, WRONG_COLOUR = (70, 90, 200), (40, 160, 60), (210, 50, 40)
+
+
+def save_pictures(run_folder: Path, num_preds: int, only_wrong: bool = False) -> int:
+    """Write RUN_FOLDER/preds/<query number>.jpg for the queries of a run.
+
+    Args:
+        run_folder: Holds the `predictions.csv` of an evaluation.
+        num_preds: Show so many predictions of each query.
+        only_wrong: Leave out queries whose first prediction is right.
+
+    Returns:
+        The number of pictures written.
+
+    Raises:
+        FileNotFoundError: If there is no `predictions.csv`, or an image is gone.
+    """
+    pictures_folder = run_folder / "preds"
+    pictures_folder.mkdir(exist_ok=True)
+    num_pictures = 0
+    for rows in _read_queries(run_folder / "predictions.csv"):
+        if only_wrong and rows[0]["correct"] == "1":
+            continue
+        picture = draw_predictions(rows[:num_preds])
+        picture.save(pictures_folder / f"{int(rows[0]['query_num']):05d}.jpg", quality=90)
+        num_pictures += 1
+    return num_pictures
+
+
+def draw_predictions(rows: list[dict[str, str]]) -> Image.Image:
+    """Draw a query and its predictions side by side.
+
+    Args:
+        rows: Rows of `predictions.csv` of one query, by rank.
+    """
+    tiles = [_tile(rows[0]["query"], "query", QUERY_COLOUR)]
+    for row in rows:
+        colour = RIGHT_COLOUR if row["correct"] == "1" else WRONG_COLOUR
+        tiles.append(_tile(row["prediction"], _format_metres(float(row["distance_m"])), colour))
+    width = sum(tile.width for tile in tiles) + MARGIN_PX * (len(tiles) + 1)
+    picture = Image.new("RGB", (width, tiles[0].height + 2 * MARGIN_PX), "white")
+    x = MARGIN_PX
+    for tile in tiles:
+        picture.paste(tile, (x, MARGIN_PX))
+        x += tile.width + MARGIN_PX
+    return picture
+
+
+def _tile(path: str, text: str, colour: tuple[int, int, int]) -> Image.Image:
+    """Frame an image and write a line of text below."""
+    image = open_image(path)
+    image = image.resize((round(image.width * TILE_HEIGHT_PX / image.height), TILE_HEIGHT_PX))
+    frame = (image.width + 2 * FRAME_PX, image.height + 2 * FRAME_PX)
+    tile = Image.new("RGB", (frame[0], frame[1] + TEXT_PX + 6), "white")
+    tile.paste(colour, (0, 0, *frame))
+    tile.paste(image, (FRAME_PX, FRAME_PX))
+    font = ImageFont.load_default(TEXT_PX)
+    position = (frame[0] / 2, frame[1] + 2)
+    ImageDraw.Draw(tile).text(position, text, fill=colour, font=font, anchor="ma")
+    return tile
+
+
+def _format_metres(distance_m: float) -> str:
+    if distance_m < 1000:
+        return f"{distance_m:.0f} m"
+    return f"{distance_m / 1000:.1f} km"
+
+
+def _read_queries(path: Path) -> Iterator[list[dict[str, str]]]:
+    """Yield the rows of one query after the other."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}: evaluate a model into that folder first")
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        for _, rows in itertools.groupby(csv.DictReader(file), key=lambda row: row["query_num"]):
+            yield list(rows)
+
+
+if __name__ == "__main__":
+    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cli.add_argument("run_folder", type=Path)
+    cli.add_argument("--num_preds", type=int, default=3)
+    cli.add_argument("--only_wrong", action="store_true")
+    args = cli.parse_args()
+    save_pictures(args.run_folder, args.num_preds, args.only_wrong)

@@ -1,0 +1,257 @@
+"""Train CosPlace.
+
+python train.py --groups_num 8 --M 10                    the paper's run, on SF-XL
+python train.py --dataset mini_city --image_size 128     on the mini city
+python train.py --resume_train RUN/last_checkpoint.pth   continue after an interruption
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import commons
+from datasets.augmentations import Augmentation, AugmentationParams
+from datasets.catalog import TRAIN_SETS, find_train_folder, load_test_set
+from datasets.class_index import load_index
+from datasets.eval_dataset import EvalSet
+from datasets.partition import PartitionParams
+from datasets.train_dataset import GroupSampler, TrainDataset, collate
+from evaluation import Evaluation, Protocol, evaluate
+from evaluation.descriptors import Inference
+from evaluation.protocol import format_result
+from evaluation.results import write_results
+from model import GeoLocalizationNet, build_network
+from model.checkpoints import load_network, save_atomically
+from parser import parse_arguments
+from reports.pictures import save_pictures
+from training.metrics import Metrics
+from training.state import Training, check_unchanged, read_training_checkpoint
+
+SHOW_EVERY = 20  # iterations between updates of the bar: reading the loss waits for the device
+AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepare data, network and heads; train and validate; test the best network."""
+    args = parse_arguments(argv)
+    checkpoint = read_training_checkpoint(args.resume_train) if args.resume_train else None
+    if checkpoint is not None:
+        args = parse_arguments(argv, defaults=checkpoint["args"])
+    with commons.usage_errors():
+        params = commons.from_flags(PartitionParams, args)
+        augmentation = Augmentation(commons.from_flags(AugmentationParams, args))
+        resize = args.resize_test_imgs or str(args.image_size)
+        protocol = Protocol(args.positive_dist_threshold, tuple(args.recall_values), resize)
+        device = commons.choose_device(args.device)
+
+    root, named = args.datasets_folder, TRAIN_SETS[args.dataset]
+    index = load_index(
+        args.train_set_folder or find_train_folder(args.dataset, root), params, args.cache_folder
+    )
+    if args.dry_run:
+        logging.info(index.describe())
+        return
+    index.require_groups(args.groups_num)
+    val_set = load_test_set(named.val, root, args.val_set_folder)
+    test_set = load_test_set(named.test, root, args.test_set_folder, args.queries_folder)
+
+    commons.seed_everything(args.seed)
+    start = args.resume_train or args.resume_model
+    network = (
+        load_network(start, args.train_all_layers)
+        if start
+        else build_network(
+            args.backbone,
+            args.fc_output_dim,
+            args.pooling,
+            args.backbone_weights,
+            args.train_all_layers,
+        )
+    )
+    training = Training(
+        network,
+        [len(index.classes(group)) for group in range(args.groups_num)],
+        (args.lr, args.classifiers_lr),
+        AMP_DTYPES[args.amp_dtype] if args.use_amp16 else None,
+        device,
+    )
+    if checkpoint is None:
+        run_folder = commons.make_run_folder(args.save_dir, "train")
+    else:
+        check_unchanged(checkpoint, vars(args), index.digest)
+        training.load_state_dict(checkpoint)
+        run_folder = Path(args.resume_train).parent
+    commons.setup_logging(run_folder)
+    commons.write_json(vars(args), run_folder / "args.json")
+    logging.info(index.describe(args.groups_num))
+    logging.info(f"Validation: {val_set}. Test: {test_set}. Device: {device}")
+
+    on_device = args.augmentation_device == "cuda" or (
+        args.augmentation_device == "auto" and device.type == "cuda"
+    )
+    loader = make_loader(
+        TrainDataset(index, None if on_device else augmentation),
+        GroupSampler(index, args.groups_num, args.batch_size, args.iterations_per_epoch, args.seed),
+        args.num_workers,
+        pin_memory=device.type == "cuda",
+    )
+    inference = Inference(device, args.infer_batch_size, args.num_workers)
+    fit(
+        training,
+        loader,
+        augmentation if on_device else None,
+        validate=partial(evaluate, eval_set=val_set, protocol=protocol, inference=inference),
+        epochs_num=args.epochs_num,
+        settings={"args": vars(args), "index_digest": index.digest},
+        run_folder=run_folder,
+    )
+
+    test_best(run_folder, test_set, protocol, inference, args.seed, args.num_preds_to_save)
+    if args.num_preds_to_save:
+        save_pictures(run_folder, args.num_preds_to_save, args.save_only_wrong_preds)
+    logging.info(f"Model, checkpoint, metrics and results are in {run_folder}")
+
+
+def make_loader(
+    dataset: TrainDataset, sampler: GroupSampler, num_workers: int, pin_memory: bool
+) -> DataLoader:
+    """Make a loader whose workers live as long as it does, through all epochs and groups."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # so that the loader leaves the global one alone
+    )
+
+
+class EpochStats(NamedTuple):
+    """What an epoch of training tells."""
+
+    group: int
+    loss: float  # mean over the iterations
+    images_per_second: float
+    data_wait_share: float  # part of the time that went into waiting for images, 0 to 1
+    seconds: float
+
+
+def fit(
+    training: Training,
+    loader: DataLoader,
+    augmentation: Augmentation | None,
+    validate: Callable[[GeoLocalizationNet], Evaluation],
+    epochs_num: int,
+    settings: dict[str, Any],
+    run_folder: Path,
+) -> None:
+    """Train and validate epoch after epoch; keep the last state and the best network.
+
+    Args:
+        training: Network and heads, at the epoch to begin with.
+        loader: Its sampler is a `GroupSampler`.
+        augmentation: For batches on the device; None if the loader augments.
+        validate: Called after each epoch; the best R@1 decides on the best network.
+        epochs_num: Epoch to end before.
+        settings: Plain values to keep in the checkpoint.
+        run_folder: Where to write checkpoints and metrics.
+    """
+    metrics = Metrics(run_folder, training.epoch_num)
+    for epoch in range(training.epoch_num, epochs_num):
+        loader.batch_sampler.epoch = epoch
+        stats = train_one_epoch(training, loader, augmentation)
+        validation = validate(training.network.eval())
+        is_best = training.end_epoch(validation.recall_at_1)
+        metrics.write(epoch, stats._asdict() | validation.result["recalls"])
+        logging.info(
+            f"Epoch {epoch}: group {stats.group}, loss {stats.loss:.4f}, "
+            f"{stats.images_per_second:.1f} images/s, {stats.data_wait_share:.0%} data wait. "
+            f"{format_result(validation.result)}{' (best)' if is_best else ''}"
+        )
+        if is_best:
+            save_atomically(training.network.state_dict(), run_folder / "best_model.pth")
+        save_atomically(training.state_dict() | settings, run_folder / "last_checkpoint.pth")
+
+
+def train_one_epoch(
+    training: Training, loader: DataLoader, augmentation: Augmentation | None
+) -> EpochStats:
+    """Train the network and the head of the group whose turn it is.
+
+    Args:
+        training: Network, head, optimizers.
+        loader: Batches of images, labels and seeds, see `datasets.train_dataset.collate`.
+        augmentation: For batches on the device; None if they come augmented.
+    """
+    device, network, scaler = training.device, training.network.train(), training.scaler
+    loss_sum = torch.zeros((), device=device)
+    wait_s, num_images, start_s = 0.0, 0, time.perf_counter()
+    progress = tqdm(loader, desc=f"Epoch {training.epoch_num}", unit="it", dynamic_ncols=True)
+    with training.current_head() as (head, head_optimizer):
+        before_wait_s = time.perf_counter()
+        for iteration, (images, labels, seeds) in enumerate(progress, start=1):
+            wait_s += time.perf_counter() - before_wait_s
+            labels = labels.to(device, non_blocking=True)
+            if augmentation is not None:
+                images = augmentation.batch([image.to(device) for image in images], seeds)
+            images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+
+            training.optimizer.zero_grad()
+            head_optimizer.zero_grad()
+            with torch.autocast(device.type, training.amp_dtype, training.amp_dtype is not None):
+                logits = head(network(images), labels)
+                loss = F.cross_entropy(logits, labels)
+            scaler.scale(loss).backward()
+            scaler.step(training.optimizer)
+            scaler.step(head_optimizer)
+            scaler.update()
+
+            loss_sum += loss.detach()
+            num_images += len(images)
+            if iteration % SHOW_EVERY == 0 or iteration == len(loader):
+                elapsed_s = time.perf_counter() - start_s
+                progress.set_postfix(
+                    loss=f"{loss_sum.item() / iteration:.3f}",
+                    img_s=f"{num_images / elapsed_s:.1f}",
+                    data_wait=f"{wait_s / elapsed_s:.0%}",
+                )
+            before_wait_s = time.perf_counter()
+    elapsed_s = time.perf_counter() - start_s
+    loss = loss_sum.item() / len(loader)
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"The loss of epoch {training.epoch_num} is {loss}: lower --lr or --classifiers_lr"
+        )
+    return EpochStats(
+        training.current_group, loss, num_images / elapsed_s, wait_s / elapsed_s, elapsed_s
+    )
+
+
+def test_best(
+    run_folder: Path,
+    test_set: EvalSet,
+    protocol: Protocol,
+    inference: Inference,
+    seed: int,
+    num_preds: int,
+) -> None:
+    """Evaluate the network of the best epoch; write at least `num_preds` predictions."""
+    best_model = run_folder / "best_model.pth"
+    network = load_network(best_model).eval().to(inference.device)
+    test = evaluate(network, test_set, protocol, inference, min_predictions=num_preds)
+    logging.info(f"Test of the best network: {format_result(test.result)}")
+    write_results(test, commons.provenance(best_model, seed), run_folder)
+
+
+if __name__ == "__main__":
+    commons.run_command(main)

@@ -1,0 +1,144 @@
+"""All that changes while training, and how it is continued after an interruption."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.optim import Adam
+
+from cosface_loss import MarginCosineProduct
+from model import GeoLocalizationNet
+from model.checkpoints import read_checkpoint
+
+NOT_TO_CHANGE = (  # when a training is continued
+    [
+        "M",
+        "alpha",
+        "N",
+        "L",
+        "min_images_per_class",
+        "groups_num",
+        "backbone",
+        "pooling",
+        "fc_output_dim",
+    ]
+)
+
+
+class Training:
+    """All that changes while training: what a checkpoint holds."""
+
+    def __init__(
+        self,
+        network: GeoLocalizationNet,
+        class_counts: Sequence[int],
+        learning_rates: tuple[float, float],
+        amp_dtype: torch.dtype | None,
+        device: torch.device,
+    ) -> None:
+        """Put the network on the device and make a CosFace head for each group.
+
+        Args:
+            network: What is trained.
+            class_counts: Number of classes of each group.
+            learning_rates: Of the network and of the heads.
+            amp_dtype: 16-bit type of mixed precision, None for none.
+            device: Where to train.
+        """
+        self.device = device
+        self.amp_dtype = amp_dtype
+        self.network = network.to(device, memory_format=torch.channels_last)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16)
+        self.optimizer = self._adam(network, learning_rates[0])
+        self.heads = [MarginCosineProduct(network.out_dim, count) for count in class_counts]
+        self.head_optimizers = [self._adam(head, learning_rates[1]) for head in self.heads]
+        self.epoch_num = 0  # epochs that are done
+        self.best_val_recall1 = -1.0
+
+    def _adam(self, module: torch.nn.Module, learning_rate: float) -> Adam:
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        return Adam(parameters, learning_rate, fused=self.device.type in ("cpu", "cuda"))
+
+    @property
+    def current_group(self) -> int:
+        """The group whose turn it is."""
+        return self.epoch_num % len(self.heads)
+
+    @contextlib.contextmanager
+    def current_head(self) -> Iterator[tuple[MarginCosineProduct, Adam]]:
+        """Lend the head and optimizer of the current group; on the device only meanwhile."""
+        head = self.heads[self.current_group]
+        optimizer = self.head_optimizers[self.current_group]
+        try:
+            yield _move(head, optimizer, self.device)
+        finally:
+            _move(head, optimizer, torch.device("cpu"))
+
+    def end_epoch(self, val_recall1: float) -> bool:
+        """Count an epoch; return whether its network is the best so far."""
+        self.epoch_num += 1
+        is_best = val_recall1 > self.best_val_recall1
+        self.best_val_recall1 = max(val_recall1, self.best_val_recall1)
+        return is_best
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values, under the official code's names where it has one."""
+        return {
+            "epoch_num": self.epoch_num,
+            "model_state_dict": self.network.state_dict(),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "classifiers_state_dict": [head.state_dict() for head in self.heads],
+            "optimizers_state_dict": [adam.state_dict() for adam in self.head_optimizers],
+            "best_val_recall1": self.best_val_recall1,
+            "scaler_state_dict": self.scaler.state_dict(),
+            "rng_state": torch.get_rng_state(),
+            "cuda_rng_states": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self.epoch_num = state["epoch_num"]
+        self.network.load_state_dict(state["model_state_dict"])
+        self.optimizer.load_state_dict(state["optimizer_state_dict"])
+        for head, saved in zip(self.heads, state["classifiers_state_dict"], strict=True):
+            head.load_state_dict(saved)
+        for adam, saved in zip(self.head_optimizers, state["optimizers_state_dict"], strict=True):
+            adam.load_state_dict(saved)
+        self.best_val_recall1 = state["best_val_recall1"]
+        self.scaler.load_state_dict(state["scaler_state_dict"])
+        torch.set_rng_state(state["rng_state"])
+        if state["cuda_rng_states"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda_rng_states"])
+
+
+def _move(
+    head: MarginCosineProduct, optimizer: Adam, device: torch.device
+) -> tuple[MarginCosineProduct, Adam]:
+    head.to(device)
+    optimizer.load_state_dict(optimizer.state_dict())  # moments go where the weights are
+    return head, optimizer
+
+
+def read_training_checkpoint(path: str) -> dict[str, Any]:
+    """Read a `last_checkpoint.pth`; raises like `read_checkpoint`."""
+    checkpoint = read_checkpoint(path)
+    if "optimizers_state_dict" not in checkpoint or "args" not in checkpoint:
+        raise ValueError(
+            f"{path} is not a checkpoint to continue from: --resume_train takes the "
+            "last_checkpoint.pth of a run; to start from a network's weights use --resume_model"
+        )
+    return checkpoint
+
+
+def check_unchanged(checkpoint: dict[str, Any], flags: dict[str, Any], index_digest: str) -> None:
+    """Raise a ValueError if a training would be continued with other classes or network."""
+    changed = [
+        f"--{name} is {flags[name]}, in the checkpoint {checkpoint['args'][name]}"
+        for name in NOT_TO_CHANGE
+        if flags[name] != checkpoint["args"][name]
+    ]
+    if checkpoint["index_digest"] != index_digest:
+        changed.append("the training images are not the same")
+    if changed:
+        raise ValueError(f"This training cannot be continued: {'; '.join(changed)}")
