@@ -132,6 +132,11 @@ def load_index(
         FileNotFoundError: If the folder is missing or holds no images.
         ValueError: If names lack UTM or heading.
     """
+    if not params.is_separated_at_north:
+        _log.warning(
+            f"360 degrees are not a multiple of alpha x L = {params.alpha} x {params.L}: around "
+            "north, neighbouring classes share a group"
+        )
     paths = list_images(folder)
     digest = _hash(repr((FORMAT_VERSION, params)).encode(), paths.blob)
     place = _hash(f"{paths.folder}\n{paths.list_file}".encode(), digest.encode())

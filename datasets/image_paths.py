@@ -165,7 +165,7 @@ def list_images(folder: str | os.PathLike) -> ImagePaths:
         paths = ImagePaths(folder, blob, *_split_lines(blob), list_file)
     if len(paths) == 0:
         raise FileNotFoundError(
-            f"No image in {list_file or folder}: looked for {', '.join(IMAGE_EXTENSIONS)}"
+            f"No image in {paths.list_file or folder}: looked for {', '.join(IMAGE_EXTENSIONS)}"
         )
     if list_file.is_file() and not os.path.exists(paths[0]):
         raise FileNotFoundError(

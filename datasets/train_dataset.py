@@ -93,7 +93,7 @@ class GroupSampler(Sampler[list[Draw]]):
 
 def collate(
     samples: list[tuple[torch.Tensor, int, int]],
-) -> tuple[torch.Tensor | list[torch.Tensor], torch.Tensor, list[int]]:
+) -> tuple[torch.Tensor | tuple[torch.Tensor, ...], torch.Tensor, list[int]]:
     """Join samples: images as one tensor if their sizes agree, labels int64 [B], seeds."""
     images, labels, seeds = zip(*samples, strict=True)
     if len({image.shape for image in images}) == 1:

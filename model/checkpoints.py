@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from model.backbones import BACKBONES
+from model.backbones import BACKBONES, UNREADABLE
+from model.layers import POOLINGS
 from model.network import GeoLocalizationNet, build_network
 
 _WRAPPERS = ("model_state_dict", "state_dict")
@@ -28,12 +29,13 @@ def load_network(path: str | os.PathLike, train_all_layers: bool = False) -> Geo
     state = network_state(read_checkpoint(path), path)
     backbone = _recognise_backbone(state, path)
     pooling = state.get(_PLAIN_POOLING, "gem" if "aggregation.1.p" in state else None)
-    if pooling is None or "aggregation.3.weight" not in state:
-        raise ValueError(f"{path} has no pooling and linear layer of a CosPlace network")
+    if not isinstance(pooling, str) or pooling not in POOLINGS:
+        raise ValueError(f"{path} has no pooling of a CosPlace network: {', '.join(POOLINGS)}")
+    weight = state.get("aggregation.3.weight")
+    if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or len(weight) == 0:
+        raise ValueError(f"{path} has no linear layer: aggregation.3.weight is not a matrix")
     with torch.device("meta"):
-        network = build_network(
-            backbone, len(state["aggregation.3.weight"]), pooling, "none", train_all_layers
-        )
+        network = build_network(backbone, len(weight), pooling, "none", train_all_layers)
     try:
         network.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
@@ -53,7 +55,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for what is not a checkpoint
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = error.strerror if isinstance(error, OSError) else UNREADABLE
         raise ValueError(f"{path} is not a checkpoint that can be read safely: {reason}") from None
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
@@ -102,9 +104,14 @@ def _recognise_backbone(state: Mapping[str, Any], path: str | os.PathLike) -> st
         for key, tensor in state.items()
         if key.startswith(prefix) and isinstance(tensor, torch.Tensor)
     }
+    untried = ""
     for name, recipe in BACKBONES.items():
-        with torch.device("meta"):
-            backbone = recipe.cut(recipe.classifier())
+        try:
+            with torch.device("meta"):
+                backbone = recipe.cut(recipe.classifier())
+        except ImportError as error:  # torch.hub users need not have timm
+            untried = f" ({name} was not tried: {error})"
+            continue
         if shapes == {key: tensor.shape for key, tensor in backbone.state_dict().items()}:
             return name
-    raise ValueError(f"{path} has a backbone that is none of {', '.join(BACKBONES)}")
+    raise ValueError(f"{path} has a backbone that is none of {', '.join(BACKBONES)}{untried}")

@@ -9,8 +9,8 @@ class L2Norm(nn.Module):
     """Scale vectors along dimension 1 to unit length."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise [B, C, ...] along C, each location on its own."""
-        return F.normalize(x, p=2.0, dim=1)
+        """Normalise [B, C, ...] along C, each location on its own; float32 also under autocast."""
+        return F.normalize(x.float(), p=2.0, dim=1)
 
 
 class GeM(nn.Module):

@@ -34,10 +34,15 @@ def save_pictures(run_folder: Path, num_preds: int, only_wrong: bool = False) ->
     Raises:
         FileNotFoundError: If there is no `predictions.csv`, or an image is gone.
     """
+    predictions_file = run_folder / "predictions.csv"
+    if not predictions_file.is_file():
+        raise FileNotFoundError(
+            f"There is no {predictions_file}: evaluate a model with --save_dir {run_folder} first"
+        )
     pictures_folder = run_folder / "preds"
     pictures_folder.mkdir(exist_ok=True)
     num_pictures = 0
-    for rows in _read_queries(run_folder / "predictions.csv"):
+    for rows in _read_queries(predictions_file):
         if only_wrong and rows[0]["correct"] == "1":
             continue
         picture = draw_predictions(rows[:num_preds])
@@ -87,8 +92,6 @@ def _format_metres(distance_m: float) -> str:
 
 def _read_queries(path: Path) -> Iterator[list[dict[str, str]]]:
     """Yield the rows of one query after the other."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}: evaluate a model into that folder first")
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         for _, rows in itertools.groupby(csv.DictReader(file), key=lambda row: row["query_num"]):
             yield list(rows)

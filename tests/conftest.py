@@ -1,0 +1,104 @@
+"""Data for the tests: made here, in temporary folders."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks; also for the processes of the tests
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import commons
+from datasets.image_paths import ImageName, format_image_name
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Return the folder of real data beside the repository; it does not come with the project."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"real data is not at {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def datasets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a datasets folder with the smallest mini city."""
+    folder = tmp_path_factory.mktemp("datasets")
+    result = run("-m", "datasets.mini_city", "--preset", "tiny", "--folder", folder / "mini_city")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def run(*arguments: object, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess:
+    """Run Python as a user does; entry points are given by name."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        timeout=300,
+    )
+
+
+def write_image(
+    path: Path, size: tuple[int, int] = (32, 24), colour: Sequence[int] | None = None
+) -> Path:
+    """Write an image of one colour, or of noise that depends on the name; size is (W, H)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if colour is None:
+        rng = np.random.default_rng(list(path.name.encode()))
+        pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    else:
+        pixels = np.full((size[1], size[0], 3), colour, np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def name(east_m: float, north_m: float, heading_deg: float | None = None, **fields: object) -> str:
+    """Return a well-formed file name."""
+    return format_image_name(ImageName(east_m, north_m, heading_deg=heading_deg, **fields))
+
+
+@pytest.fixture
+def make_eval_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes database/ and queries/ with noise images at positions."""
+
+    def make(
+        database: Sequence[tuple[float, float]],
+        queries: Sequence[tuple[float, float]],
+        sizes: Sequence[tuple[int, int]] = ((32, 24),),
+    ) -> Path:
+        for role, positions in (("database", database), ("queries", queries)):
+            for number, (east_m, north_m) in enumerate(positions):
+                file = name(east_m, north_m, pano_id=f"{role}{number:03d}")
+                write_image(tmp_path / "set" / role / file, sizes[number % len(sizes)])
+        return tmp_path / "set"
+
+    return make
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> Callable[..., str]:
+    """Return a function that checks that an entry point, run in tmp_path, ends with a sentence."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_refused(main: Callable, argv: Sequence[str], code: int) -> str:
+        with pytest.raises(SystemExit) as exit_code:
+            commons.run_command(lambda: main(argv))
+        printed = capfd.readouterr()
+        assert exit_code.value.code == code, printed
+        assert "Traceback" not in printed.out + printed.err
+        return printed.err
+
+    return run_refused

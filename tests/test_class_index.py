@@ -1,0 +1,162 @@
+import multiprocessing
+import os
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import name
+
+from datasets.class_index import load_index
+from datasets.partition import PartitionParams
+
+PARAMS = PartitionParams(N=2, L=1, min_images_per_class=2)
+
+
+@pytest.fixture
+def train_folder(tmp_path):
+    """Return a folder of empty files: an index never opens images."""
+    rng = np.random.default_rng(0)
+    for number in range(300):
+        east_m, north_m = rng.uniform(0, 60, 2)
+        folder = tmp_path / "train" / f"{number % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name(east_m, north_m, number % 90, pano_id=f"{number}")).touch()
+    return tmp_path / "train"
+
+
+def class_of(path):
+    """Return the cell that a file name says."""
+    fields = os.path.basename(path).split("@")
+    return int(float(fields[1]) // 10), int(float(fields[2]) // 10), int(float(fields[9]) // 30)
+
+
+def test_every_image_is_found_in_its_class(train_folder, tmp_path):
+    index = load_index(train_folder, PARAMS, tmp_path / "cache")
+    files = [str(file) for file in train_folder.rglob("*.jpg")]
+    expected = dict.fromkeys(map(class_of, files), 0)
+    for file in files:
+        expected[class_of(file)] += 1
+    expected = {cell: count for cell, count in expected.items() if count >= 2}
+    met = {}
+    for group in range(index.num_groups):
+        for class_num in index.classes(group):
+            paths = [index.path(image) for image in index.images(class_num)]
+            assert all(os.path.exists(path) for path in paths) and len(set(paths)) == len(paths)
+            (cell,) = {class_of(path) for path in paths}
+            assert index.class_cells[class_num].tolist() == [
+                10 * cell[0],
+                10 * cell[1],
+                30 * cell[2],
+            ]
+            met[cell] = len(paths)
+    assert met == expected
+    assert sum(index.num_images(group) for group in range(index.num_groups)) == sum(met.values())
+
+
+def test_second_call_opens_the_same_index_without_building(train_folder, tmp_path, monkeypatch):
+    first = load_index(train_folder, PARAMS, tmp_path / "cache")
+    monkeypatch.setattr("datasets.class_index._build", None)
+    monkeypatch.chdir(tmp_path)
+    second = load_index("train/../train/", PARAMS, tmp_path / "cache")
+    assert second.index_folder == first.index_folder
+    assert isinstance(second.image_offsets, np.memmap)
+
+
+@pytest.mark.parametrize("change", ["add", "rename", "remove", "list_file"])
+def test_changed_folder_is_another_index(train_folder, tmp_path, change):
+    before = load_index(train_folder, PARAMS, tmp_path / "cache")
+    first = sorted(train_folder.rglob("*.jpg"))[0]
+    if change == "add":
+        (train_folder / name(1, 1, 1, pano_id="new")).touch()
+    elif change == "rename":
+        first.rename(first.with_name(name(59, 59, 1, pano_id="moved")))
+    elif change == "remove":
+        first.unlink()
+    else:
+        files = sorted(str(file.relative_to(train_folder)) for file in train_folder.rglob("*.jpg"))
+        (tmp_path / "train_images_paths.txt").write_text("\n".join(files[:100]))
+    after = load_index(train_folder, PARAMS, tmp_path / "cache")
+    assert after.index_folder != before.index_folder and after.digest != before.digest
+    count = {"add": 301, "rename": 300, "remove": 299, "list_file": 100}[change]
+    assert after.num_listed_images == count
+
+
+@pytest.mark.parametrize("field", ["M", "alpha", "N", "L", "min_images_per_class"])
+def test_each_parameter_is_in_the_key(train_folder, tmp_path, field):
+    first = load_index(train_folder, PARAMS, tmp_path / "cache")
+    other = PartitionParams(**{**vars(PARAMS), field: getattr(PARAMS, field) + 1})
+    second = load_index(train_folder, other, tmp_path / "cache")
+    assert second.index_folder != first.index_folder and second.params == other
+
+
+def test_folders_of_the_same_name_and_files_do_not_share_an_index(train_folder, tmp_path):
+    copy = tmp_path / "elsewhere" / "train"
+    for file in train_folder.rglob("*.jpg"):
+        target = copy / file.relative_to(train_folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    first = load_index(train_folder, PARAMS, tmp_path / "cache")
+    second = load_index(copy, PARAMS, tmp_path / "cache")
+    assert second.index_folder != first.index_folder
+    assert second.path(0).startswith(str(copy)) and first.path(0).startswith(str(train_folder))
+    assert second.digest == first.digest, "the same classes, wherever the folder is"
+
+
+def test_list_file_is_read_in_place(train_folder, tmp_path):
+    files = sorted(str(file.relative_to(train_folder)) for file in train_folder.rglob("*.jpg"))
+    walked = load_index(train_folder, PARAMS, tmp_path / "cache")
+    (tmp_path / "train_images_paths.txt").write_bytes("\r\n".join(files).encode())
+    listed = load_index(train_folder, PARAMS, tmp_path / "cache")
+    for class_num in range(len(walked.class_cells)):
+        for image in walked.images(class_num):
+            assert walked.path(image) == listed.path(image)
+    assert not (listed.index_folder / "images_paths.txt").exists()
+
+
+def test_workers_get_the_folder_not_the_data(train_folder, tmp_path):
+    index = load_index(train_folder, PARAMS, tmp_path / "cache")
+    pickled = pickle.dumps(index)
+    assert len(pickled) < 1000
+    assert pickle.loads(pickled).path(5) == index.path(5)
+
+
+def test_two_processes_may_build_at_once(train_folder, tmp_path):
+    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("fork")) as pool:
+        jobs = [pool.submit(load_index, train_folder, PARAMS, tmp_path / "cache") for _ in range(8)]
+        folders = {job.result().index_folder for job in jobs}
+    assert os.listdir(tmp_path / "cache") == [folders.pop().name] and not folders
+
+
+def test_failed_build_leaves_nothing(train_folder, tmp_path, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("datasets.class_index.np.save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        load_index(train_folder, PARAMS, tmp_path / "cache")
+    assert os.listdir(tmp_path / "cache") == []
+
+
+def test_names_without_heading_build_nothing(train_folder, tmp_path):
+    for number in range(4):
+        (train_folder / name(1, 1, None, pano_id=f"none{number}")).touch()
+    with pytest.raises(ValueError, match="heading .* in 4 of 304 images"):
+        load_index(train_folder, PARAMS, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_too_few_groups_are_listed_with_their_counts(train_folder, tmp_path):
+    index = load_index(train_folder, PARAMS, tmp_path / "cache")
+    index.require_groups(index.num_groups)
+    with pytest.raises(ValueError) as error:
+        index.require_groups(index.num_groups + 1)
+    message = str(error.value)
+    assert f"only {index.num_groups} groups" in message
+    for group in range(index.num_groups):
+        assert f"{len(index.classes(group)):8,d}  {index.num_images(group):10,d}" in message
+    nothing = load_index(
+        train_folder, PartitionParams(min_images_per_class=1000), tmp_path / "cache"
+    )
+    with pytest.raises(ValueError, match="lower --min_images_per_class"):
+        nothing.require_groups(1)

@@ -1,0 +1,176 @@
+import csv
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import run
+from PIL import Image
+from torchvision.transforms.v2 import functional
+
+from datasets.images import IMAGENET_MEAN, IMAGENET_STD
+from eval import main as eval_main
+from model import build_network
+from model.checkpoints import save_atomically
+
+TEST_SET = "--dataset=mini_city_test_v1"
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    torch.manual_seed(0)
+    network = build_network("ResNet18", 24, backbone_weights="none")
+    path = tmp_path_factory.mktemp("model") / "model.pth"
+    save_atomically(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def flags(model_file, datasets_folder, tmp_path):
+    places = [f"--resume={model_file}", f"--datasets_folder={datasets_folder}"]
+    return [*places, f"--save_dir={tmp_path / 'run'}", "--device=cpu", "--num_workers=0"]
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def by_hand(model_file, folder):
+    """Compute descriptors and positions one image at a time, with the plainest code."""
+    network = build_network("ResNet18", 24, backbone_weights="none").eval()
+    network.load_state_dict(torch.load(model_file))
+    descriptors, positions = [], []
+    for path in sorted(folder.iterdir()):
+        image = torch.from_numpy(np.array(Image.open(path)) / 255).float().permute(2, 0, 1)
+        image = functional.normalize(image, list(IMAGENET_MEAN), list(IMAGENET_STD))
+        with torch.no_grad():
+            descriptors.append(network(image[None])[0].numpy())
+        positions.append([float(field) for field in path.name.split("@")[1:3]])
+    return np.array(descriptors), np.array(positions)
+
+
+def test_recalls_are_those_counted_by_hand(flags, model_file, datasets_folder, tmp_path):
+    result = run("eval.py", *flags, TEST_SET, "--positive_dist_threshold=12.5")
+    assert result.returncode == 0, result.stderr
+    test_folder = datasets_folder / "mini_city/processed/test"
+    database, database_m = by_hand(model_file, test_folder / "database")
+    queries, queries_m = by_hand(model_file, test_folder / "queries_v1")
+    distances = np.linalg.norm(queries[:, None] - database[None], axis=2)
+    metres = np.linalg.norm(queries_m[:, None] - database_m[None], axis=2)
+    nearest = np.argsort(distances, axis=1)
+    right = np.take_along_axis(metres <= 12.5, nearest, axis=1)
+    expected = {f"R@{n}": 100 * right[:, :n].any(axis=1).mean() for n in (1, 5, 10, 20)}
+
+    results = results_of(tmp_path / "run")
+    assert results["recalls"] == pytest.approx(expected)
+    assert ", ".join(f"{name}: {recall:.1f}" for name, recall in expected.items()) in result.stdout
+    without = int((~(metres <= 12.5).any(axis=1)).sum())
+    assert results["num_queries_without_positives"] == without
+    assert f"{without} without a positive" in result.stdout
+    with open(tmp_path / "run" / "predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20 * len(queries)
+    for row in rows:
+        query, rank = int(row["query_num"]), int(row["rank"]) - 1
+        assert float(row["descriptor_distance"]) == pytest.approx(
+            distances[query, nearest[query, rank]], abs=1e-4
+        )
+        assert (row["correct"] == "1") == (float(row["distance_m"]) <= 12.5)
+
+
+def test_results_carry_the_whole_protocol(flags, model_file, tmp_path):
+    eval_main(
+        [*flags, TEST_SET, "--resize_test_imgs", "--image_size=48", "--recall_values", "1", "3"]
+    )
+    results = results_of(tmp_path / "run")
+    assert set(results["recalls"]) == {"R@1", "R@3"}
+    expected = {
+        "dataset": "mini_city_test_v1",
+        "num_queries": 10,
+        "num_database": 144,
+        "threshold_m": 25.0,
+        "denominator": "all queries",
+        "resize": "48",
+        "descriptor_dim": 24,
+        "search": "exact L2",
+        "model_file": str(model_file),
+        "seed": 0,
+    }
+    assert {key: results[key] for key in expected} == expected
+    assert results["image_sizes"]["database"] == {"48x48": 144}
+    assert sum(results["image_sizes"]["queries"].values()) == 10
+    assert len(results["image_sizes"]["queries"]) > 1, "mixed sizes"
+    assert len(results["model_sha256"]) == 64 and results["code_version"]
+    assert json.loads((tmp_path / "run" / "args.json").read_text())["image_size"] == 48
+
+
+def test_folders_give_what_names_give(flags, datasets_folder, tmp_path):
+    eval_main([*flags, "--dataset=mini_city_test_v2"])
+    test_folder = datasets_folder / "mini_city/processed/test"
+    own = [f"--test_set_folder={test_folder}", "--queries_folder=queries_v2"]
+    eval_main([*flags, *own, f"--save_dir={tmp_path / 'own'}", "--infer_batch_size=3"])
+    by_name, by_folder = results_of(tmp_path / "run"), results_of(tmp_path / "own")
+    assert by_name["recalls"] == by_folder["recalls"]
+    assert by_folder["dataset"].endswith("test/queries_v2")
+
+
+def test_pictures_show_each_query_or_only_the_wrong_ones(flags, tmp_path):
+    eval_main([*flags, TEST_SET, "--num_preds_to_save=3"])
+    assert len(os.listdir(tmp_path / "run" / "preds")) == 10
+    wrong = [
+        "--save_only_wrong_preds",
+        "--num_preds_to_save=25",
+        f"--save_dir={tmp_path / 'wrong'}",
+    ]
+    eval_main([*flags, TEST_SET, *wrong])
+    recall_at_1 = results_of(tmp_path / "wrong")["recalls"]["R@1"]
+    assert len(os.listdir(tmp_path / "wrong" / "preds")) == 10 - round(recall_at_1 / 10)
+    with open(tmp_path / "wrong" / "predictions.csv") as file:
+        assert len(list(csv.DictReader(file))) == 25 * 10
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "text"),
+    [
+        (
+            ["--dataset=mini_city_test_v1", "--resume=gone.pth"],
+            1,
+            "There is no checkpoint gone.pth",
+        ),
+        (["--dataset=mini_city_test_v1", "--resume=text.pth"], 1, "text.pth is not a checkpoint"),
+        (["--dataset=sf_xl_test_v1"], 1, "https://forms.gle/"),
+        (["--test_set_folder=gone"], 1, "gone/database does not exist"),
+        (["--dataset=mini_city_test_v1", "--resize_test_imgs=big"], 2, "A resize rule is"),
+        (["--dataset=paris"], 2, "invalid choice: 'paris'"),
+        ([], 2, "--dataset NAME or --test_set_folder FOLDER"),
+    ],
+)
+def test_user_errors_are_sentences(flags, tmp_path, refused, extra, code, text):
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    assert text in refused(eval_main, [*flags, *extra], code)
+    assert os.listdir(tmp_path) == ["text.pth"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_unreadable_query_is_named_and_not_skipped(
+    flags, make_eval_folder, tmp_path, refused, num_workers
+):
+    folder = make_eval_folder([(0, 0), (50, 0)], [(1, 1), (2, 2), (51, 0)])
+    broken = sorted((folder / "queries").iterdir())[1]
+    broken.write_bytes(broken.read_bytes()[:100])
+    own = [f"--test_set_folder={folder}", f"--num_workers={num_workers}"]
+    message = refused(eval_main, [*flags, *own], code=1)
+    assert message.strip().endswith("bytes not processed)") or "cannot be read" in message
+    assert f"Error: The image {broken} cannot be read" in message
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_every_query_without_a_positive_is_a_miss(flags, make_eval_folder, tmp_path):
+    folder = make_eval_folder(
+        [(0, 0)], [(0, 1), (500, 0), (900, 0), (0, 2)], sizes=[(32, 24), (24, 32)]
+    )
+    eval_main([*flags, f"--test_set_folder={folder}"])
+    results = results_of(tmp_path / "run")
+    assert results["recalls"] == {"R@1": 50.0, "R@5": 50.0, "R@10": 50.0, "R@20": 50.0}
+    assert results["num_queries_without_positives"] == 2

@@ -1,0 +1,125 @@
+import math
+
+import pytest
+import torch
+
+from model.layers import POOLINGS, AvgPool, GeM, L2Norm, MaxPool
+
+
+@pytest.fixture
+def maps():
+    """Return feature maps [3, 5, 4, 6], positive and negative."""
+    return torch.randn(3, 5, 4, 6, generator=torch.Generator().manual_seed(0))
+
+
+def gem_by_hand(channel, p, eps=1e-6):
+    """Formula of the paper for one channel, in Python floats."""
+    values = [max(value, eps) for value in channel.flatten().tolist()]
+    return (sum(value**p for value in values) / len(values)) ** (1 / p)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.5, 3.0, 4.6])
+def test_gem_equals_its_formula(maps, p):
+    pooled = GeM(p)(maps)
+    assert pooled.shape == (3, 5, 1, 1)
+    expected = [[gem_by_hand(channel, p) for channel in image] for image in maps]
+    torch.testing.assert_close(pooled[:, :, 0, 0], torch.tensor(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_gem_has_p_3_and_eps_1e_6_by_default(maps):
+    assert [(key, value.tolist()) for key, value in GeM().state_dict().items()] == [("p", [3.0])]
+    expected = [gem_by_hand(channel, 3.0, eps=1e-6) for channel in maps[0]]
+    torch.testing.assert_close(GeM()(maps)[0].flatten(), torch.tensor(expected))
+
+
+def test_gem_with_p_1_is_the_average_of_positive_maps(maps):
+    maps = maps.abs() + 0.1
+    torch.testing.assert_close(GeM(1.0)(maps), maps.mean((2, 3), keepdim=True))
+
+
+def test_gem_tends_to_the_maximum_as_p_grows(maps):
+    maps = maps.abs() + 0.1
+    maximum = maps.amax((2, 3), keepdim=True)
+    gaps = [(maximum - GeM(p)(maps)).max().item() for p in (1.0, 3.0, 10.0, 50.0)]
+    assert gaps == sorted(gaps, reverse=True)
+    # The mean of n powers is at least max^p / n, hence GeM at least max / n^(1/p).
+    assert (GeM(50.0)(maps) >= maximum / 24 ** (1 / 50) * (1 - 1e-5)).all()
+    assert (GeM(50.0)(maps) <= maximum * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("value", [-5.0, 0.0, 1e-9])
+def test_gem_clamps_at_1e_6_and_its_gradients_stay_finite(value):
+    maps = torch.full((1, 2, 3, 3), value, requires_grad=True)
+    gem = GeM()
+    pooled = gem(maps)
+    torch.testing.assert_close(pooled, torch.full((1, 2, 1, 1), 1e-6), rtol=1e-4, atol=0)
+    pooled.sum().backward()
+    assert maps.grad.eq(0).all()
+    assert gem.p.grad.isfinite().all()
+
+
+def test_gem_gradients_equal_finite_differences(maps):
+    maps = (maps[:1, :1].abs() + 0.1).requires_grad_()
+    gem = GeM(3.0)
+    gem(maps).sum().backward()
+    step, channel = 1e-4, maps.detach().double()
+
+    slope = (gem_by_hand(channel, 3 + step) - gem_by_hand(channel, 3 - step)) / (2 * step)
+    assert slope != 0
+    assert gem.p.grad.item() == pytest.approx(slope, rel=1e-3)
+
+    for y, x in [(0, 0), (3, 5)]:
+        nudge = torch.zeros_like(channel)
+        nudge[0, 0, y, x] = step
+        slope = gem_by_hand(channel + nudge, 3) - gem_by_hand(channel - nudge, 3)
+        assert maps.grad[0, 0, y, x].item() == pytest.approx(slope / (2 * step), rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gem_computes_half_precision_maps_in_float32(maps, dtype):
+    maps = maps.mul(1e-3).to(dtype)  # the cubes, 1e-9, are zero in float16
+    pooled = GeM()(maps)
+    assert pooled.dtype == torch.float32
+    torch.testing.assert_close(pooled, GeM()(maps.float()))
+    assert (pooled > 1e-5).all()
+
+
+def test_avg_pool_and_max_pool(maps):
+    channels = [channel.flatten().tolist() for image in maps for channel in image]
+    averages = torch.tensor([math.fsum(channel) / 24 for channel in channels]).view(3, 5, 1, 1)
+    maxima = torch.tensor([max(channel) for channel in channels]).view(3, 5, 1, 1)
+    torch.testing.assert_close(AvgPool()(maps), averages)
+    torch.testing.assert_close(MaxPool()(maps), maxima)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 4, 6)])
+def test_l2_norm_scales_each_location_to_unit_length(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 7
+    unit = L2Norm()(x)
+    torch.testing.assert_close(unit.square().sum(1), torch.ones(unit[:, 0].shape))
+    torch.testing.assert_close(unit * x.square().sum(1, keepdim=True).sqrt(), x)  # same direction
+
+
+def test_l2_norm_of_zero_is_zero():
+    assert L2Norm()(torch.zeros(2, 5)).eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_l2_norm_of_half_precision_has_unit_length_to_float32(dtype):
+    unit = L2Norm()(torch.randn(8, 64, generator=torch.Generator().manual_seed(0)).to(dtype))
+    torch.testing.assert_close(unit.norm(dim=1), torch.ones(8), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("saved", POOLINGS)
+@pytest.mark.parametrize("loading", POOLINGS)
+def test_a_pooling_refuses_the_state_of_another(saved, loading):
+    pooling = POOLINGS[loading]()
+    state = POOLINGS[saved]().state_dict()
+    if saved == loading:
+        pooling.load_state_dict(state)
+    elif "gem" in (saved, loading):
+        with pytest.raises(RuntimeError, match="_extra_state"):
+            pooling.load_state_dict(state)
+    else:
+        with pytest.raises(ValueError, match=f"pooling is {saved}, the network's is {loading}"):
+            pooling.load_state_dict(state)

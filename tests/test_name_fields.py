@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from datasets.image_paths import list_images
+from datasets.name_fields import read_numbers
+
+
+def list_names(tmp_path, names):
+    """Return names as if they were listed; only the first file is there."""
+    folder = tmp_path / "set"
+    (folder / names[0]).parent.mkdir(parents=True)
+    (folder / names[0]).touch()
+    (tmp_path / "set_images_paths.txt").write_text("\n".join(names))
+    return list_images(folder)
+
+
+def random_number(rng):
+    """Return a number as somebody may write it."""
+    value = rng.choice([-1, 1], p=[0.2, 0.8]) * 10 ** rng.uniform(-4, 8)
+    forms = ["{:.0f}", "{:010.2f}", "{:.14f}", "{:e}", "{:+.3f}", "{:012.5f}", "{!r}", "{:.1f}"]
+    return rng.choice(forms).format(float(value))
+
+
+def test_numbers_are_those_of_float_to_the_last_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [[random_number(rng) for _ in range(3)] for _ in range(3000)]
+    folders = ["", "37.70/", "a@b@c/", "deep/er@/"]
+    names = [
+        f"{rng.choice(folders)}@{e}@{n}@10@S@{rng.integers(99)}@@pano@@{h}@@@@201606@@.jpg"
+        for e, n, h in rows
+    ]
+    numbers = read_numbers(list_names(tmp_path, names), ("UTM east", "UTM north", "heading"))
+    assert numbers.dtype == np.float64
+    np.testing.assert_array_equal(numbers, np.array(rows, dtype=float).T)
+
+
+def test_names_are_read_across_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.name_fields._NAMES_PER_BLOCK", 7)
+    names = [f"@{i}.25@{2 * i}@.jpg" for i in range(30)]
+    east, north = read_numbers(list_names(tmp_path, names))
+    assert east.tolist() == [i + 0.25 for i in range(30)]
+    assert north.tolist() == [2.0 * i for i in range(30)]
+
+
+def test_short_names_have_positions_but_no_heading(tmp_path):
+    old = "@0549678.37@4180874.60@10@S@037.77386@-122.43590@bZ1VXzxFCSKi9wcz8H5pZA0@201311.jpg"
+    ten = "@0549678.37@4180874.60@10@S@037.77386@-122.43590@pano@00@201311.jpg"
+    paths = list_names(tmp_path, [old, ten])
+    assert read_numbers(paths).T.tolist() == [[549678.37, 4180874.60]] * 2
+    with pytest.raises(ValueError, match=r"heading \(field 9 .* in 2 of 2 images"):
+        read_numbers(paths, ("heading",))
+
+
+def test_missing_numbers_are_counted_and_shown(tmp_path):
+    good = "@1@2@10@S@@@pano@@30@@@@@@.jpg"
+    bad = [f"@1@2@10@S@@@pano{i}@@{h}@@@@@@.jpg" for i, h in enumerate(["", "N", "nan", "inf"])]
+    no_utm = "photo.jpg"
+    paths = list_names(tmp_path, [good, *bad, no_utm])
+    with pytest.raises(ValueError) as error:
+        read_numbers(paths, ("UTM east", "UTM north", "heading"))
+    message = str(error.value)
+    assert (
+        "UTM east (field 1 of the '@' name) is missing or not a number in 1 of 6 images" in message
+    )
+    assert "heading (field 9 of the '@' name) is missing or not a number in 5 of 6" in message
+    assert all(file in message for file in bad[:3])
+    assert bad[3] not in message

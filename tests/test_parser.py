@@ -1,0 +1,124 @@
+import argparse
+import re
+
+import pytest
+
+import parser
+from datasets.catalog import TEST_SETS, TRAIN_SETS
+from model.backbones import BACKBONES
+from model.layers import POOLINGS
+from parser import parse_arguments
+
+
+def test_defaults_are_those_of_the_paper():
+    args = parse_arguments([])
+    paper = {
+        "M": 10,
+        "alpha": 30,
+        "N": 5,
+        "L": 2,
+        "groups_num": 8,
+        "min_images_per_class": 10,
+        "backbone": "ResNet18",
+        "fc_output_dim": 512,
+        "pooling": "gem",
+        "backbone_weights": "imagenet",
+        "train_all_layers": False,
+        "batch_size": 32,
+        "epochs_num": 50,
+        "iterations_per_epoch": 10_000,
+        "lr": 1e-5,
+        "classifiers_lr": 0.01,
+        "use_amp16": False,
+        "image_size": 512,
+        "brightness": 0.7,
+        "contrast": 0.7,
+        "saturation": 0.7,
+        "hue": 0.5,
+        "random_resized_crop": 0.5,
+        "positive_dist_threshold": 25.0,
+        "recall_values": [1, 5, 10, 20],
+        "resize_test_imgs": "none",
+        "seed": 0,
+        "dataset": "sf_xl",
+    }
+    assert {key: vars(args)[key] for key in paper} == paper
+
+
+def test_names_are_those_of_the_tables():
+    """The parser imports neither networks nor data sets, so it repeats their names."""
+    assert list(parser.BACKBONES) == list(BACKBONES)
+    assert set(parser.POOLINGS) == set(POOLINGS)
+    assert list(parser.TRAIN_SETS) == list(TRAIN_SETS)
+    assert list(parser.TEST_SETS) == list(TEST_SETS)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_every_flag_has_real_help(is_training, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"], is_training)
+    text = capsys.readouterr().out
+    text = re.sub(r"\n {20,}", "  ", text.split("options:")[1])  # help on a line of its own
+    flags = [line.strip() for line in text.splitlines() if line.startswith("  --")]
+    assert len(flags) >= 20
+    for line in flags:
+        words = line.split("  ")[-1].split()
+        assert len(words) >= 2 and not words[0].startswith("-") and "None" not in words, line
+
+
+def test_resize_without_a_value_means_the_image_size():
+    dataset = ["--dataset", "sf_xl_val"]
+    for flags, expected in (
+        ([], "none"),
+        (["--resize_test_imgs"], ""),
+        (["--resize_test_imgs", "480x640"], "480x640"),
+    ):
+        assert parse_arguments(dataset + flags, is_training=False).resize_test_imgs == expected
+
+
+def test_both_names_of_the_model_flag():
+    for flag in ("--resume", "--resume_model"):
+        args = parse_arguments([flag, "a.pth", "--dataset", "sf_xl_val"], is_training=False)
+        assert args.resume_model == "a.pth"
+
+
+def test_datasets_folder_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("DATASETS_FOLDER", "/big/disk")
+    assert parse_arguments([]).datasets_folder == "/big/disk"
+    assert parse_arguments(["--datasets_folder", "here"]).datasets_folder == "here"
+
+
+def test_defaults_of_a_continued_run_give_way_to_flags():
+    args = parse_arguments(["--lr", "0.5"], defaults={"M": 15, "lr": 0.1, "gone": 1})
+    assert (args.M, args.lr) == (15, 0.5)
+    assert isinstance(args, argparse.Namespace) and not hasattr(args, "gone")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--M 0",
+        "--alpha x",
+        "--batch_size 0",
+        "--lr 0",
+        "--lr nan",
+        "--num_workers -1",
+        "--backbone AlexNet",
+        "--dataset paris",
+        "--positive_dist_threshold -5",
+        "--epochs 3",
+    ],
+)
+def test_bad_flags_end_with_code_2(flags, capsys):
+    with pytest.raises(SystemExit) as exit_code:
+        parse_arguments(flags.split())
+    assert exit_code.value.code == 2
+    assert flags.split()[0] in capsys.readouterr().err
+
+
+def test_eval_wants_to_know_on_what(capsys):
+    with pytest.raises(SystemExit) as exit_code:
+        parse_arguments([], is_training=False)
+    assert exit_code.value.code == 2
+    assert "--dataset NAME or --test_set_folder FOLDER" in capsys.readouterr().err

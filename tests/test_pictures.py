@@ -1,0 +1,68 @@
+import csv
+
+import numpy as np
+import pytest
+from conftest import write_image
+from PIL import Image
+
+from evaluation.results import PREDICTIONS_COLUMNS
+from reports.pictures import (
+    FRAME_PX,
+    MARGIN_PX,
+    QUERY_COLOUR,
+    RIGHT_COLOUR,
+    TILE_HEIGHT_PX,
+    WRONG_COLOUR,
+    save_pictures,
+)
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """Return a run of two queries; the first one's first prediction is right, no other is."""
+    for file, colour in (
+        ("q0", (9, 9, 9)),
+        ("q1", (90, 0, 0)),
+        ("d0", (0, 90, 0)),
+        ("d1", (0, 0, 90)),
+    ):
+        write_image(tmp_path / f"{file}.png", (64, 32) if file == "q1" else (32, 32), colour)
+    with open(tmp_path / "predictions.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(PREDICTIONS_COLUMNS)
+        for query in (0, 1):
+            for rank, (prediction, metres) in enumerate((("d0", 3.2), ("d1", 4321.0)), start=1):
+                right = int(query == 0 and rank == 1)
+                row = (query, tmp_path / f"q{query}.png", rank, tmp_path / f"{prediction}.png")
+                writer.writerow((*row, 0.5, metres, right))
+    return tmp_path
+
+
+def test_frames_and_images_stand_side_by_side(run_folder):
+    assert save_pictures(run_folder, 2) == 2
+    picture = np.array(Image.open(run_folder / "preds" / "00000.jpg")).astype(int)
+    tile = TILE_HEIGHT_PX + 2 * FRAME_PX
+    assert picture.shape[1] == 3 * tile + 4 * MARGIN_PX
+    row = picture[MARGIN_PX + FRAME_PX + TILE_HEIGHT_PX // 2]
+    for number, (frame, image) in enumerate(
+        ((QUERY_COLOUR, (9, 9, 9)), (RIGHT_COLOUR, (0, 90, 0)), (WRONG_COLOUR, (0, 0, 90)))
+    ):
+        left = MARGIN_PX + number * (tile + MARGIN_PX)
+        np.testing.assert_allclose(row[left + 2], frame, atol=40)
+        np.testing.assert_allclose(row[left + tile // 2], image, atol=15)
+    text = picture[MARGIN_PX + tile + 4 :, MARGIN_PX : MARGIN_PX + tile]
+    assert (text.min(axis=2) < 150).any(), "there is something written below"
+
+
+def test_only_wrong_ones_and_fewer_predictions(run_folder):
+    assert save_pictures(run_folder, 1, only_wrong=True) == 1
+    (file,) = (run_folder / "preds").iterdir()
+    assert file.name == "00001.jpg"
+    width = Image.open(file).width
+    assert width == 3 * TILE_HEIGHT_PX + 4 * FRAME_PX + 3 * MARGIN_PX, "the query is twice as wide"
+
+
+def test_run_without_predictions_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no .*predictions.csv"):
+        save_pictures(tmp_path, 3)
+    assert not (tmp_path / "preds").exists()
