@@ -30,7 +30,8 @@ from evaluation.descriptors import Inference
 from evaluation.protocol import format_result
 from evaluation.results import write_results
 from model import GeoLocalizationNet, build_network
-from model.checkpoints import load_network, save_atomically
+from model.checkpoints import load_network
+from model.files import save_atomically
 from parser import parse_arguments
 from reports.pictures import save_pictures
 from training.metrics import Metrics

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 from torchvision.models import get_model, get_model_weights
 
-UNREADABLE = "it is damaged, or holds other things than tensors and plain values"
+from model.files import read_checkpoint
 
 
 def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
     """Return ImageNet weights V1, the ones of the paper, from the hub's cache or its server."""
     weights = get_model_weights(name)["IMAGENET1K_V1"]
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except OSError as error:  # no route, a proxy's refusal, a connection that breaks off
         raise FileNotFoundError(
             f"Cannot download {weights.url} ({error}). Download it elsewhere and pass "
@@ -205,14 +205,6 @@ def _load(
 
 def _read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"--backbone_weights {path}: no such file (or give 'imagenet' or 'none')"
-        ) from None
-    except Exception as error:  # torch.load raises many kinds for what is not a checkpoint
-        reason = error.strerror if isinstance(error, OSError) else UNREADABLE
-        raise ValueError(f"--backbone_weights {path} is not a file of weights: {reason}") from None
-    if not isinstance(state, dict):
-        raise ValueError(f"--backbone_weights {path} holds no state dict")
-    return state
+        return read_checkpoint(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"--backbone_weights: {error}") from None

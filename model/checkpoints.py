@@ -1,13 +1,13 @@
-"""Read networks out of checkpoints, ours and the published ones, and write files atomically."""
+"""Networks out of checkpoints, ours and the published ones."""
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from model.backbones import BACKBONES, UNREADABLE
+from model.backbones import BACKBONES
+from model.files import read_checkpoint
 from model.layers import POOLINGS
 from model.network import GeoLocalizationNet, build_network
 
@@ -43,25 +43,6 @@ def load_network(path: str | os.PathLike, train_all_layers: bool = False) -> Geo
     return network.float()
 
 
-def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a dict of tensors and plain values, without running code that the file may hold.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, or is not a dict.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no checkpoint {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for what is not a checkpoint
-        reason = error.strerror if isinstance(error, OSError) else UNREADABLE
-        raise ValueError(f"{path} is not a checkpoint that can be read safely: {reason}") from None
-    if not isinstance(checkpoint, Mapping):
-        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
-    return dict(checkpoint)
-
-
 def network_state(checkpoint: dict[str, Any], path: str | os.PathLike) -> dict[str, Any]:
     """Return the network's state dict out of a checkpoint, without `module.` prefixes.
 
@@ -75,25 +56,6 @@ def network_state(checkpoint: dict[str, Any], path: str | os.PathLike) -> dict[s
     if not any(key.startswith("backbone.") for key in state):
         raise ValueError(f"{path} holds no CosPlace network: no key begins with 'backbone.'")
     return state
-
-
-def save_atomically(content: Any, path: str | os.PathLike) -> None:
-    """Write a checkpoint under a temporary name, then rename it: no reader ever meets half a file.
-
-    Args:
-        content: Tensors and plain Python values only, so that it can be read safely.
-        path: Where to.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}_{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _recognise_backbone(state: Mapping[str, Any], path: str | os.PathLike) -> str:

@@ -252,19 +252,21 @@ def test_weights_of_another_network_do_not_fit(tmp_path):
 def test_weights_that_are_no_checkpoint(tmp_path, content):
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"weights\.pth is not a file of weights") as error:
+    with pytest.raises(
+        ValueError, match=r"weights\.pth is not a checkpoint"
+    ) as error:
         build_backbone("ResNet18", path)
     assert "\n" not in str(error.value)
 
 
 def test_weights_that_are_a_tensor(tmp_path):
     torch.save(torch.zeros(3), tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="holds no state dict"):
+    with pytest.raises(ValueError, match="holds a Tensor, not a checkpoint"):
         build_backbone("ResNet18", tmp_path / "weights.pth")
 
 
 def test_missing_weights(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"missing\.pth: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*missing\.pth"):
         build_backbone("ResNet18", tmp_path / "missing.pth")
 
 

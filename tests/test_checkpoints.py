@@ -12,7 +12,8 @@ from state_dict_keys import (
 )
 
 from model import build_network
-from model.checkpoints import load_network, read_checkpoint, save_atomically
+from model.checkpoints import load_network
+from model.files import read_checkpoint, save_atomically
 from model.layers import POOLINGS, GeM
 
 SHAPES = network_shapes("ResNet18", 32)

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional
 from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 from eval import main as eval_main
 from model import build_network
-from model.checkpoints import save_atomically
+from model.files import save_atomically
 
 TEST_SET = "--dataset=mini_city_test_v1"
 

@@ -13,7 +13,8 @@ from PIL import Image
 import commons
 from eval import main as eval_main
 from model import build_network
-from model.checkpoints import load_network, read_checkpoint
+from model.checkpoints import load_network
+from model.files import read_checkpoint
 from train import main as train_main
 
 SMALL = [
@@ -286,7 +287,7 @@ def test_names_without_heading_are_counted(flags, tmp_path, refused):
         ("--resume_model=gone.pth", 1, "There is no checkpoint gone.pth"),
         ("--resume_train=gone.pth", 1, "There is no checkpoint gone.pth"),
         ("--val_set_folder=gone", 1, "gone/database does not exist"),
-        ("--backbone_weights=gone.pth", 1, "--backbone_weights gone.pth: no such file"),
+        ("--backbone_weights=gone.pth", 1, "--backbone_weights: There is no checkpoint gone.pth"),
         ("--save_dir=used", 1, "used already holds a run"),
     ],
 )

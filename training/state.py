@@ -9,7 +9,7 @@ from torch.optim import Adam
 
 from cosface_loss import MarginCosineProduct
 from model import GeoLocalizationNet
-from model.checkpoints import read_checkpoint
+from model.files import read_checkpoint
 
 NOT_TO_CHANGE = (  # when a training is continued
     [
