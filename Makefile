@@ -1,23 +1,23 @@
 # make demo: watch CosPlace learn to recognise places, on a city made on the spot
 # make test: check style and run all tests
-# Both make a virtual environment in .venv first; a second call installs nothing.
+# Both first make a virtual environment in .venv; a second call installs nothing.
 
 PYTHON ?= python3
 BIN := .venv/bin
-CITY := data/mini_city
+DATA := data/demo
 RUNS := logs/demo
 
-DEMO_NETWORK := --backbone EfficientNet_Lite0 --fc_output_dim 512
-DEMO_TRAINING := --image_size 128 --train_all_layers --lr 5e-4 \
-	--epochs_num 16 --iterations_per_epoch 50
+NETWORK := --backbone EfficientNet_Lite0 --fc_output_dim 512
+TRAINING := --image_size 128 --train_all_layers --lr 5e-4 --epochs_num 8 --iterations_per_epoch 60
 
 .PHONY: demo test
 
 demo: .venv/installed
-	$(BIN)/python -m datasets.mini_city --preset demo --folder $(CITY)
+	$(BIN)/python -m datasets.mini_city --preset demo --folder $(DATA)/mini_city --overwrite
 	rm -rf $(RUNS)
-	$(BIN)/python eval.py --dataset mini_city_test_v1 $(DEMO_NETWORK) --save_dir $(RUNS)/untrained
-	$(BIN)/python train.py --dataset mini_city $(DEMO_NETWORK) $(DEMO_TRAINING) \
+	$(BIN)/python eval.py --datasets_folder $(DATA) --dataset mini_city_test_v1 $(NETWORK) \
+		--num_preds_to_save 4 --save_dir $(RUNS)/untrained
+	$(BIN)/python train.py --datasets_folder $(DATA) --dataset mini_city $(NETWORK) $(TRAINING) \
 		--num_preds_to_save 4 --save_dir $(RUNS)/trained
 	$(BIN)/python -m reports.compare $(RUNS)/untrained $(RUNS)/trained
 
@@ -27,6 +27,7 @@ test: .venv/installed .venv/installed_for_tests
 	$(BIN)/pytest
 
 .venv/installed: requirements.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'Python 3.10 or newer is needed: make PYTHON=python3.11 ...')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -r requirements.txt
 	touch $@

@@ -39,6 +39,9 @@ def run_command(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         logging.error("Interrupted")
         sys.exit(130)
+    except Exception:
+        logging.debug("Unexpected error:", exc_info=True)
+        raise
 
 
 def from_flags(kind: type[T], args: argparse.Namespace) -> T:
@@ -65,7 +68,7 @@ def setup_logging(folder: Path | None = None) -> None:
     handlers: list[logging.Handler] = [console, errors]
     for name, level in (("info.log", logging.INFO), ("debug.log", logging.DEBUG)):
         if folder is not None:
-            file = logging.FileHandler(folder / name)
+            file = logging.FileHandler(folder / name, encoding="utf-8")
             file.setLevel(level)
             file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
             handlers.append(file)
@@ -74,28 +77,47 @@ def setup_logging(folder: Path | None = None) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def make_run_folder(save_dir: str | None, label: str) -> Path:
-    """Make the folder of a new run: `save_dir`, or logs/<label>_<time> if none is given.
+def make_run_folder(save_dir: str | None, label: str, flags: dict[str, Any]) -> Path:
+    """Make the folder of a new run and write its `args.json`, which marks it as taken.
+
+    Args:
+        save_dir: The folder; logs/<label>_<time> if None.
+        label: What the run does.
+        flags: The flags of the run, plain values.
 
     Raises:
-        FileExistsError: If it already holds a run.
+        FileExistsError: If the folder already holds a run.
     """
-    now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     folder = Path(save_dir or f"logs/{label}_{now}")
-    if (folder / "args.json").exists():
-        raise FileExistsError(
-            f"{folder} already holds a run: give another --save_dir, or continue that training "
-            f"with --resume_train {folder / 'last_checkpoint.pth'}"
-        )
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(folder / "args.json", "x", encoding="utf-8") as file:
+            json.dump(flags, file, indent=2)
+    except FileExistsError:
+        checkpoint = folder / "last_checkpoint.pth"
+        hint = f", or continue it with --resume_train {checkpoint}" if checkpoint.exists() else ""
+        raise FileExistsError(
+            f"{folder} already holds a run: give another --save_dir{hint}"
+        ) from None
     return folder
 
 
-def write_json(content: Any, path: Path) -> None:
-    """Write plain values as JSON, under a temporary name first."""
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Lend a temporary path that takes the place of `path` if all goes well, else is removed."""
     temporary = path.with_name(f".{path.name}_{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Write plain values as JSON, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def seed_everything(seed: int) -> None:
@@ -107,35 +129,43 @@ def choose_device(name: str) -> torch.device:
     """Return a device by name; "auto" is CUDA, Apple's GPU or the CPU, the first that is there.
 
     Raises:
-        ValueError: If CUDA is asked for and there is none.
+        ValueError: If there is no such device.
     """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: no CUDA device is available; try --device auto or cpu")
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(name, True):
+        raise ValueError(f"--device {name}: no such device is available; try --device auto or cpu")
     return torch.device(name)
 
 
-def provenance(model_file: str | os.PathLike | None, seed: int) -> dict[str, Any]:
-    """Return what a result may depend on beside data and protocol, as plain values."""
+def describe_software() -> dict[str, str]:
+    """Return the versions that a result may depend on; at the start, before files change."""
     return {
-        "model_file": model_file and str(model_file),
-        "model_sha256": model_file and _file_hash(model_file),
-        "seed": seed,
         "code_version": code_version(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": np.__version__,
     }
 
 
+def describe_model(path: str | os.PathLike | None) -> dict[str, str | None]:
+    """Return the file of a model and its SHA-256; None for an untrained one."""
+    return {
+        "model_file": path and os.fspath(path),
+        "model_sha256": path and _file_hash(path),
+    }
+
+
 def code_version() -> str:
-    """Return the version of this code, with the git commit if it is a checkout."""
+    """Return the version of this code, with the git commit if it is a checkout of its own."""
+    folder = Path(__file__).resolve().parent
+    if not (folder / ".git").exists():
+        return VERSION
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        folder = Path(__file__).parent
         commit = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()

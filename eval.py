@@ -22,6 +22,7 @@ from reports.pictures import save_pictures
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate one model on one test set and write the folder of the run."""
     args = parse_arguments(argv, is_training=False)
+    software = commons.describe_software()
     commons.seed_everything(args.seed)
     with commons.usage_errors():
         resize = args.resize_test_imgs or str(args.image_size)
@@ -37,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.backbone, args.fc_output_dim, args.pooling, args.backbone_weights
         )
 
-    run_folder = commons.make_run_folder(args.save_dir, "eval")
+    flags = vars(args) | network.architecture
+    run_folder = commons.make_run_folder(args.save_dir, "eval", flags)
     commons.setup_logging(run_folder)
-    commons.write_json(vars(args), run_folder / "args.json")
     logging.info(f"Evaluating {args.resume_model or 'the untrained network'} on {eval_set}")
     evaluation = evaluate(
         network.eval().to(device),
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         min_predictions=args.num_preds_to_save,
     )
     logging.info(format_result(evaluation.result))
-    write_results(evaluation, commons.provenance(args.resume_model, args.seed), run_folder)
+    provenance = commons.describe_model(args.resume_model) | network.architecture
+    write_results(evaluation, provenance | {"seed": args.seed} | software, run_folder)
     if args.num_preds_to_save:
         save_pictures(run_folder, args.num_preds_to_save, args.save_only_wrong_preds)
     logging.info(f"Results are in {run_folder}")

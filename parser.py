@@ -66,8 +66,10 @@ def parse_arguments(
     known = {action.dest for action in cli._actions}
     cli.set_defaults(**{key: value for key, value in (defaults or {}).items() if key in known})
     args = cli.parse_args(argv)
-    if not is_training and not (args.dataset or args.test_set_folder):
-        cli.error("say what to evaluate on: --dataset NAME or --test_set_folder FOLDER")
+    if not is_training and bool(args.dataset) == bool(args.test_set_folder):
+        cli.error("say what to evaluate on: either --dataset NAME or --test_set_folder FOLDER")
+    if args.queries_folder and not args.test_set_folder:
+        cli.error("--queries_folder goes with --test_set_folder; a --dataset has its own queries")
     return args
 
 
@@ -204,7 +206,7 @@ def _add_data(cli: argparse.ArgumentParser, is_training: bool) -> None:
     add("--test_set_folder", help="folder with database/ and queries, instead of the dataset's")
     add(
         "--queries_folder",
-        help="folder of the queries: a path, or a name inside --test_set_folder "
+        help="folder of the queries of --test_set_folder: a name inside it, or a path "
         "(queries_v1 if it is there, else queries)",
     )
     add(

@@ -1,7 +1,7 @@
 """Train CosPlace.
 
 python train.py --groups_num 8 --M 10                    the paper's run, on SF-XL
-python train.py --dataset mini_city --image_size 128     on the mini city
+python train.py --train_set_folder F --val_set_folder G --test_set_folder H    on own images
 python train.py --resume_train RUN/last_checkpoint.pth   continue after an interruption
 """
 
@@ -30,12 +30,17 @@ from evaluation.descriptors import Inference
 from evaluation.protocol import format_result
 from evaluation.results import write_results
 from model import GeoLocalizationNet, build_network
-from model.checkpoints import load_network
-from model.files import save_atomically
+from model.checkpoints import load_network, network_of
+from model.files import read_checkpoint, save_atomically
 from parser import parse_arguments
 from reports.pictures import save_pictures
 from training.metrics import Metrics
-from training.state import Training, check_unchanged, read_training_checkpoint
+from training.state import (
+    Training,
+    check_flags_unchanged,
+    check_images_unchanged,
+    read_training_checkpoint,
+)
 
 SHOW_EVERY = 20  # iterations between updates of the bar: reading the loss waits for the device
 AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -47,12 +52,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = read_training_checkpoint(args.resume_train) if args.resume_train else None
     if checkpoint is not None:
         args = parse_arguments(argv, defaults=checkpoint["args"])
+        check_flags_unchanged(checkpoint, vars(args))
     with commons.usage_errors():
         params = commons.from_flags(PartitionParams, args)
         augmentation = Augmentation(commons.from_flags(AugmentationParams, args))
         resize = args.resize_test_imgs or str(args.image_size)
         protocol = Protocol(args.positive_dist_threshold, tuple(args.recall_values), resize)
         device = commons.choose_device(args.device)
+    software = commons.describe_software()
 
     root, named = args.datasets_folder, TRAIN_SETS[args.dataset]
     index = load_index(
@@ -68,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     commons.seed_everything(args.seed)
     start = args.resume_train or args.resume_model
     network = (
-        load_network(start, args.train_all_layers)
+        network_of(checkpoint or read_checkpoint(start), start, args.train_all_layers)
         if start
         else build_network(
             args.backbone,
@@ -85,25 +92,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         AMP_DTYPES[args.amp_dtype] if args.use_amp16 else None,
         device,
     )
-    if checkpoint is None:
-        run_folder = commons.make_run_folder(args.save_dir, "train")
-    else:
-        check_unchanged(checkpoint, vars(args), index.digest)
-        training.load_state_dict(checkpoint)
-        run_folder = Path(args.resume_train).parent
-    commons.setup_logging(run_folder)
-    commons.write_json(vars(args), run_folder / "args.json")
+    flags = vars(args) | network.architecture
+    run_folder = open_run(training, checkpoint, flags, index.digest)
+    del checkpoint  # as large as the training itself
     logging.info(index.describe(args.groups_num))
     logging.info(f"Validation: {val_set}. Test: {test_set}. Device: {device}")
 
-    on_device = args.augmentation_device == "cuda" or (
-        args.augmentation_device == "auto" and device.type == "cuda"
-    )
+    is_cuda = device.type == "cuda"
+    on_device = {"auto": is_cuda, "cuda": True, "cpu": False}[args.augmentation_device]
     loader = make_loader(
         TrainDataset(index, None if on_device else augmentation),
         GroupSampler(index, args.groups_num, args.batch_size, args.iterations_per_epoch, args.seed),
         args.num_workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=is_cuda,
     )
     inference = Inference(device, args.infer_batch_size, args.num_workers)
     fit(
@@ -112,14 +113,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         augmentation if on_device else None,
         validate=partial(evaluate, eval_set=val_set, protocol=protocol, inference=inference),
         epochs_num=args.epochs_num,
-        settings={"args": vars(args), "index_digest": index.digest},
+        settings={"args": flags, "index_digest": index.digest},
         run_folder=run_folder,
     )
-
-    test_best(run_folder, test_set, protocol, inference, args.seed, args.num_preds_to_save)
+    test = test_best(run_folder, test_set, protocol, inference, args.num_preds_to_save)
+    provenance = commons.describe_model(run_folder / "best_model.pth") | network.architecture
+    write_results(test, provenance | {"seed": args.seed} | software, run_folder)
     if args.num_preds_to_save:
         save_pictures(run_folder, args.num_preds_to_save, args.save_only_wrong_preds)
     logging.info(f"Model, checkpoint, metrics and results are in {run_folder}")
+
+
+def open_run(
+    training: Training, checkpoint: dict[str, Any] | None, flags: dict[str, Any], digest: str
+) -> Path:
+    """Make the folder of a new run, or continue one: load its state; log into the folder."""
+    if checkpoint is None:
+        folder = commons.make_run_folder(flags["save_dir"], "train", flags)
+    else:
+        check_images_unchanged(checkpoint, digest)
+        training.load_state_dict(checkpoint)
+        folder = Path(flags["resume_train"]).parent
+        commons.write_json(flags, folder / "args.json")
+    commons.setup_logging(folder)
+    return folder
 
 
 def make_loader(
@@ -203,9 +220,11 @@ def train_one_epoch(
         for iteration, (images, labels, seeds) in enumerate(progress, start=1):
             wait_s += time.perf_counter() - before_wait_s
             labels = labels.to(device, non_blocking=True)
+            if torch.is_tensor(images):
+                images = images.to(device, non_blocking=True)
             if augmentation is not None:
-                images = augmentation.batch([image.to(device) for image in images], seeds)
-            images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+                images = augmentation.batch((image.to(device) for image in images), seeds)
+            images = images.contiguous(memory_format=torch.channels_last)
 
             training.optimizer.zero_grad()
             head_optimizer.zero_grad()
@@ -221,37 +240,36 @@ def train_one_epoch(
             num_images += len(images)
             if iteration % SHOW_EVERY == 0 or iteration == len(loader):
                 elapsed_s = time.perf_counter() - start_s
+                mean_loss = loss_sum.item() / iteration
+                check_finite(mean_loss, training.epoch_num, iteration)
                 progress.set_postfix(
-                    loss=f"{loss_sum.item() / iteration:.3f}",
+                    loss=f"{mean_loss:.3f}",
                     img_s=f"{num_images / elapsed_s:.1f}",
                     data_wait=f"{wait_s / elapsed_s:.0%}",
                 )
             before_wait_s = time.perf_counter()
-    elapsed_s = time.perf_counter() - start_s
-    loss = loss_sum.item() / len(loader)
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"The loss of epoch {training.epoch_num} is {loss}: lower --lr or --classifiers_lr"
-        )
     return EpochStats(
-        training.current_group, loss, num_images / elapsed_s, wait_s / elapsed_s, elapsed_s
+        training.current_group, mean_loss, num_images / elapsed_s, wait_s / elapsed_s, elapsed_s
     )
 
 
+def check_finite(loss: float, epoch: int, iteration: int) -> None:
+    """Raise a ValueError if training has diverged."""
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"The loss is {loss} in epoch {epoch}, iteration {iteration}: "
+            "lower --lr or --classifiers_lr"
+        )
+
+
 def test_best(
-    run_folder: Path,
-    test_set: EvalSet,
-    protocol: Protocol,
-    inference: Inference,
-    seed: int,
-    num_preds: int,
-) -> None:
-    """Evaluate the network of the best epoch; write at least `num_preds` predictions."""
-    best_model = run_folder / "best_model.pth"
-    network = load_network(best_model).eval().to(inference.device)
+    run_folder: Path, test_set: EvalSet, protocol: Protocol, inference: Inference, num_preds: int
+) -> Evaluation:
+    """Evaluate the network of the best epoch; keep at least `num_preds` predictions."""
+    network = load_network(run_folder / "best_model.pth").eval().to(inference.device)
     test = evaluate(network, test_set, protocol, inference, min_predictions=num_preds)
     logging.info(f"Test of the best network: {format_result(test.result)}")
-    write_results(test, commons.provenance(best_model, seed), run_folder)
+    return test
 
 
 if __name__ == "__main__":

@@ -35,9 +35,11 @@ The expected tree (any image may lie in sub-folders):
   {datasets_folder}/sf_xl/processed/test/database/ .../test/queries_v1/ .../test/queries_v2/
 Elsewhere on disk: --datasets_folder FOLDER, the environment variable DATASETS_FOLDER, or
 --train_set_folder, --val_set_folder and --test_set_folder.
-To try CosPlace without SF-XL, make a small city in about a minute and train on it:
-  python -m datasets.mini_city --preset demo
-  python train.py --dataset mini_city --backbone EfficientNet_Lite0 --image_size 128"""
+To try CosPlace without SF-XL: make demo. Or make a small city and train on it:
+  python -m datasets.mini_city --preset demo --folder {datasets_folder}/mini_city
+  python train.py --datasets_folder {datasets_folder} --dataset mini_city \\
+      --backbone EfficientNet_Lite0 --image_size 128 --train_all_layers --lr 5e-4 \\
+      --epochs_num 8 --iterations_per_epoch 60"""
 _MINI_CITY_HOW = "Make it with: python -m datasets.mini_city --folder {datasets_folder}/mini_city"
 
 TEST_SETS = {

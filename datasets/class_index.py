@@ -145,7 +145,12 @@ def load_index(
     if not index_folder.is_dir():
         _log.info(f"Splitting {len(paths):,} images into classes")
         _build(paths, params, digest, index_folder)
-    return ClassIndex(index_folder)
+    try:
+        return ClassIndex(index_folder)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise ValueError(
+            f"The index {index_folder} is damaged ({error}): delete that folder"
+        ) from None
 
 
 def _hash(*contents: bytes | np.ndarray) -> str:

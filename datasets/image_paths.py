@@ -151,23 +151,23 @@ def list_images(folder: str | os.PathLike) -> ImagePaths:
     Raises:
         FileNotFoundError: If the folder is missing or empty, or the list names a missing image.
     """
-    folder = Path(folder).resolve()
+    given, folder = Path(os.path.abspath(folder)), Path(folder).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {folder} does not exist")
-    list_file = folder.with_name(f"{folder.name}_images_paths.txt")
-    if not list_file.is_file():
+    beside = (path.with_name(f"{path.name}_images_paths.txt") for path in (given, folder))
+    list_file = next((path for path in beside if path.is_file()), None)
+    if list_file is None:
         names = _walk(folder)
         _check_no_newlines(names)
         blob = np.frombuffer(b"".join(name + b"\n" for name in names), np.uint8)
-        paths = ImagePaths(folder, blob, *_split_lines(blob))
     else:
         blob = np.fromfile(list_file, np.uint8)
-        paths = ImagePaths(folder, blob, *_split_lines(blob), list_file)
+    paths = ImagePaths(folder, blob, *_split_lines(blob), list_file)
     if len(paths) == 0:
         raise FileNotFoundError(
             f"No image in {paths.list_file or folder}: looked for {', '.join(IMAGE_EXTENSIONS)}"
         )
-    if list_file.is_file() and not os.path.exists(paths[0]):
+    if list_file and not os.path.exists(paths[0]):
         raise FileNotFoundError(
             f"{list_file} lists {paths[0]}, which does not exist: "
             f"its lines must be paths relative to {folder}"
@@ -180,7 +180,8 @@ def _walk(folder: Path) -> list[bytes]:
     root = os.fsencode(folder)
     extensions = tuple(extension.encode() for extension in IMAGE_EXTENSIONS)
     names, visited = [], set()
-    for parent, folders, files in os.walk(root, followlinks=True):
+    for parent, folders, files in os.walk(root, followlinks=True, onerror=_raise):
+        folders.sort()  # of several links to a folder, the first is followed
         real_parent = os.path.realpath(parent)
         if real_parent in visited:  # a link that leads back to where we have been
             folders.clear()
@@ -189,6 +190,10 @@ def _walk(folder: Path) -> list[bytes]:
         prefix = parent[len(root) + 1 :] + b"/" if parent != root else b""
         names += [prefix + file for file in files if file.lower().endswith(extensions)]
     return sorted(names)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _check_no_newlines(names: list[bytes]) -> None:
@@ -206,5 +211,7 @@ def _split_lines(blob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         newlines = np.append(newlines, len(blob))
     starts = np.concatenate(([0], newlines[:-1] + 1)) if len(newlines) else newlines
     ends = newlines - (blob[newlines - 1] == ord("\r"))
+    if blob[:3].tobytes() == b"\xef\xbb\xbf":  # a byte order mark is not part of the name
+        starts[0] = 3
     filled = ends > starts
     return (starts, ends) if filled.all() else (starts[filled], ends[filled])

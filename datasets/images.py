@@ -1,6 +1,7 @@
 """Open image files."""
 
 import os
+import struct
 
 import numpy as np
 import torch
@@ -8,6 +9,14 @@ from PIL import Image, ImageOps
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_DECODING_ERRORS = (  # what Pillow raises for broken pixels and broken metadata
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 def open_image(path: str | os.PathLike) -> Image.Image:
@@ -22,7 +31,7 @@ def open_image(path: str | os.PathLike) -> Image.Image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no image {path}") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except _DECODING_ERRORS as error:
         raise ValueError(f"The image {path} cannot be read: {error}") from None
 
 

@@ -89,6 +89,7 @@ def evaluate(
         "resize": protocol.resize,
         "image_sizes": {"database": database.image_sizes, "queries": queries.image_sizes},
         "descriptor_dim": database.descriptors.shape[1],
+        "orientation": "upright by EXIF",
         "search": "exact L2",
     }
     return Evaluation(eval_set, result, predictions, distances, positives)

@@ -1,7 +1,6 @@
 """What an evaluation leaves in the folder of its run: `results.json` and `predictions.csv`."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,8 @@ def write_results(evaluation: Evaluation, provenance: dict[str, Any], folder: Pa
 def _write_predictions(evaluation: Evaluation, path: Path) -> None:
     """Write one row per query and rank; `rank` counts from 1, `correct` is 0 or 1."""
     eval_set = evaluation.eval_set
-    temporary = path.with_name(f".{path.name}_{os.getpid()}")
-    with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+    with commons.written_whole(path) as temporary, open(temporary, "w", **text) as file:
         writer = csv.writer(file)
         writer.writerow(PREDICTIONS_COLUMNS)
         for query_num, query in enumerate(eval_set.queries):
@@ -62,4 +61,3 @@ def _write_predictions(evaluation: Evaluation, path: Path) -> None:
                         int(correct),
                     )
                 )
-    os.replace(temporary, path)

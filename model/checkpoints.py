@@ -26,7 +26,14 @@ def load_network(path: str | os.PathLike, train_all_layers: bool = False) -> Geo
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not such a checkpoint.
     """
-    state = network_state(read_checkpoint(path), path)
+    return network_of(read_checkpoint(path), path, train_all_layers)
+
+
+def network_of(
+    checkpoint: dict[str, Any], path: str | os.PathLike, train_all_layers: bool = False
+) -> GeoLocalizationNet:
+    """Do what `load_network` does with a checkpoint that was read from `path` already."""
+    state = network_state(checkpoint, path)
     backbone = _recognise_backbone(state, path)
     pooling = state.get(_PLAIN_POOLING, "gem" if "aggregation.1.p" in state else None)
     if not isinstance(pooling, str) or pooling not in POOLINGS:

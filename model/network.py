@@ -31,6 +31,7 @@ class GeoLocalizationNet(nn.Module):
             L2Norm(),
         )
         self.out_dim = fc_output_dim
+        self.architecture: dict[str, str | int] = {}  # names to build it by, if built by name
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return one descriptor per image, float32 also under autocast."""
@@ -55,4 +56,10 @@ def build_network(
     if fc_output_dim < 1:
         raise ValueError(f"--fc_output_dim must be at least 1, it is {fc_output_dim}")
     body = build_backbone(backbone, backbone_weights, train_all_layers)
-    return GeoLocalizationNet(body, fc_output_dim, pooling)
+    network = GeoLocalizationNet(body, fc_output_dim, pooling)
+    network.architecture = {
+        "backbone": backbone,
+        "pooling": pooling,
+        "fc_output_dim": fc_output_dim,
+    }
+    return network

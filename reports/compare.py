@@ -5,10 +5,12 @@ python -m reports.compare RUN_FOLDER RUN_FOLDER ...
 
 import argparse
 import json
-import sys
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import commons
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -16,11 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_argument("runs", nargs="+", type=Path, help="folders with a results.json")
     runs = cli.parse_args(argv).runs
-    try:
-        results = [read_results(run) for run in runs]
-    except FileNotFoundError as error:
-        sys.exit(f"Error: {error}")
-    sys.stdout.write(compare_recalls(runs, results) + "\n")
+    logging.info(compare_recalls(runs, [read_results(run) for run in runs]))
 
 
 def read_results(run: Path) -> dict[str, Any]:
@@ -60,4 +58,4 @@ def compare_recalls(runs: Sequence[Path], results: Sequence[dict[str, Any]]) -> 
 
 
 if __name__ == "__main__":
-    main()
+    commons.run_command(main)

@@ -6,11 +6,13 @@ python -m reports.pictures RUN_FOLDER --num_preds 3
 import argparse
 import csv
 import itertools
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+import commons
 from datasets.images import open_image
 
 TILE_HEIGHT_PX = 256
@@ -97,10 +99,16 @@ def _read_queries(path: Path) -> Iterator[list[dict[str, str]]]:
             yield list(rows)
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the pictures of a run that is over."""
     cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_argument("run_folder", type=Path)
     cli.add_argument("--num_preds", type=int, default=3)
     cli.add_argument("--only_wrong", action="store_true")
-    args = cli.parse_args()
-    save_pictures(args.run_folder, args.num_preds, args.only_wrong)
+    args = cli.parse_args(argv)
+    num_pictures = save_pictures(args.run_folder, args.num_preds, args.only_wrong)
+    logging.info(f"{num_pictures} pictures are in {args.run_folder / 'preds'}")
+
+
+if __name__ == "__main__":
+    commons.run_command(main)

@@ -252,9 +252,7 @@ def test_weights_of_another_network_do_not_fit(tmp_path):
 def test_weights_that_are_no_checkpoint(tmp_path, content):
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"weights\.pth is not a checkpoint"
-    ) as error:
+    with pytest.raises(ValueError, match=r"weights\.pth is not a checkpoint") as error:
         build_backbone("ResNet18", path)
     assert "\n" not in str(error.value)
 

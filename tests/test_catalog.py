@@ -2,6 +2,7 @@ import pytest
 from conftest import name, write_image
 
 from datasets.catalog import TEST_SETS, TRAIN_SETS, find_train_folder, load_test_set
+from parser import parse_arguments
 
 
 def make(folder, database, queries):
@@ -41,7 +42,10 @@ def test_missing_sf_xl_says_where_it_was_looked_for_and_how_to_get_it(tmp_path, 
     message = str(error.value)
     assert str(tmp_path / "sf_xl" / "processed") in message
     assert "forms.gle" in message and "queries_v1" in message
-    assert "python -m datasets.mini_city" in message
+    assert f"python -m datasets.mini_city --preset demo --folder {tmp_path}/mini_city" in message
+    command = message.split("python train.py ")[1].replace("\\\n", " ").split()
+    args = parse_arguments(command)
+    assert (args.dataset, args.datasets_folder) == ("mini_city", str(tmp_path))
 
 
 def test_unknown_names_are_refused(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from conftest import name
 
 from datasets.class_index import load_index
-from datasets.partition import PartitionParams
+from datasets.partition import PartitionParams, make_partition
 
 PARAMS = PartitionParams(N=2, L=1, min_images_per_class=2)
 
@@ -121,11 +121,34 @@ def test_workers_get_the_folder_not_the_data(train_folder, tmp_path):
     assert pickle.loads(pickled).path(5) == index.path(5)
 
 
-def test_two_processes_may_build_at_once(train_folder, tmp_path):
+def test_processes_may_build_at_once(train_folder, tmp_path):
     with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("fork")) as pool:
         jobs = [pool.submit(load_index, train_folder, PARAMS, tmp_path / "cache") for _ in range(8)]
         folders = {job.result().index_folder for job in jobs}
     assert os.listdir(tmp_path / "cache") == [folders.pop().name] and not folders
+
+
+def test_the_process_that_finishes_second_uses_the_first_ones_index(
+    train_folder, tmp_path, monkeypatch
+):
+    def build_after_another_process(*columns_and_params):
+        monkeypatch.setattr("datasets.class_index.make_partition", make_partition)
+        others.append(load_index(train_folder, PARAMS, tmp_path / "cache"))
+        return make_partition(*columns_and_params)
+
+    others = []
+    monkeypatch.setattr("datasets.class_index.make_partition", build_after_another_process)
+    index = load_index(train_folder, PARAMS, tmp_path / "cache")
+    assert index.index_folder == others[0].index_folder
+    assert os.listdir(tmp_path / "cache") == [index.index_folder.name]
+    assert index.path(0) == others[0].path(0)
+
+
+def test_damaged_index_is_an_error_that_says_what_to_delete(train_folder, tmp_path):
+    folder = load_index(train_folder, PARAMS, tmp_path / "cache").index_folder
+    (folder / "class_starts.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match=f"{folder.name} is damaged .* delete that folder"):
+        load_index(train_folder, PARAMS, tmp_path / "cache")
 
 
 def test_failed_build_leaves_nothing(train_folder, tmp_path, monkeypatch):

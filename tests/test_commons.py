@@ -11,13 +11,16 @@ import commons
 
 def test_run_folders_are_not_used_twice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = commons.make_run_folder("logs/mine", "train")
-    assert folder.is_dir()
-    assert commons.make_run_folder("logs/mine", "train") == folder, "still empty"
-    commons.write_json({"a": 1}, folder / "args.json")
+    folder = commons.make_run_folder("logs/mine", "train", {"M": 10})
+    assert json.loads((folder / "args.json").read_text()) == {"M": 10}
+    with pytest.raises(FileExistsError, match="already holds a run: give another --save_dir$"):
+        commons.make_run_folder("logs/mine", "train", {"M": 15})
+    (folder / "last_checkpoint.pth").touch()
     with pytest.raises(FileExistsError, match="--resume_train logs/mine/last_checkpoint.pth"):
-        commons.make_run_folder("logs/mine", "train")
-    assert str(commons.make_run_folder(None, "eval")).startswith("logs/eval_20")
+        commons.make_run_folder("logs/mine", "train", {"M": 15})
+    assert json.loads((folder / "args.json").read_text()) == {"M": 10}
+    names = {str(commons.make_run_folder(None, "eval", {})) for _ in range(5)}
+    assert len(names) == 5 and all(name.startswith("logs/eval_20") for name in names)
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
@@ -62,12 +65,14 @@ def test_user_errors_end_with_a_sentence_and_a_trace_in_the_log(tmp_path, capfd,
         assert "Traceback" not in (tmp_path / "info.log").read_text()
 
 
-def test_other_errors_keep_their_traceback():
+def test_other_errors_keep_their_traceback_also_in_the_log(tmp_path):
     def fail():
+        commons.setup_logging(tmp_path)
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError):
         commons.run_command(fail)
+    assert "RuntimeError: a bug" in (tmp_path / "debug.log").read_text()
 
 
 def test_log_goes_to_console_and_files(tmp_path, capfd):
@@ -84,13 +89,24 @@ def test_devices():
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     if not torch.backends.mps.is_available():
         assert commons.choose_device("auto") == torch.device(expected)
+        with pytest.raises(ValueError, match="--device mps: no such device"):
+            commons.choose_device("mps")
 
 
-def test_provenance_names_model_and_code(tmp_path):
+def test_models_and_software_are_described(tmp_path):
     file = tmp_path / "m.pth"
     file.write_bytes(b"abc")
-    found = commons.provenance(file, 3)
-    assert found["model_sha256"].startswith("ba7816bf8f01cfea") and found["seed"] == 3
-    assert found["code_version"].startswith(commons.VERSION)
-    assert commons.provenance(None, 3)["model_sha256"] is None
-    assert json.dumps(found)
+    found = commons.describe_model(file)
+    assert found["model_file"] == str(file)
+    assert found["model_sha256"].startswith("ba7816bf8f01cfea")
+    assert commons.describe_model(None) == {"model_file": None, "model_sha256": None}
+    assert commons.describe_software()["code_version"].startswith(commons.VERSION)
+
+
+def test_interrupted_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), commons.written_whole(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

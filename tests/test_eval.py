@@ -94,6 +94,9 @@ def test_results_carry_the_whole_protocol(flags, model_file, tmp_path):
         "resize": "48",
         "descriptor_dim": 24,
         "search": "exact L2",
+        "orientation": "upright by EXIF",
+        "backbone": "ResNet18",
+        "pooling": "gem",
         "model_file": str(model_file),
         "seed": 0,
     }
@@ -143,7 +146,7 @@ def test_pictures_show_each_query_or_only_the_wrong_ones(flags, tmp_path):
         (["--test_set_folder=gone"], 1, "gone/database does not exist"),
         (["--dataset=mini_city_test_v1", "--resize_test_imgs=big"], 2, "A resize rule is"),
         (["--dataset=paris"], 2, "invalid choice: 'paris'"),
-        ([], 2, "--dataset NAME or --test_set_folder FOLDER"),
+        ([], 2, "either --dataset NAME or --test_set_folder FOLDER"),
     ],
 )
 def test_user_errors_are_sentences(flags, tmp_path, refused, extra, code, text):

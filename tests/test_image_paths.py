@@ -105,6 +105,17 @@ def test_list_file_is_used_in_its_order_instead_of_walking(tmp_path, text):
     assert list(paths) == [str(tmp_path / "train/b/2.jpg"), str(tmp_path / "train/a/1.jpg")]
 
 
+def test_list_file_stands_beside_the_folder_as_it_was_given(tmp_path):
+    for file in ("1.jpg", "2.jpg"):
+        write_image(tmp_path / "disk" / "images" / file)
+    (tmp_path / "train").symlink_to(tmp_path / "disk" / "images")
+    (tmp_path / "train_images_paths.txt").write_bytes(b"\xef\xbb\xbf2.jpg\n")
+    assert list(list_images(tmp_path / "train")) == [str(tmp_path / "disk/images/2.jpg")]
+    assert len(list_images(tmp_path / "disk" / "images")) == 2
+    (tmp_path / "disk" / "images_images_paths.txt").write_text("1.jpg")
+    assert list(list_images(tmp_path / "disk" / "images")) == [str(tmp_path / "disk/images/1.jpg")]
+
+
 def test_names_outside_utf8_survive(tmp_path):
     os.makedirs(tmp_path / "set")
     with open(os.fsencode(tmp_path) + b"/set/@1@2@caf\xe9@.jpg", "wb"):

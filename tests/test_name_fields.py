@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datasets.image_paths import list_images
+from datasets.image_paths import list_images, parse_image_name
 from datasets.name_fields import read_numbers
 
 
@@ -32,6 +32,21 @@ def test_numbers_are_those_of_float_to_the_last_bit(tmp_path):
     numbers = read_numbers(list_names(tmp_path, names), ("UTM east", "UTM north", "heading"))
     assert numbers.dtype == np.float64
     np.testing.assert_array_equal(numbers, np.array(rows, dtype=float).T)
+
+
+def test_one_name_and_many_are_read_alike(tmp_path):
+    rng = np.random.default_rng(1)
+    names = []
+    for num_fields in (3, 7, 8, 9, 10, 11, 14, 15, 17):
+        fields = [str(number) for number in rng.integers(1, 360, num_fields)]
+        names.append("@".join(["", *fields]) + ".jpg")
+    single = [parse_image_name(name) for name in names]
+    numbers = read_numbers(list_names(tmp_path, names))
+    assert numbers.T.tolist() == [[name.utm_east_m, name.utm_north_m] for name in single]
+    with_heading = [name for name in single if name.heading_deg is not None]
+    assert len(with_heading) == 5, "those where field 9 is not the last part"
+    with pytest.raises(ValueError, match="in 4 of 9 images"):
+        read_numbers(list_names(tmp_path / "again", names), ("heading",))
 
 
 def test_names_are_read_across_blocks(tmp_path, monkeypatch):

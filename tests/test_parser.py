@@ -121,4 +121,18 @@ def test_eval_wants_to_know_on_what(capsys):
     with pytest.raises(SystemExit) as exit_code:
         parse_arguments([], is_training=False)
     assert exit_code.value.code == 2
-    assert "--dataset NAME or --test_set_folder FOLDER" in capsys.readouterr().err
+    assert "either --dataset NAME or --test_set_folder FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_training", "text"),
+    [
+        ("--dataset sf_xl_val --test_set_folder x", False, "either --dataset NAME or"),
+        ("--dataset sf_xl_test_v1 --queries_folder night", False, "goes with --test_set_folder"),
+        ("--queries_folder night", True, "goes with --test_set_folder"),
+    ],
+)
+def test_contradictions_are_refused(flags, is_training, text, capsys):
+    with pytest.raises(SystemExit) as exit_code:
+        parse_arguments(flags.split(), is_training)
+    assert exit_code.value.code == 2 and text in capsys.readouterr().err

@@ -201,6 +201,8 @@ def test_evaluation_without_a_model_is_the_network_that_training_starts_from(
         "--min_images_per_class=4",
         "--backbone=ResNet50",
         "--pooling=avg",
+        "--train_all_layers",
+        "--save_dir=elsewhere",
     ],
 )
 def test_continuing_with_other_classes_or_network_is_refused(continued, change):
@@ -222,7 +224,7 @@ def continued(datasets_folder, tmp_path_factory):
 def test_continuing_on_other_images_is_refused(continued, tmp_path):
     for number in range(8):
         write_image(tmp_path / "train" / name(1, 1, 1 + 30 * (number % 2), pano_id=f"{number}"))
-    with pytest.raises(ValueError, match="training images are not the same"):
+    with pytest.raises(ValueError, match="names of the training images have changed"):
         train_main(
             [
                 f"--resume_train={continued / 'last_checkpoint.pth'}",
@@ -281,7 +283,7 @@ def test_names_without_heading_are_counted(flags, tmp_path, refused):
         pytest.param(
             "--device=cuda",
             2,
-            "no CUDA device",
+            "--device cuda: no such device",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
         ),
         ("--resume_model=gone.pth", 1, "There is no checkpoint gone.pth"),
@@ -308,3 +310,21 @@ def test_training_may_start_from_the_weights_of_a_network(continued, flags, tmp_
     start = ["--resume_model", str(continued / "best_model.pth"), "--epochs_num=1"]
     train_main([*flags, *start, "--fc_output_dim=999", f"--save_dir={tmp_path / 'run'}"])
     assert load_network(tmp_path / "run" / "best_model.pth").out_dim == 16
+    assert json.loads((tmp_path / "run" / "args.json").read_text())["fc_output_dim"] == 16
+
+
+def test_continuing_may_change_learning_rates_and_precision(flags, tmp_path):
+    train_main([*flags, "--epochs_num=1", f"--save_dir={tmp_path / 'run'}"])
+    last = tmp_path / "run" / "last_checkpoint.pth"
+    more = ["--epochs_num=2", "--lr=1e-6", "--classifiers_lr=0.5", "--use_amp16"]
+    train_main([f"--resume_train={last}", *more])
+    state = read_checkpoint(last)
+    assert state["optimizer_state_dict"]["param_groups"][0]["lr"] == 1e-6
+    assert [adam["param_groups"][0]["lr"] for adam in state["optimizers_state_dict"]] == [0.5] * 2
+    assert state["args"]["lr"] == 1e-6 and state["scaler_state_dict"]["scale"] > 0
+
+
+def test_continuing_without_the_best_network_is_refused_at_once(continued, tmp_path):
+    (tmp_path / "last_checkpoint.pth").write_bytes((continued / "last_checkpoint.pth").read_bytes())
+    with pytest.raises(FileNotFoundError, match="no .*best_model.pth: it belongs to"):
+        train_main([f"--resume_train={tmp_path / 'last_checkpoint.pth'}"])

@@ -80,7 +80,7 @@ def test_images_come_from_the_class_and_all_of_them_do(index):
     }
 
 
-def loaded(index, num_workers, augmentation):
+def loaded(index, num_workers, augmentation, start_method=None):
     sampler = sampler_of(index, iterations=6)
     loader = DataLoader(
         TrainDataset(index, augmentation),
@@ -88,6 +88,7 @@ def loaded(index, num_workers, augmentation):
         num_workers=num_workers,
         collate_fn=collate,
         persistent_workers=num_workers > 0,
+        multiprocessing_context=start_method,
     )
     batches = []
     for epoch in (0, 1):
@@ -96,10 +97,12 @@ def loaded(index, num_workers, augmentation):
     return batches
 
 
-def test_workers_change_nothing(index):
+@pytest.mark.parametrize(("num_workers", "start_method"), [(2, "fork"), (1, "spawn")])
+def test_workers_change_nothing(index, num_workers, start_method):
     augmentation = Augmentation(AugmentationParams(image_size=12))
     expected = loaded(index, 0, augmentation)
-    for batch, other in zip(expected, loaded(index, 2, augmentation), strict=True):
+    actual = loaded(index, num_workers, augmentation, start_method)
+    for batch, other in zip(expected, actual, strict=True):
         assert torch.equal(batch[0], other[0]) and torch.equal(batch[1], other[1])
         assert batch[2] == other[2]
     assert expected[0][0].shape == (4, 3, 12, 12)

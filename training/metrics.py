@@ -1,10 +1,11 @@
 """Numbers of each epoch, as lines of JSON and as TensorBoard events."""
 
 import json
-import os
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
+
+import commons
 
 
 class Metrics:
@@ -15,9 +16,8 @@ class Metrics:
         self._file = folder / "metrics.jsonl"
         if self._file.exists():
             lines = self._file.read_text().splitlines(keepends=True)
-            temporary = self._file.with_suffix(".tmp")
-            temporary.write_text("".join(lines[:first_epoch]))
-            os.replace(temporary, self._file)
+            with commons.written_whole(self._file) as temporary:
+                temporary.write_text("".join(lines[:first_epoch]))
         self._events = SummaryWriter(str(folder), purge_step=first_epoch)
 
     def write(self, epoch: int, values: dict[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,18 +12,9 @@ from cosface_loss import MarginCosineProduct
 from model import GeoLocalizationNet
 from model.files import read_checkpoint
 
-NOT_TO_CHANGE = (  # when a training is continued
-    [
-        "M",
-        "alpha",
-        "N",
-        "L",
-        "min_images_per_class",
-        "groups_num",
-        "backbone",
-        "pooling",
-        "fc_output_dim",
-    ]
+NOT_TO_CHANGE = (  # flags that a continued training must share with the one before
+    *("M", "alpha", "N", "L", "min_images_per_class", "groups_num"),
+    *("backbone", "pooling", "fc_output_dim", "train_all_layers", "save_dir"),
 )
 
 
@@ -48,6 +40,7 @@ class Training:
         """
         self.device = device
         self.amp_dtype = amp_dtype
+        self.learning_rates = learning_rates
         self.network = network.to(device, memory_format=torch.channels_last)
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16)
         self.optimizer = self._adam(network, learning_rates[0])
@@ -58,7 +51,8 @@ class Training:
 
     def _adam(self, module: torch.nn.Module, learning_rate: float) -> Adam:
         parameters = [p for p in module.parameters() if p.requires_grad]
-        return Adam(parameters, learning_rate, fused=self.device.type in ("cpu", "cuda"))
+        is_fused = self.device.type in ("cpu", "cuda")  # one pass over the weights, 5x faster
+        return Adam(parameters, learning_rate, fused=is_fused)
 
     @property
     def current_group(self) -> int:
@@ -73,6 +67,7 @@ class Training:
         try:
             yield _move(head, optimizer, self.device)
         finally:
+            optimizer.zero_grad()
             _move(head, optimizer, torch.device("cpu"))
 
     def end_epoch(self, val_recall1: float) -> bool:
@@ -93,23 +88,36 @@ class Training:
             "best_val_recall1": self.best_val_recall1,
             "scaler_state_dict": self.scaler.state_dict(),
             "rng_state": torch.get_rng_state(),
-            "cuda_rng_states": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda_rng_state": (
+                torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+            ),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned, with the learning rates given now."""
         self.epoch_num = state["epoch_num"]
-        self.network.load_state_dict(state["model_state_dict"])
-        self.optimizer.load_state_dict(state["optimizer_state_dict"])
-        for head, saved in zip(self.heads, state["classifiers_state_dict"], strict=True):
-            head.load_state_dict(saved)
-        for adam, saved in zip(self.head_optimizers, state["optimizers_state_dict"], strict=True):
-            adam.load_state_dict(saved)
         self.best_val_recall1 = state["best_val_recall1"]
-        self.scaler.load_state_dict(state["scaler_state_dict"])
+        self.network.load_state_dict(state["model_state_dict"])
+        _load_adam(self.optimizer, state["optimizer_state_dict"], self.learning_rates[0])
+        saved_heads = zip(
+            state["classifiers_state_dict"], state["optimizers_state_dict"], strict=True
+        )
+        for head, adam, (weights, moments) in zip(
+            self.heads, self.head_optimizers, saved_heads, strict=True
+        ):
+            head.load_state_dict(weights)
+            _load_adam(adam, moments, self.learning_rates[1])
+        if state["scaler_state_dict"]:  # empty if the run did not scale
+            self.scaler.load_state_dict(state["scaler_state_dict"])
         torch.set_rng_state(state["rng_state"])
-        if state["cuda_rng_states"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda_rng_states"])
+        if state["cuda_rng_state"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng_state"], self.device)
+
+
+def _load_adam(optimizer: Adam, state: dict[str, Any], learning_rate: float) -> None:
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
 
 
 def _move(
@@ -121,24 +129,38 @@ def _move(
 
 
 def read_training_checkpoint(path: str) -> dict[str, Any]:
-    """Read a `last_checkpoint.pth`; raises like `read_checkpoint`."""
+    """Read the `last_checkpoint.pth` of a run to continue it.
+
+    Raises:
+        FileNotFoundError: If it is not there, or the run's best network is not beside it.
+        ValueError: If it is something else.
+    """
     checkpoint = read_checkpoint(path)
     if "optimizers_state_dict" not in checkpoint or "args" not in checkpoint:
         raise ValueError(
             f"{path} is not a checkpoint to continue from: --resume_train takes the "
             "last_checkpoint.pth of a run; to start from a network's weights use --resume_model"
         )
+    best_model = Path(path).with_name("best_model.pth")
+    if not best_model.is_file():
+        raise FileNotFoundError(f"There is no {best_model}: it belongs to {path}")
     return checkpoint
 
 
-def check_unchanged(checkpoint: dict[str, Any], flags: dict[str, Any], index_digest: str) -> None:
+def check_flags_unchanged(checkpoint: dict[str, Any], flags: dict[str, Any]) -> None:
     """Raise a ValueError if a training would be continued with other classes or network."""
     changed = [
         f"--{name} is {flags[name]}, in the checkpoint {checkpoint['args'][name]}"
         for name in NOT_TO_CHANGE
         if flags[name] != checkpoint["args"][name]
     ]
-    if checkpoint["index_digest"] != index_digest:
-        changed.append("the training images are not the same")
     if changed:
         raise ValueError(f"This training cannot be continued: {'; '.join(changed)}")
+
+
+def check_images_unchanged(checkpoint: dict[str, Any], index_digest: str) -> None:
+    """Raise a ValueError if a training would be continued on other images."""
+    if checkpoint["index_digest"] != index_digest:
+        raise ValueError(
+            "This training cannot be continued: the names of the training images have changed"
+        )

@@ -41,7 +41,7 @@ class CityParams:
         train: The district of the training images.
         val: The district of the validation images.
         test: The district of the test images.
-        num_val_queries: Crops of further panoramas of the val district.
+        num_val_queries: Hand-held photos of the val district, as hard as queries_v1.
         num_queries_v1: Hand-held photos of the test district.
         num_queries_v2: Clear photos of the test district with their 6-DoF poses.
         image_size_px: Side of the square crops.
@@ -89,7 +89,7 @@ PRESETS = {
         train=DistrictParams(block_columns=(3, 5, 5, 3), block_rows=(5, 5), visits=(6, 6)),
         val=DistrictParams(block_columns=(5,), block_rows=(3,), visits=(1, 1)),
         test=DistrictParams(block_columns=(4, 3), block_rows=(3, 3), visits=(1, 2)),
-        num_val_queries=100,
+        num_val_queries=200,
         num_queries_v1=200,
         num_queries_v2=200,
         image_size_px=128,

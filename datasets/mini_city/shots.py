@@ -86,12 +86,10 @@ def take(shot: Shot, folder: Path, params: CityParams, seed: int) -> list[PoseRo
     city = district(shot.split, params, seed)
     if shot.kind == "database":
         _take_panorama(shot, folder, city, params, seed)
-    elif shot.kind == "queries":
-        _take_crop(shot, folder, city, params, seed)
-    elif shot.kind == "queries_v1":
-        _take_handheld(shot, folder, city, params, seed)
-    else:
+    elif shot.kind == "queries_v2":
         return [_take_clear(shot, folder, city, params, seed)]
+    else:
+        _take_handheld(shot, folder, city, params, seed)
     return []
 
 
@@ -137,24 +135,8 @@ def _take_panorama(shot: Shot, folder: Path, city: District, params: CityParams,
         _save(Image.fromarray(pixels), target, name, quality, in_subfolder=shot.split == "train")
 
 
-def _take_crop(shot: Shot, folder: Path, city: District, params: CityParams, seed: int) -> None:
-    """Write one crop of a panorama that is not in the database."""
-    rng = shot.rng(seed)
-    street, along_m = city.spots[rng.integers(len(city.spots))]
-    year = int(rng.integers(params.years[0], params.years[1] + 1))
-    conditions = draw_daylight(rng, year)
-    scene = city.scene(conditions, Extras([_parked(city, seed, shot.split, _day(rng))]))
-    point = _drive_past(rng, street, along_m)
-    heading_deg = int(rng.integers(360))
-    size = params.image_size_px
-    panorama = panorama_camera(point, rng.uniform(2.3, 2.7), heading_deg + ROTATION_DEG, size)
-    camera = replace(panorama, num_columns=size)
-    name = _name(city.to_utm(*point), _pano_id(rng), f"{year}{conditions.month:02d}", heading_deg)
-    _save(Image.fromarray(render(scene, camera)), folder / "queries", name, 90)
-
-
 def _take_handheld(shot: Shot, folder: Path, city: District, params: CityParams, seed: int) -> None:
-    """Write a photo of queries_v1."""
+    """Write a hand-held photo, a query of val or of queries_v1."""
     rng = shot.rng(seed)
     spot = city.spots[rng.integers(len(city.spots))]
     photo = queries.draw_handheld_photo(rng, spot, params.image_size_px)

@@ -16,7 +16,7 @@ from datasets.mini_city.params import PRESETS, CityParams
 from datasets.mini_city.shots import PoseRow, Shot, plan, take
 
 _DESCRIPTION = "mini_city.json"
-_GENERATOR_VERSION = 2  # of the pictures: a city of another version is not the same city
+_GENERATOR_VERSION = 3  # of the pictures: a city of another version is not the same city
 _POSE_COLUMNS = (
     "image", "utm_east_m", "utm_north_m", "height_m", "qw", "qx", "qy", "qz",
     "heading_deg", "pitch_deg", "roll_deg", "fov_deg",
