@@ -9,7 +9,6 @@ Every run is a process of its own, so that peak memories compare.
 
 import argparse
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -106,12 +105,18 @@ def measure(
 def _measured(
     split: Callable[[Path], tuple[int, ...]], train_folder: Path
 ) -> tuple[float, float, tuple[int, ...]]:
-    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before_mb = _memory_mb("VmRSS")
     start = time.perf_counter()
     result = split(train_folder)
-    seconds = time.perf_counter() - start
-    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return seconds, (peak_kb - before_kb) / 1024, result
+    return time.perf_counter() - start, _memory_mb("VmHWM") - before_mb, result
+
+
+def _memory_mb(field: str) -> float:
+    """Read a field of Linux's /proc/self/status; getrusage counts what the parent used as well."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise ValueError(f"/proc/self/status has no {field}")
 
 
 if __name__ == "__main__":
