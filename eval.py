@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         Inference(device, args.infer_batch_size, args.num_workers),
         min_predictions=args.num_preds_to_save,
     )
-    logging.info(format_result(evaluation.result))
     provenance = commons.describe_model(args.resume_model) | network.architecture
-    write_results(evaluation, provenance | {"seed": args.seed} | software, run_folder)
+    provenance |= {"seed": args.seed} | software
+    logging.info(format_result(write_results(evaluation, provenance, run_folder)))
     if args.num_preds_to_save:
         save_pictures(run_folder, args.num_preds_to_save, args.save_only_wrong_preds)
     logging.info(f"Results are in {run_folder}")

@@ -34,6 +34,7 @@ def get_trained_model(backbone: str = "ResNet18", fc_output_dim: int = 32) -> Ge
 
     Raises:
         ValueError: If there is no such network.
+        FileNotFoundError: If it cannot be downloaded.
     """
     if int(fc_output_dim) not in TRAINED_DIMS.get(backbone, ()):
         raise ValueError(
@@ -44,7 +45,12 @@ def get_trained_model(backbone: str = "ResNet18", fc_output_dim: int = 32) -> Ge
     path = os.path.join(torch.hub.get_dir(), "checkpoints", name)
     if not os.path.exists(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        torch.hub.download_url_to_file(f"{RELEASE_URL}/{name}", path)
+        try:
+            torch.hub.download_url_to_file(f"{RELEASE_URL}/{name}", path)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"Cannot download {RELEASE_URL}/{name} ({error}): put it at {path}"
+            ) from None
     return load_network(path).eval()
 
 

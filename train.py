@@ -116,9 +116,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings={"args": flags, "index_digest": index.digest},
         run_folder=run_folder,
     )
-    test = test_best(run_folder, test_set, protocol, inference, args.num_preds_to_save)
-    provenance = commons.describe_model(run_folder / "best_model.pth") | network.architecture
-    write_results(test, provenance | {"seed": args.seed} | software, run_folder)
+    known = {"seed": args.seed} | software
+    test_best(run_folder, test_set, protocol, inference, args.num_preds_to_save, known)
     if args.num_preds_to_save:
         save_pictures(run_folder, args.num_preds_to_save, args.save_only_wrong_preds)
     logging.info(f"Model, checkpoint, metrics and results are in {run_folder}")
@@ -263,13 +262,20 @@ def check_finite(loss: float, epoch: int, iteration: int) -> None:
 
 
 def test_best(
-    run_folder: Path, test_set: EvalSet, protocol: Protocol, inference: Inference, num_preds: int
-) -> Evaluation:
-    """Evaluate the network of the best epoch; keep at least `num_preds` predictions."""
-    network = load_network(run_folder / "best_model.pth").eval().to(inference.device)
-    test = evaluate(network, test_set, protocol, inference, min_predictions=num_preds)
-    logging.info(f"Test of the best network: {format_result(test.result)}")
-    return test
+    run_folder: Path,
+    test_set: EvalSet,
+    protocol: Protocol,
+    inference: Inference,
+    num_preds: int,
+    provenance: dict[str, Any],
+) -> None:
+    """Evaluate the network of the best epoch; write results and `num_preds` predictions or more."""
+    best_model = run_folder / "best_model.pth"
+    network = load_network(best_model).eval().to(inference.device)
+    test = evaluate(network, test_set, protocol, inference, num_preds)
+    provenance = commons.describe_model(best_model) | network.architecture | provenance
+    result = write_results(test, provenance, run_folder)
+    logging.info(f"Test of the best network: {format_result(result)}")
 
 
 if __name__ == "__main__":

@@ -96,18 +96,29 @@ def evaluate(
 
 
 def format_result(result: dict[str, Any]) -> str:
-    """Return recalls and protocol as one line."""
+    """Return recalls and protocol as one line, with model, code and seed where they are known."""
     recalls = ", ".join(f"{name}: {recall:.1f}" for name, recall in result["recalls"].items())
     sizes = "; ".join(
         f"{role} {_format_sizes(sizes)}" for role, sizes in result["image_sizes"].items()
     )
     resize = "not resized" if result["resize"] == "none" else f"resized to {result['resize']}"
-    return (
-        f"{result['dataset']}: {recalls} | {result['num_queries']:,} queries "
+    protocol = (
+        f"{result['num_queries']:,} queries "
         f"({result['num_queries_without_positives']:,} without a positive, counted as misses), "
         f"{result['num_database']:,} database images, {result['positives']}, images {resize} "
         f"({sizes}), {result['descriptor_dim']}-D, {result['search']}"
     )
+    if "code_version" in result:
+        protocol += (
+            f", {_format_model(result)}, code {result['code_version']}, seed {result['seed']}"
+        )
+    return f"{result['dataset']}: {recalls} | {protocol}"
+
+
+def _format_model(result: dict[str, Any]) -> str:
+    if result["model_file"] is None:
+        return "untrained network"
+    return f"{result['model_file']} (SHA-256 {result['model_sha256'][:12]})"
 
 
 def _format_sizes(sizes: dict[str, int]) -> str:

@@ -20,16 +20,23 @@ PREDICTIONS_COLUMNS = (
 )
 
 
-def write_results(evaluation: Evaluation, provenance: dict[str, Any], folder: Path) -> None:
+def write_results(
+    evaluation: Evaluation, provenance: dict[str, Any], folder: Path
+) -> dict[str, Any]:
     """Write recalls with protocol and provenance, and every prediction.
 
     Args:
         evaluation: The evaluation.
         provenance: What it was measured with: model file, code version, seed. Plain values.
         folder: Folder of the run.
+
+    Returns:
+        What `results.json` holds.
     """
+    result = evaluation.result | provenance
     _write_predictions(evaluation, folder / "predictions.csv")
-    commons.write_json(evaluation.result | provenance, folder / "results.json")
+    commons.write_json(result, folder / "results.json")
+    return result
 
 
 def _write_predictions(evaluation: Evaluation, path: Path) -> None:
