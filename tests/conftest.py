@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from training_runs import SMALL
 
 import commons
 from datasets.image_paths import ImageName, format_image_name
@@ -102,3 +103,10 @@ def refused(
         return printed.err
 
     return run_refused
+
+
+@pytest.fixture
+def flags(datasets_folder: Path, tmp_path: Path) -> list[str]:
+    """Return the flags of a small training that writes below tmp_path."""
+    places = {"datasets_folder": datasets_folder, "cache_folder": tmp_path / "cache"}
+    return [*SMALL, *(f"--{key}={value}" for key, value in places.items())]

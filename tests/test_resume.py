@@ -1,0 +1,127 @@
+"""Training that is interrupted and continued."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import REPOSITORY, name, run, write_image
+from training_runs import SMALL, assert_same_state, metrics_of
+
+from model.checkpoints import load_network
+from model.files import read_checkpoint
+from train import main as train_main
+
+
+def test_killed_and_continued_training_equals_an_uninterrupted_one(flags, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    flags = [*flags, "--num_workers=1"]
+    assert run("train.py", *flags, "--save_dir", whole).returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *flags, "--save_dir", str(killed)],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while process.poll() is None:
+        time.sleep(0.01)
+        lines = killed / "metrics.jsonl"
+        if lines.exists() and lines.read_text().count("\n") >= 2:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "results.json").exists()
+    result = run("train.py", "--resume_train", killed / "last_checkpoint.pth")
+    assert result.returncode == 0, result.stderr
+    assert_same_state(killed, whole)
+    assert metrics_of(killed) == metrics_of(whole)
+    recalls, expected = (
+        json.loads((folder / "results.json").read_text())["recalls"] for folder in (killed, whole)
+    )
+    assert recalls == expected
+
+
+def test_longer_training_continues_a_finished_one(flags, tmp_path):
+    train_main([*flags, "--epochs_num=3", f"--save_dir={tmp_path / 'whole'}"])
+    train_main([*flags, "--epochs_num=2", f"--save_dir={tmp_path / 'parts'}"])
+    train_main([f"--resume_train={tmp_path / 'parts' / 'last_checkpoint.pth'}", "--epochs_num=3"])
+    assert_same_state(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "--M=15",
+        "--alpha=60",
+        "--N=4",
+        "--L=1",
+        "--groups_num=1",
+        "--fc_output_dim=8",
+        "--min_images_per_class=4",
+        "--backbone=ResNet50",
+        "--pooling=avg",
+        "--train_all_layers",
+        "--save_dir=elsewhere",
+    ],
+)
+def test_continuing_with_other_classes_or_network_is_refused(continued, change):
+    before = (continued / "metrics.jsonl").read_text()
+    with pytest.raises(ValueError, match=f"cannot be continued: {change.split('=')[0]} is "):
+        train_main([f"--resume_train={continued / 'last_checkpoint.pth'}", change])
+    assert (continued / "metrics.jsonl").read_text() == before
+
+
+@pytest.fixture(scope="module")
+def continued(datasets_folder, tmp_path_factory):
+    """Return the folder of a finished training of one epoch."""
+    folder = tmp_path_factory.mktemp("continued")
+    places = [f"--datasets_folder={datasets_folder}", f"--cache_folder={folder / 'cache'}"]
+    train_main([*SMALL, *places, "--epochs_num=1", f"--save_dir={folder / 'run'}"])
+    return folder / "run"
+
+
+def test_continuing_on_other_images_is_refused(continued, tmp_path):
+    for number in range(8):
+        write_image(tmp_path / "train" / name(1, 1, 1 + 30 * (number % 2), pano_id=f"{number}"))
+    with pytest.raises(ValueError, match="names of the training images have changed"):
+        train_main(
+            [
+                f"--resume_train={continued / 'last_checkpoint.pth'}",
+                f"--train_set_folder={tmp_path / 'train'}",
+                "--groups_num=2",
+                "--N=5",
+                "--L=2",
+            ]
+        )
+
+
+def test_best_model_is_no_checkpoint_to_continue_from(continued):
+    with pytest.raises(ValueError, match="--resume_train takes the last_checkpoint.pth"):
+        train_main([f"--resume_train={continued / 'best_model.pth'}"])
+
+
+def test_training_may_start_from_the_weights_of_a_network(continued, flags, tmp_path):
+    start = ["--resume_model", str(continued / "best_model.pth"), "--epochs_num=1"]
+    train_main([*flags, *start, "--fc_output_dim=999", f"--save_dir={tmp_path / 'run'}"])
+    assert load_network(tmp_path / "run" / "best_model.pth").out_dim == 16
+    assert json.loads((tmp_path / "run" / "args.json").read_text())["fc_output_dim"] == 16
+
+
+def test_continuing_may_change_learning_rates_and_precision(flags, tmp_path):
+    train_main([*flags, "--epochs_num=1", f"--save_dir={tmp_path / 'run'}"])
+    last = tmp_path / "run" / "last_checkpoint.pth"
+    more = ["--epochs_num=2", "--lr=1e-6", "--classifiers_lr=0.5", "--use_amp16"]
+    train_main([f"--resume_train={last}", *more])
+    state = read_checkpoint(last)
+    assert state["optimizer_state_dict"]["param_groups"][0]["lr"] == 1e-6
+    assert [adam["param_groups"][0]["lr"] for adam in state["optimizers_state_dict"]] == [0.5] * 2
+    assert state["args"]["lr"] == 1e-6 and state["scaler_state_dict"]["scale"] > 0
+
+
+def test_continuing_without_the_best_network_is_refused_at_once(continued, tmp_path):
+    (tmp_path / "last_checkpoint.pth").write_bytes((continued / "last_checkpoint.pth").read_bytes())
+    with pytest.raises(FileNotFoundError, match="no .*best_model.pth: it belongs to"):
+        train_main([f"--resume_train={tmp_path / 'last_checkpoint.pth'}"])
