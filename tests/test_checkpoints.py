@@ -4,12 +4,7 @@ import os
 
 import pytest
 import torch
-from state_dict_keys import (
-    BACKBONE_SHAPES,
-    descriptors_by_hand,
-    network_shapes,
-    random_state,
-)
+from state_dict_keys import BACKBONE_SHAPES, descriptors_by_hand, network_shapes, random_state
 
 from model import build_network
 from model.checkpoints import load_network

@@ -39,7 +39,7 @@ def results_of(folder):
 def by_hand(model_file, folder):
     """Compute descriptors and positions one image at a time, with the plainest code."""
     network = build_network("ResNet18", 24, backbone_weights="none").eval()
-    network.load_state_dict(torch.load(model_file))
+    network.load_state_dict(torch.load(model_file, weights_only=True))
     descriptors, positions = [], []
     for path in sorted(folder.iterdir()):
         image = torch.from_numpy(np.array(Image.open(path)) / 255).float().permute(2, 0, 1)

@@ -167,6 +167,6 @@ def test_torch_hub_in_another_process_folder_and_without_timm(tmp_path):
     assert channels == "1280"
     assert refusal.startswith("unknown.pth has a backbone that is none of ResNet18, ")
     assert "EfficientNet_Lite0 was not tried" in refusal
-    descriptors = torch.load(tmp_path / "descriptors.pth")
+    descriptors = torch.load(tmp_path / "descriptors.pth", weights_only=True)
     expected = descriptors_by_hand(state, make_images(), "ResNet18")
     torch.testing.assert_close(descriptors, expected, rtol=1e-4, atol=1e-5)
