@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = vars(args) | network.architecture
     run_folder = commons.make_run_folder(args.save_dir, "eval", flags)
     commons.setup_logging(run_folder)
-    logging.info(f"Evaluating {args.resume_model or 'the untrained network'} on {eval_set}")
+    architecture = ", ".join(f"{name} {value}" for name, value in network.architecture.items())
+    model = args.resume_model or "the untrained network"
+    logging.info(f"Evaluating {model} ({architecture}) on {eval_set}")
     evaluation = evaluate(
         network.eval().to(device),
         eval_set,

@@ -243,7 +243,12 @@ def _add_model(cli: argparse.ArgumentParser, is_training: bool) -> None:
 def _add_evaluation(cli: argparse.ArgumentParser) -> None:
     group = cli.add_argument_group("validation and test")
     add = group.add_argument
-    add("--image_size", type=positive_int, default=512, help="side of training images, in pixels")
+    add(
+        "--image_size",
+        type=positive_int,
+        default=512,
+        help="side of training images, in pixels; see --resize_test_imgs",
+    )
     add(
         "--resize_test_imgs",
         nargs="?",

@@ -65,10 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     index = load_index(
         args.train_set_folder or find_train_folder(args.dataset, root), params, args.cache_folder
     )
-    if args.dry_run:
-        logging.info(index.describe())
-        return
     index.require_groups(args.groups_num)
+    if args.dry_run:
+        logging.info(f"{index.describe()}\nTrained are groups 0 to {args.groups_num - 1}")
+        return
     val_set = load_test_set(named.val, root, args.val_set_folder)
     test_set = load_test_set(named.test, root, args.test_set_folder, args.queries_folder)
 
@@ -135,6 +135,9 @@ def open_run(
         folder = Path(flags["resume_train"]).parent
         commons.write_json(flags, folder / "args.json")
     commons.setup_logging(folder)
+    if checkpoint is not None:
+        logging.info(f"Continuing with epoch {training.epoch_num} of {flags['epochs_num']}")
+    logging.info(f"If interrupted, continue with --resume_train {folder / 'last_checkpoint.pth'}")
     return folder
 
 

@@ -110,6 +110,10 @@ def load_test_set(
 
 
 def _load_folder(root: Path, queries_folder: str | None) -> EvalSet:
+    if not (root / "database").is_dir():
+        raise FileNotFoundError(
+            f"{root} has no folder database: it must hold database/ and queries"
+        )
     if queries_folder is None:
         queries_folder = "queries_v1" if (root / "queries_v1").is_dir() else "queries"
     queries = root / queries_folder

@@ -8,6 +8,7 @@ import numpy as np
 from datasets.image_paths import ImagePaths
 
 FIELDS = {"UTM east": 1, "UTM north": 2, "heading": 9}  # name -> part of basename.split("@")
+_ZONE_FIELD = 3
 _NAMES_PER_BLOCK = 1 << 17  # bounds the memory to some tens of MB
 _EXACT_DIGITS = 15  # decimal integers below 10**15 are exact in float64
 _POWERS_OF_TEN = np.array([float(f"1e{n}") for n in range(_EXACT_DIGITS + 3)])
@@ -27,17 +28,9 @@ def read_numbers(
 
     Raises:
         ValueError: If a field is missing or not a finite number in some names; the message counts
-            them and shows three.
+            them and shows three. Or if the names are of several UTM zones.
     """
-    numbers = np.empty((len(fields), len(paths)))
-    for first in range(0, len(paths), _NAMES_PER_BLOCK):
-        block = slice(first, first + _NAMES_PER_BLOCK)
-        starts, ends = paths.starts[block], paths.ends[block]
-        origin = starts[0]
-        text = paths.blob[origin : ends[-1]]
-        bounds = _field_bounds(text, starts - origin, ends - origin, [FIELDS[f] for f in fields])
-        for row, (field_starts, field_ends) in zip(numbers, bounds, strict=True):
-            row[block] = _parse_decimals(text, field_starts, field_ends)
+    *numbers, zones = _read_fields(paths, [*(FIELDS[name] for name in fields), _ZONE_FIELD])
     problems = [
         f"{name} (field {FIELDS[name]} of the '@' name) is missing or not a number in "
         f"{len(bad):,} of {len(paths):,} images, for example "
@@ -47,6 +40,29 @@ def read_numbers(
     ]
     if problems:
         raise ValueError(f"Bad image names in {paths.folder}: " + "; ".join(problems))
+    zones, counts = np.unique(zones[np.isfinite(zones)], return_counts=True)
+    if len(zones) > 1:
+        found = ", ".join(
+            f"{count:,} in zone {zone:g}" for zone, count in zip(zones, counts, strict=True)
+        )
+        raise ValueError(
+            f"The images of {paths.folder} are of several UTM zones ({found}): their coordinates "
+            "cannot be compared; keep to one zone, or project all of them to one"
+        )
+    return np.stack(numbers)
+
+
+def _read_fields(paths: ImagePaths, fields: Sequence[int]) -> np.ndarray:
+    """Read fields by their numbers, NaN where there is none. float64 [len(fields), num_images]."""
+    numbers = np.empty((len(fields), len(paths)))
+    for first in range(0, len(paths), _NAMES_PER_BLOCK):
+        block = slice(first, first + _NAMES_PER_BLOCK)
+        starts, ends = paths.starts[block], paths.ends[block]
+        origin = starts[0]
+        text = paths.blob[origin : ends[-1]]
+        bounds = _field_bounds(text, starts - origin, ends - origin, fields)
+        for row, (field_starts, field_ends) in zip(numbers, bounds, strict=True):
+            row[block] = _parse_decimals(text, field_starts, field_ends)
     return numbers
 
 

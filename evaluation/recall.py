@@ -51,4 +51,5 @@ def compute_recalls(
     hits = np.stack(
         [np.isin(row, right) for row, right in zip(predictions, positives_per_query, strict=True)]
     )  # [num_queries, K]
-    return np.array([100 * hits[:, :n].any(axis=1).mean() for n in recall_values])
+    num_found = np.array([hits[:, :n].any(axis=1).sum() for n in recall_values])
+    return 100 * num_found / len(hits)

@@ -50,6 +50,8 @@ def compare_recalls(runs: Sequence[Path], results: Sequence[dict[str, Any]]) -> 
     table = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
     ]
+    if len({result["dataset"] for result in results}) > 1:
+        table.append("Different data sets: these recalls do not compare.")
     places = [f"Logs and predictions of {run.name}: {run}" for run in runs]
     places += [
         f"Pictures of {run.name}: {run / 'preds'}" for run in runs if (run / "preds").is_dir()

@@ -23,7 +23,7 @@ QUERY_COLOUR, RIGHT_COLOUR, WRONG_COLOUR = (70, 90, 200), (40, 160, 60), (210, 5
 
 
 def save_pictures(run_folder: Path, num_preds: int, only_wrong: bool = False) -> int:
-    """Write RUN_FOLDER/preds/<query number>.jpg for the queries of a run.
+    """Write RUN_FOLDER/preds/<query number>.jpg for the queries of a run, instead of older ones.
 
     Args:
         run_folder: Holds the `predictions.csv` of an evaluation.
@@ -43,6 +43,8 @@ def save_pictures(run_folder: Path, num_preds: int, only_wrong: bool = False) ->
         )
     pictures_folder = run_folder / "preds"
     pictures_folder.mkdir(exist_ok=True)
+    for old in pictures_folder.glob("*.jpg"):
+        old.unlink()
     num_pictures = 0
     for rows in _read_queries(predictions_file):
         if only_wrong and rows[0]["correct"] == "1":
@@ -88,7 +90,7 @@ def _tile(path: str, text: str, colour: tuple[int, int, int]) -> Image.Image:
 
 def _format_metres(distance_m: float) -> str:
     if distance_m < 1000:
-        return f"{distance_m:.0f} m"
+        return f"{distance_m:.1f} m"
     return f"{distance_m / 1000:.1f} km"
 
 
@@ -102,10 +104,12 @@ def _read_queries(path: Path) -> Iterator[list[dict[str, str]]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the pictures of a run that is over."""
     cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cli.add_argument("run_folder", type=Path)
-    cli.add_argument("--num_preds", type=int, default=3)
-    cli.add_argument("--only_wrong", action="store_true")
+    cli.add_argument("run_folder", type=Path, help="folder with a predictions.csv")
+    cli.add_argument("--num_preds", type=int, default=3, help="predictions a picture (default: 3)")
+    cli.add_argument("--only_wrong", action="store_true", help="only where the first one is wrong")
     args = cli.parse_args(argv)
+    if args.num_preds < 1:
+        cli.error(f"--num_preds must be at least 1, it is {args.num_preds}")
     num_pictures = save_pictures(args.run_folder, args.num_preds, args.only_wrong)
     logging.info(f"{num_pictures} pictures are in {args.run_folder / 'preds'}")
 

@@ -28,6 +28,13 @@ def test_recalls_stand_side_by_side(tmp_path, caplog):
     assert "Pictures of before" not in caplog.text
 
 
+def test_different_data_sets_are_pointed_out(tmp_path, caplog):
+    runs = [make_run(tmp_path / name, name, {"R@1": 50.0}) for name in ("v1", "v2")]
+    with caplog.at_level("INFO"):
+        main(runs)
+    assert "Different data sets: these recalls do not compare" in caplog.text
+
+
 def test_unfinished_runs_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no .*results.json: was that run finished"):
         main([str(tmp_path)])

@@ -143,7 +143,7 @@ def test_pictures_show_each_query_or_only_the_wrong_ones(flags, tmp_path):
         ),
         (["--dataset=mini_city_test_v1", "--resume=text.pth"], 1, "text.pth is not a checkpoint"),
         (["--dataset=sf_xl_test_v1"], 1, "https://forms.gle/"),
-        (["--test_set_folder=gone"], 1, "gone/database does not exist"),
+        (["--test_set_folder=gone"], 1, "gone has no folder database"),
         (["--dataset=mini_city_test_v1", "--resize_test_imgs=big"], 2, "A resize rule is"),
         (["--dataset=paris"], 2, "invalid choice: 'paris'"),
         ([], 2, "either --dataset NAME or --test_set_folder FOLDER"),

@@ -39,6 +39,7 @@ def test_one_name_and_many_are_read_alike(tmp_path):
     names = []
     for num_fields in (3, 7, 8, 9, 10, 11, 14, 15, 17):
         fields = [str(number) for number in rng.integers(1, 360, num_fields)]
+        fields[2] = "10"  # all in one UTM zone
         names.append("@".join(["", *fields]) + ".jpg")
     single = [parse_image_name(name) for name in names]
     numbers = read_numbers(list_names(tmp_path, names))
@@ -47,6 +48,13 @@ def test_one_name_and_many_are_read_alike(tmp_path):
     assert len(with_heading) == 5, "those where field 9 is not the last part"
     with pytest.raises(ValueError, match="in 4 of 9 images"):
         read_numbers(list_names(tmp_path / "again", names), ("heading",))
+
+
+def test_several_utm_zones_are_refused(tmp_path):
+    names = [f"@1@2@{zone}@S@@@pano{i}@@30@@@@@@.jpg" for i, zone in enumerate([10, 10, 11, ""])]
+    with pytest.raises(ValueError, match=r"UTM zones \(2 in zone 10, 1 in zone 11\)"):
+        read_numbers(list_names(tmp_path, names))
+    assert read_numbers(list_names(tmp_path / "one", names[:2] + names[3:])).shape == (2, 3)
 
 
 def test_names_are_read_across_blocks(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from reports.pictures import (
     RIGHT_COLOUR,
     TILE_HEIGHT_PX,
     WRONG_COLOUR,
+    main,
     save_pictures,
 )
 
@@ -54,12 +55,21 @@ def test_frames_and_images_stand_side_by_side(run_folder):
     assert (text.min(axis=2) < 150).any(), "there is something written below"
 
 
-def test_only_wrong_ones_and_fewer_predictions(run_folder):
+def test_only_wrong_ones_and_fewer_predictions_replace_older_pictures(run_folder):
+    save_pictures(run_folder, 2)
     assert save_pictures(run_folder, 1, only_wrong=True) == 1
     (file,) = (run_folder / "preds").iterdir()
     assert file.name == "00001.jpg"
     width = Image.open(file).width
     assert width == 3 * TILE_HEIGHT_PX + 4 * FRAME_PX + 3 * MARGIN_PX, "the query is twice as wide"
+
+
+def test_command_line(run_folder, capsys):
+    main([str(run_folder), "--num_preds", "2"])
+    assert len(list((run_folder / "preds").iterdir())) == 2
+    with pytest.raises(SystemExit) as exit_code:
+        main([str(run_folder), "--num_preds", "0"])
+    assert exit_code.value.code == 2 and "must be at least 1" in capsys.readouterr().err
 
 
 def test_run_without_predictions_is_refused(tmp_path):

@@ -12,6 +12,8 @@ def test_hand_made_example():
     positives = [np.array([4, 7]), np.array([0]), np.array([5]), np.array([], int)]
     recalls = compute_recalls(predictions, positives, (1, 2, 3, 20))
     assert recalls.tolist() == [25.0, 25.0, 50.0, 50.0]
+    half = [positives[0]] * 111 + [positives[3]] * 89
+    assert compute_recalls(predictions[:1].repeat(200, axis=0), half, (1,)).tolist() == [55.5]
 
 
 def test_disagreeing_inputs_are_refused():

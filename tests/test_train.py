@@ -156,7 +156,7 @@ def test_names_without_heading_are_counted(flags, tmp_path, refused):
         ),
         ("--resume_model=gone.pth", 1, "There is no checkpoint gone.pth"),
         ("--resume_train=gone.pth", 1, "There is no checkpoint gone.pth"),
-        ("--val_set_folder=gone", 1, "gone/database does not exist"),
+        ("--val_set_folder=gone", 1, "gone has no folder database"),
         ("--backbone_weights=gone.pth", 1, "--backbone_weights: There is no checkpoint gone.pth"),
         ("--save_dir=used", 1, "used already holds a run"),
     ],

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
             params = replace(params, image_size_px=args.image_size)
         is_new = generate(args.folder, params, args.seed, args.num_workers, args.overwrite)
     except (FileExistsError, ValueError) as error:
-        _logger.error("%s", error)
+        _logger.error("Error: %s", error)
         return 2
     if is_new:
         _logger.info("Wrote the mini city to %s/processed", args.folder)
