@@ -61,10 +61,10 @@ def test_mixed_precision_takes_the_same_path(flags, tmp_path, amp_dtype):
 
 
 def test_training_lowers_the_loss_and_leaves_frozen_layers_alone(flags, tmp_path):
-    longer = ["--groups_num=1", "--iterations_per_epoch=25", "--epochs_num=3"]
+    longer = ["--groups_num=1", "--iterations_per_epoch=25", "--epochs_num=6"]
     train_main([*flags, *longer, f"--save_dir={tmp_path / 'run'}"])
     losses = [line["loss"] for line in metrics_of(tmp_path / "run")]
-    assert losses[2] < 0.8 * losses[0], losses
+    assert losses[-1] < 0.8 * losses[0], losses
     commons.seed_everything(0)
     start = build_network("ResNet18", 16, backbone_weights="none").state_dict()
     end = read_checkpoint(tmp_path / "run" / "last_checkpoint.pth")["model_state_dict"]
