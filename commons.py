@@ -20,10 +20,7 @@ import torch
 
 VERSION = "0.1.0"
 T = TypeVar("T")
-USER_ERRORS = (
-    ValueError,
-    OSError,
-)  # bad data, missing files; their text is a sentence for the user
+USER_ERRORS = (ValueError, OSError)  # bad data, missing files: their text is a sentence
 
 
 def run_command(main: Callable[[], None]) -> None:

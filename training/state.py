@@ -51,7 +51,7 @@ class Training:
 
     def _adam(self, module: torch.nn.Module, learning_rate: float) -> Adam:
         parameters = [p for p in module.parameters() if p.requires_grad]
-        is_fused = self.device.type in ("cpu", "cuda")  # one pass over the weights, 5x faster
+        is_fused = self.device.type in ("cpu", "cuda")  # one pass over the weights
         return Adam(parameters, learning_rate, fused=is_fused)
 
     @property
