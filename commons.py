@@ -148,11 +148,12 @@ def describe_software() -> dict[str, str]:
     }
 
 
-def describe_model(path: str | os.PathLike | None) -> dict[str, str | None]:
-    """Return the file of a model and its SHA-256; None for an untrained one."""
+def describe_model(path: str | os.PathLike) -> dict[str, str]:
+    """Return the file of a model and its SHA-256."""
     return {
-        "model_file": path and os.fspath(path),
-        "model_sha256": path and _file_hash(path),
+        "model": os.fspath(path),
+        "model_file": os.fspath(path),
+        "model_sha256": _file_hash(path),
     }
 
 

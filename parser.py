@@ -5,6 +5,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from flags.evaluation import add_evaluation_flags, check_evaluation_flags
+from flags.training import add_training_flags
+from flags.types import not_negative_int, positive_float, positive_int
+
 BACKBONES = [
     "ResNet18",
     "ResNet50",
@@ -24,18 +28,6 @@ BACKBONES = [
 ]
 POOLINGS = ("gem", "avg", "max")
 TRAIN_SETS = ("sf_xl", "sf_xl_raw", "sf_xl_small", "mini_city")
-TEST_SETS = [
-    "sf_xl_val",
-    "sf_xl_test_v1",
-    "sf_xl_test_v2",
-    "sf_xl_test_night",
-    "sf_xl_test_occlusion",
-    "sf_xl_small_val",
-    "sf_xl_small_test",
-    "mini_city_val",
-    "mini_city_test_v1",
-    "mini_city_test_v2",
-]
 
 
 def parse_arguments(
@@ -56,136 +48,29 @@ def parse_arguments(
         allow_abbrev=False,
     )
     if is_training:
-        _add_groups(cli)
-        _add_training(cli)
-        _add_augmentation(cli)
+        add_training_flags(cli)
     _add_data(cli, is_training)
     _add_model(cli, is_training)
     _add_evaluation(cli)
+    if not is_training:
+        add_evaluation_flags(cli)
     _add_run(cli)
     known = {action.dest for action in cli._actions}
     cli.set_defaults(**{key: value for key, value in (defaults or {}).items() if key in known})
     args = cli.parse_args(argv)
-    if not is_training and bool(args.dataset) == bool(args.test_set_folder):
-        cli.error("say what to evaluate on: either --dataset NAME or --test_set_folder FOLDER")
     if args.queries_folder and not args.test_set_folder:
         cli.error("--queries_folder goes with --test_set_folder; a --dataset has its own queries")
+    if not is_training:
+        check_evaluation_flags(cli, args)
     return args
-
-
-def positive_int(text: str) -> int:
-    """Read a whole number above 0."""
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
-
-
-def not_negative_int(text: str) -> int:
-    """Read a whole number, 0 or above."""
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, not {value}")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """Read a finite number above 0."""
-    if not 0 < (value := float(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, not {value}")
-    return value
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults where there are any."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        has_default = action.default is not None and action.default is not False
+        has_default = action.default not in (None, False, [])
         return super()._get_help_string(action) if has_default else action.help
-
-
-def _add_groups(cli: argparse.ArgumentParser) -> None:
-    group = cli.add_argument_group("classes and groups (paper, section 3.2)")
-    add = group.add_argument
-    add("--M", type=positive_int, default=10, help="side of a cell, in metres")
-    add("--alpha", type=positive_int, default=30, help="range of headings of a class, in degrees")
-    add(
-        "--N",
-        type=positive_int,
-        default=5,
-        help="classes of a group are N cells apart, east and north",
-    )
-    add("--L", type=positive_int, default=2, help="classes of a group are L heading ranges apart")
-    add(
-        "--groups_num",
-        type=positive_int,
-        default=8,
-        help="how many of the N*N*L groups to train on",
-    )
-    add(
-        "--min_images_per_class",
-        type=not_negative_int,
-        default=10,
-        help="classes with fewer images are dropped",
-    )
-    add("--dry_run", action="store_true", help="print the groups and stop")
-    add(
-        "--cache_folder",
-        default="cache",
-        help="where the split of a training folder into classes is kept",
-    )
-
-
-def _add_training(cli: argparse.ArgumentParser) -> None:
-    group = cli.add_argument_group("training")
-    add = group.add_argument
-    add("--batch_size", type=positive_int, default=32, help="images per iteration")
-    add(
-        "--epochs_num",
-        type=positive_int,
-        default=50,
-        help="epochs; epoch t trains group t mod groups_num",
-    )
-    add("--iterations_per_epoch", type=positive_int, default=10000, help="iterations of an epoch")
-    add("--lr", type=positive_float, default=1e-5, help="learning rate of the network (Adam)")
-    add(
-        "--classifiers_lr",
-        type=positive_float,
-        default=0.01,
-        help="learning rate of the CosFace heads",
-    )
-    add("--use_amp16", action="store_true", help="16-bit automatic mixed precision")
-    add(
-        "--amp_dtype",
-        choices=("fp16", "bf16"),
-        default="fp16",
-        help="the 16-bit type of --use_amp16",
-    )
-    add(
-        "--resume_train",
-        metavar="CHECKPOINT",
-        help="continue a run from its last_checkpoint.pth, in its folder, with its flags",
-    )
-
-
-def _add_augmentation(cli: argparse.ArgumentParser) -> None:
-    group = cli.add_argument_group("augmentation")
-    add = group.add_argument
-    add(
-        "--augmentation_device",
-        choices=("auto", "cuda", "cpu"),
-        default="auto",
-        help="cpu augments in the loader's workers, cuda on the training device; "
-        "auto is cuda where training runs there",
-    )
-    add("--brightness", type=float, default=0.7, help="factor within 1 +- this")
-    add("--contrast", type=float, default=0.7, help="factor within 1 +- this")
-    add("--saturation", type=float, default=0.7, help="factor within 1 +- this")
-    add("--hue", type=float, default=0.5, help="shift within +- this, in turns, at most 0.5")
-    add(
-        "--random_resized_crop",
-        type=float,
-        default=0.5,
-        help="a crop covers at least 1 - this of the image's area",
-    )
 
 
 def _add_data(cli: argparse.ArgumentParser, is_training: bool) -> None:
@@ -202,12 +87,20 @@ def _add_data(cli: argparse.ArgumentParser, is_training: bool) -> None:
         add("--train_set_folder", help="folder with training images, instead of the dataset's")
         add("--val_set_folder", help="folder with database/ and queries/, instead of the dataset's")
     else:
-        add("--dataset", choices=TEST_SETS, metavar="NAME", help="test set: %(choices)s")
+        add(
+            "--dataset",
+            "--datasets",
+            nargs="+",
+            default=[],
+            metavar="NAME",
+            help="test sets by name, or 'all': all that are below the datasets folder",
+        )
     add("--test_set_folder", help="folder with database/ and queries, instead of the dataset's")
     add(
         "--queries_folder",
+        nargs=None if is_training else "+",
         help="folder of the queries of --test_set_folder: a name inside it, or a path "
-        "(queries_v1 if it is there, else queries)",
+        "(queries_v1 if it is there, else queries)" + ("" if is_training else "; or several"),
     )
     add(
         "--datasets_folder",
@@ -227,6 +120,14 @@ def _add_model(cli: argparse.ArgumentParser, is_training: bool) -> None:
         help="weights of a whole network, ours or published; backbone, pooling and dimension are "
         "read from it" + ("" if is_training else "; without it, the network before training"),
     )
+    if not is_training:
+        add(
+            "--model",
+            metavar="SPEC",
+            help="any other model(images) -> [B, D]: hub:OWNER/NAME[:REF]:ENTRY, hub:FOLDER:ENTRY, "
+            "MODULE:FUNCTION or FILE.py:FUNCTION, with :KEY=VALUE for every argument (runs that "
+            "code), torchscript:FILE or onnx:FILE",
+        )
     add("--backbone", choices=BACKBONES, default="ResNet18", help="the convolutional part")
     add(
         "--backbone_weights",
@@ -253,17 +154,17 @@ def _add_evaluation(cli: argparse.ArgumentParser) -> None:
         "--resize_test_imgs",
         nargs="?",
         const="",
-        default="none",
         metavar="{none,SIDE,HxW}",
         help="resize database and queries: shorter side in pixels, or height x width; "
-        "without a value, shorter side to --image_size",
+        "without a value, shorter side to --image_size (default: as the test set prescribes, none "
+        "for all of the paper's)",
     )
     add("--infer_batch_size", type=positive_int, default=16, help="images per batch, of equal size")
     add(
         "--positive_dist_threshold",
         type=positive_float,
-        default=25.0,
-        help="largest distance of a right prediction, in metres",
+        help="largest distance of a right prediction, in metres (default: that of the test set, 25 "
+        "for all of the paper's)",
     )
     add(
         "--recall_values",

@@ -20,15 +20,16 @@ from tqdm import tqdm
 
 import commons
 from datasets.augmentations import Augmentation, AugmentationParams
-from datasets.catalog import TRAIN_SETS, find_train_folder, load_test_set
+from datasets.catalog import TRAIN_SETS, find_train_folder
 from datasets.class_index import load_index
 from datasets.eval_dataset import EvalSet
+from datasets.eval_sets import Labels, load_test_set
 from datasets.partition import PartitionParams
 from datasets.train_dataset import GroupSampler, TrainDataset, collate
 from evaluation import Evaluation, Protocol, evaluate
 from evaluation.descriptors import Inference
-from evaluation.protocol import format_result
-from evaluation.results import write_results
+from evaluation.results import NUM_RANKED, write_results
+from evaluation.tables import format_result
 from model import GeoLocalizationNet, build_network
 from model.checkpoints import load_network, network_of
 from model.files import read_checkpoint, save_atomically
@@ -56,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with commons.usage_errors():
         params = commons.from_flags(PartitionParams, args)
         augmentation = Augmentation(commons.from_flags(AugmentationParams, args))
-        resize = args.resize_test_imgs or str(args.image_size)
-        protocol = Protocol(args.positive_dist_threshold, tuple(args.recall_values), resize)
+        resize = str(args.image_size) if args.resize_test_imgs == "" else args.resize_test_imgs
+        protocol = Protocol(tuple(args.recall_values), resize)
         device = commons.choose_device(args.device)
     software = commons.describe_software()
 
@@ -69,8 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         logging.info(f"{index.describe()}\nTrained are groups 0 to {args.groups_num - 1}")
         return
-    val_set = load_test_set(named.val, root, args.val_set_folder)
-    test_set = load_test_set(named.test, root, args.test_set_folder, args.queries_folder)
+    labels = Labels(args.positive_dist_threshold)
+    val_set = load_test_set(named.val, root, args.val_set_folder, labels=labels)
+    test_set = load_test_set(named.test, root, args.test_set_folder, args.queries_folder, labels)
 
     commons.seed_everything(args.seed)
     start = args.resume_train or args.resume_model
@@ -275,9 +277,10 @@ def test_best(
     """Evaluate the network of the best epoch; write results and `num_preds` predictions or more."""
     best_model = run_folder / "best_model.pth"
     network = load_network(best_model).eval().to(inference.device)
-    test = evaluate(network, test_set, protocol, inference, num_preds)
+    num_listed = max(*protocol.recall_values, num_preds)
+    test = evaluate(network, test_set, protocol, inference, max(num_listed, NUM_RANKED))
     provenance = commons.describe_model(best_model) | network.architecture | provenance
-    result = write_results(test, provenance, run_folder)
+    result = write_results(test, provenance, run_folder, num_listed)
     logging.info(f"Test of the best network: {format_result(result)}")
 
 

@@ -1,21 +1,35 @@
-"""Names of data sets: which folders they stand for, and what to do when they are not there."""
+"""Names of data sets: their folders, protocols and known counts, and what to do without them."""
 
+import difflib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from datasets.eval_dataset import EvalSet, load_eval_set
+DATABASE_FOLDERS = ("database", "gallery")
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """A set to evaluate on, relative to the datasets folder."""
+    """A set to evaluate on, and the protocol that its published recalls are measured by."""
 
     __test__ = False  # not a test, though pytest would think so
 
-    folder: str
+    folders: tuple[str, ...]  # below the datasets folder; the first one that is there counts
     queries: str = "queries"
-    database: str = "database"
+    database: tuple[str, ...] = DATABASE_FOLDERS
+    num_database: int | None = None  # known counts; others are warned of
+    num_queries: int | None = None
+    threshold_m: float = 25.0  # a database image this near is a positive
+    frames: int | None = None  # positives by frame number instead: at most so many frames away
+    every_nth_query: int = 1
+    only_official_queries: bool = False  # of MSLS; those without positives are left out
+    per_city: bool = False  # search only the city of the query
+    resize: str = "none"  # see evaluation.descriptors.parse_resize
+    protocol: str = "all queries"
+    paper_column: str | None = None  # in the tables of the CosPlace paper
+    how_to_get: str = ""  # {datasets_folder} is filled in
 
 
 @dataclass(frozen=True)
@@ -41,18 +55,133 @@ To try CosPlace without SF-XL: make demo. Or make a small city and train on it:
       --backbone EfficientNet_Lite0 --image_size 128 --train_all_layers --lr 5e-4 \\
       --epochs_num 8 --iterations_per_epoch 60"""
 _MINI_CITY_HOW = "Make it with: python -m datasets.mini_city --folder {datasets_folder}/mini_city"
+_FORMATTED_HOW = """Its images are brought into this tree and into '@' names by
+https://github.com/gmberton/VPR-datasets-downloader; gallery/ is accepted for database/.
+Elsewhere on disk: --datasets_folder FOLDER, the environment variable DATASETS_FOLDER, or
+--test_set_folder FOLDER --queries_folder NAME."""
+_OFFICIAL_MSLS_HOW = (
+    _FORMATTED_HOW
+    + """
+Which queries are official is read from the metadata of MSLS, in {datasets_folder}/msls/train_val/
+or {datasets_folder}/mapillary_sls/train_val/: <city>/query/subtask_index.csv and raw.csv."""
+)
 
+
+def _formatted(name: str, split: str = "test", **fields: Any) -> TestSet:
+    """Describe a set that VPR-datasets-downloader formats."""
+    folders = (f"{name}/images/{split}", f"{name}/{split}")
+    return TestSet(folders, **({"how_to_get": _FORMATTED_HOW} | fields))
+
+
+def _sf_xl_test(condition: str, num_queries: int, paper_column: str | None = None) -> TestSet:
+    return TestSet(
+        ("sf_xl/processed/test",),
+        f"queries_{condition}",
+        num_database=2_805_840,
+        num_queries=num_queries,
+        paper_column=paper_column,
+        how_to_get=_SF_XL_HOW,
+    )
+
+
+def _svox(condition: str, num_queries: int) -> TestSet:
+    return _formatted("svox", queries=condition, num_database=17_166, num_queries=num_queries)
+
+
+def _mini_city(split: str, queries: str = "queries") -> TestSet:
+    return TestSet((f"mini_city/processed/{split}",), queries, how_to_get=_MINI_CITY_HOW)
+
+
+_SF_XL_VAL_COUNTS = {"num_database": 8_015, "num_queries": 7_983, "how_to_get": _SF_XL_HOW}
 TEST_SETS = {
-    "sf_xl_val": TestSet("sf_xl/processed/val"),
-    "sf_xl_test_v1": TestSet("sf_xl/processed/test", "queries_v1"),
-    "sf_xl_test_v2": TestSet("sf_xl/processed/test", "queries_v2"),
-    "sf_xl_test_night": TestSet("sf_xl/processed/test", "queries_night"),
-    "sf_xl_test_occlusion": TestSet("sf_xl/processed/test", "queries_occlusion"),
-    "sf_xl_small_val": TestSet("sf_xl/small/val"),
-    "sf_xl_small_test": TestSet("sf_xl/small/test", "queries_v1"),
-    "mini_city_val": TestSet("mini_city/processed/val"),
-    "mini_city_test_v1": TestSet("mini_city/processed/test", "queries_v1"),
-    "mini_city_test_v2": TestSet("mini_city/processed/test", "queries_v2"),
+    "sf_xl_val": TestSet(("sf_xl/processed/val",), **_SF_XL_VAL_COUNTS),
+    "sf_xl_test_v1": _sf_xl_test("v1", 1_000, "SF-XL test v1"),
+    "sf_xl_test_v2": _sf_xl_test("v2", 598, "SF-XL test v2"),
+    "sf_xl_test_night": _sf_xl_test("night", 466),
+    "sf_xl_test_occlusion": _sf_xl_test("occlusion", 76),
+    "sf_xl_small_val": TestSet(("sf_xl/small/val",), **_SF_XL_VAL_COUNTS),
+    "sf_xl_small_test": TestSet(
+        ("sf_xl/small/test",),
+        "queries_v1",
+        num_database=27_191,
+        num_queries=1_000,
+        protocol="the small database: its recalls are far above those of sf_xl_test_v1",
+        how_to_get=_SF_XL_HOW,
+    ),
+    "pitts30k": _formatted(
+        "pitts30k", num_database=10_000, num_queries=6_816, paper_column="Pitts30k"
+    ),
+    "pitts30k_val": _formatted("pitts30k", "val", num_database=10_000, num_queries=7_608),
+    "pitts30k_train": _formatted("pitts30k", "train", num_database=10_000, num_queries=7_416),
+    "pitts250k": _formatted(
+        "pitts250k", num_database=83_952, num_queries=8_280, paper_column="Pitts250k"
+    ),
+    "tokyo247": _formatted(
+        "tokyo247", num_database=75_984, num_queries=315, paper_column="Tokyo 24/7"
+    ),
+    "msls_val": _formatted(
+        "msls",
+        "val",
+        num_database=18_871,
+        num_queries=11_084,
+        protocol="all queries of Copenhagen and San Francisco, the paper's; not the official 740",
+        paper_column="MSLS",
+    ),
+    "msls_val_740": _formatted(
+        "msls",
+        "val",
+        num_database=18_871,
+        num_queries=740,
+        only_official_queries=True,
+        protocol="the official queries that have positives, both cities searched together",
+        how_to_get=_OFFICIAL_MSLS_HOW,
+    ),
+    "msls_test": _formatted(
+        "msls", per_city=True, protocol="all queries, each searched in its own city"
+    ),
+    "st_lucia": _formatted(
+        "st_lucia", num_database=1_549, num_queries=1_464, paper_column="St Lucia"
+    ),
+    "eynsham": _formatted("eynsham", num_database=23_935, num_queries=23_935),
+    "nordland": _formatted(
+        "nordland",
+        num_database=27_592,
+        num_queries=27_592,
+        protocol="winter queries, summer database, 10 frames (25 mock metres)",
+    ),
+    "nordland_1f": _formatted(
+        "nordland",
+        queries="database",
+        database=("queries",),
+        num_database=27_592,
+        num_queries=2_760,
+        frames=1,
+        every_nth_query=10,
+        protocol="every 10th summer image as query, winter database, 1 frame",
+    ),
+    "nordland_2f": _formatted(
+        "nordland_3450",
+        num_database=3_450,
+        num_queries=3_450,
+        frames=2,
+        protocol="3,450 winter queries, 3,450 summer images, 2 frames",
+    ),
+    "amstertime": _formatted(
+        "amstertime",
+        num_database=1_231,
+        num_queries=1_231,
+        protocol="one positive each: positions are mock ones, 1 km apart",
+    ),
+    "svox": _svox("queries", 14_278),
+    "svox_night": _svox("queries_night", 823),
+    "svox_overcast": _svox("queries_overcast", 872),
+    "svox_rain": _svox("queries_rain", 937),
+    "svox_snow": _svox("queries_snow", 870),
+    "svox_sun": _svox("queries_sun", 854),
+    "san_francisco": _formatted("san_francisco", num_queries=598),
+    "mini_city_val": _mini_city("val"),
+    "mini_city_test_v1": _mini_city("test", "queries_v1"),
+    "mini_city_test_v2": _mini_city("test", "queries_v2"),
 }
 TRAIN_SETS = {
     "sf_xl": TrainSet("sf_xl/processed/train", "sf_xl_val", "sf_xl_test_v1", _SF_XL_HOW),
@@ -64,6 +193,14 @@ TRAIN_SETS = {
 }
 
 
+@dataclass(frozen=True)
+class FoundSet:
+    """Where the images of a test set are."""
+
+    database: Path
+    queries: Path
+
+
 def find_train_folder(name: str, datasets_folder: str | os.PathLike) -> Path:
     """Return the folder of a training set.
 
@@ -71,60 +208,65 @@ def find_train_folder(name: str, datasets_folder: str | os.PathLike) -> Path:
         ValueError: If the name is unknown.
         FileNotFoundError: If the folder is not there; says how to get it.
     """
-    if name not in TRAIN_SETS:
-        raise ValueError(f"Unknown training set '{name}': choose from {', '.join(TRAIN_SETS)}")
-    folder = Path(datasets_folder).resolve() / TRAIN_SETS[name].folder
-    _check_exists(name, folder, datasets_folder, TRAIN_SETS[name].how_to_get)
+    train_set = _look_up(name, TRAIN_SETS, "training set")
+    folder = Path(datasets_folder).resolve() / train_set.folder
+    if not folder.is_dir():
+        how_to_get = train_set.how_to_get.format(datasets_folder=datasets_folder)
+        raise FileNotFoundError(f"The data set {name} is not at {folder}\n{how_to_get}")
     return folder
 
 
-def load_test_set(
-    name: str | None,
-    datasets_folder: str | os.PathLike,
-    folder: str | os.PathLike | None = None,
-    queries_folder: str | None = None,
-) -> EvalSet:
-    """List the database and the queries of a set, by name or in a folder of the user's.
-
-    Args:
-        name: Key of TEST_SETS; not looked at if there is a folder.
-        datasets_folder: Where sets are looked for by name.
-        folder: Holds `database/`, and usually the queries.
-        queries_folder: Where the queries of `folder` are: a name inside it or a path. If None,
-            `queries_v1` if there is one, else `queries`.
+def find_test_set(name: str, datasets_folder: str | os.PathLike) -> FoundSet:
+    """Return the folders of a test set.
 
     Raises:
-        ValueError: If the name is unknown, or file names lack UTM positions.
-        FileNotFoundError: If a folder is not there or empty; says how to get a named set.
+        ValueError: If the name is unknown.
+        FileNotFoundError: If a folder is not there; shows the expected tree, says how to get it.
     """
-    if folder is not None:
-        return _load_folder(Path(folder).resolve(), queries_folder)
-    if name not in TEST_SETS:
-        raise ValueError(f"Unknown test set '{name}': choose from {', '.join(TEST_SETS)}")
-    test_set = TEST_SETS[name]
-    how_to_get = _MINI_CITY_HOW if name.startswith("mini_city") else _SF_XL_HOW
-    root = Path(datasets_folder).resolve() / test_set.folder
-    for part in (test_set.database, test_set.queries):
-        _check_exists(name, root / part, datasets_folder, how_to_get)
-    return load_eval_set(name, root / test_set.database, root / test_set.queries)
+    test_set = look_up_test_set(name)
+    root = Path(datasets_folder).resolve()
+    places = [root / folder for folder in test_set.folders]
+    found = next((place for place in places if place.is_dir()), None)
+    database = found and find_database(found, test_set.database)
+    if database and (found / test_set.queries).is_dir():
+        return FoundSet(database, found / test_set.queries)
+    if found is None:
+        missing = f"is not at {' or '.join(map(str, places))}"
+    else:
+        missing = f"has no {test_set.queries if database else test_set.database[0]}/ in {found}"
+    tree = "\n".join(f"  {places[0]}/{part}/" for part in (test_set.database[0], test_set.queries))
+    how_to_get = test_set.how_to_get.format(datasets_folder=datasets_folder)
+    raise FileNotFoundError(
+        f"The data set {name} {missing}\nIt is evaluated on\n{tree}\n{how_to_get}"
+    )
 
 
-def _load_folder(root: Path, queries_folder: str | None) -> EvalSet:
-    if not (root / "database").is_dir():
-        raise FileNotFoundError(
-            f"{root} has no folder database: it must hold database/ and queries"
-        )
-    if queries_folder is None:
-        queries_folder = "queries_v1" if (root / "queries_v1").is_dir() else "queries"
-    queries = root / queries_folder
-    if not queries.is_dir() and Path(queries_folder).is_dir():
-        queries = Path(queries_folder).resolve()
-    return load_eval_set("/".join((*root.parts[-2:], queries.name)), root / "database", queries)
+def find_database(folder: Path, names: tuple[str, ...] = DATABASE_FOLDERS) -> Path | None:
+    """Return the sub-folder with the database, if there is one."""
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
 
 
-def _check_exists(
-    name: str, folder: Path, datasets_folder: str | os.PathLike, how_to_get: str
-) -> None:
-    if not folder.is_dir():
-        how_to_get = how_to_get.format(datasets_folder=datasets_folder)
-        raise FileNotFoundError(f"The data set {name} is not at {folder}\n{how_to_get}")
+def look_up_test_set(name: str) -> TestSet:
+    """Return the description of a test set; raises a ValueError that lists names near to it."""
+    return _look_up(name, TEST_SETS, "test set")
+
+
+def _look_up(name: str, table: Mapping[str, Any], kind: str) -> Any:
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=5, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}? All are: " if near else "choose from "
+    raise ValueError(f"Unknown {kind} '{name}': {hint}{', '.join(table)}")
+
+
+def describe_counts(test_set: TestSet, num_database: int, num_queries: int) -> list[str]:
+    """Return a sentence for each count that is not the known one."""
+    counts = (
+        ("database images", num_database, test_set.num_database),
+        ("queries", num_queries, test_set.num_queries),
+    )
+    return [
+        f"{count:,} {what}, expected {expected:,}: recalls do not compare with published ones"
+        for what, count, expected in counts
+        if expected not in (None, count)
+    ]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.image_paths import ImagePaths, list_images
+from datasets.image_paths import ImagePaths, list_images, path_of_line
 from datasets.name_fields import read_numbers
 from datasets.partition import PartitionParams, make_partition
 
@@ -83,8 +83,8 @@ class ClassIndex:
         """Return the absolute path of an image."""
         start = int(self.image_offsets[image])
         end = self._names.find(b"\n", start)
-        name = self._names[start : end if end >= 0 else len(self._names)].rstrip(b"\r")
-        return os.path.join(self.folder, os.fsdecode(name))
+        line = self._names[start : end if end >= 0 else len(self._names)].rstrip(b"\r")
+        return path_of_line(self.folder, line)
 
     def describe(self, num_groups: int | None = None) -> str:
         """Return the first groups (default all) with their classes and images, one a line."""

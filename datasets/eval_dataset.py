@@ -1,35 +1,33 @@
-"""What networks are evaluated on: database images, queries, and where each was taken."""
+"""What networks are evaluated on: database images, queries, and what is right for each."""
 
-import os
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.image_paths import ImagePaths, list_images
+from datasets.ground_truth import GroundTruth
+from datasets.image_paths import ImagePaths
 from datasets.images import load_image
-from datasets.name_fields import read_numbers
+from datasets.positions import Positions
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """A database, queries, and their UTM positions."""
+    """A database, queries, and what is known of them."""
 
     name: str
     database: ImagePaths
     queries: ImagePaths
-
-    @cached_property
-    def database_utms(self) -> np.ndarray:
-        """Positions (east, north) in metres. float64 [num_database, 2]."""
-        return read_numbers(self.database).T
-
-    @cached_property
-    def queries_utms(self) -> np.ndarray:
-        """Positions (east, north) in metres. float64 [num_queries, 2]."""
-        return read_numbers(self.queries).T
+    positions: Positions | None = None  # None where the names do not tell
+    truth: GroundTruth | None = None  # None: retrieval without recalls
+    cities: tuple[np.ndarray, np.ndarray] | None = None  # of database and queries, if they bound
+    # the search: int [num_database], int [num_queries]
+    resize: str = "none"  # unless another one is asked for
+    protocol: str = "all queries"  # in words
+    denominator: str = "all queries"
+    paper_column: str | None = None
+    notes: tuple[str, ...] = ()  # sentences on what a reader of the recalls must know
 
     def __str__(self) -> str:
         """Return name and counts."""
@@ -38,44 +36,42 @@ class EvalSet:
         )
 
 
-def load_eval_set(
-    name: str, database_folder: str | os.PathLike, queries_folder: str | os.PathLike
-) -> EvalSet:
-    """List the images of two folders and read their positions.
-
-    Raises:
-        FileNotFoundError: If a folder is missing or has no images.
-        ValueError: If names lack UTM positions.
-    """
-    eval_set = EvalSet(name, list_images(database_folder), list_images(queries_folder))
-    _ = eval_set.database_utms, eval_set.queries_utms  # now, so that bad names show at once
-    return eval_set
-
-
 class ImageDataset(Dataset):
-    """Images in order: (number, uint8 [3, H, W])."""
+    """Images in order: (number, uint8 [3, H, W]), or (number, None) for one that is skipped."""
 
-    def __init__(self, paths: ImagePaths) -> None:
+    def __init__(self, paths: ImagePaths, skip_unreadable: bool = False) -> None:
         """Read images of any sizes."""
         self.paths = paths
+        self.skip_unreadable = skip_unreadable
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[int, torch.Tensor]:
-        """Load one image; raises like `load_image`."""
-        return index, load_image(self.paths[index])
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor | None]:
+        """Load one image; raises like `load_image` unless unreadable ones are skipped."""
+        try:
+            return index, load_image(self.paths[index])
+        except (FileNotFoundError, ValueError):
+            if not self.skip_unreadable:
+                raise
+            return index, None
 
 
 def collate_by_size(
-    samples: list[tuple[int, torch.Tensor]],
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Split samples into batches of equal image size: [(numbers [B], images [B, 3, H, W]), ...]."""
+    samples: list[tuple[int, torch.Tensor | None]],
+) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[int]]:
+    """Split samples into batches of equal image size.
+
+    Returns:
+        [(numbers [B], images [B, 3, H, W]), ...], and the numbers of the skipped images.
+    """
     by_size: dict[torch.Size, list[tuple[int, torch.Tensor]]] = {}
-    for sample in samples:
-        by_size.setdefault(sample[1].shape, []).append(sample)
-    return [
+    for number, image in samples:
+        if image is not None:
+            by_size.setdefault(image.shape, []).append((number, image))
+    batches = [
         (torch.tensor([number for number, _ in same]), torch.stack([image for _, image in same]))
         for same in by_size.values()
     ]
+    return batches, [number for number, image in samples if image is None]

@@ -5,12 +5,15 @@ pano id, tile, heading, pitch, roll, height, timestamp, note, extension. Splitti
 name gives 16 parts (the first one is empty); old SF-XL test names have 8 to 10. Only the UTM
 position is always needed, and the heading for training.
 
+A line of a list file is the path of an image, relative to the folder. Where files have names of
+their own, the '@' name follows after a tab: `../photos/IMG_1.jpg<TAB>@0544388.51@...@.jpg`.
+
 Millions of names are kept as one block of bytes with offsets.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -112,13 +115,14 @@ def format_image_name(name: ImageName) -> str:
 
 @dataclass(frozen=True)
 class ImagePaths(Sequence):
-    """The images of a folder: one block of bytes and the place of each name in it.
+    """The images of a folder: one block of bytes and the place of each line in it.
 
     Attributes:
-        folder: Absolute folder that the names are relative to.
-        blob: All names, one a line. uint8 [num_bytes].
-        starts: First byte of each name. int64 [num_images].
-        ends: One past the last byte of each name. int64 [num_images].
+        folder: Absolute folder that the paths are relative to.
+        blob: All paths, one a line; after a tab the '@' name, if that is not the file's own.
+            uint8 [num_bytes].
+        starts: First byte of each line. int64 [num_images].
+        ends: One past the last byte of each line. int64 [num_images].
         list_file: The `<folder>_images_paths.txt` read; None if the folder was walked.
     """
 
@@ -134,12 +138,31 @@ class ImagePaths(Sequence):
 
     def __getitem__(self, index: int) -> str:
         """Return the absolute path of one image."""
-        name = self.blob[self.starts[index] : self.ends[index]].tobytes()
-        return os.path.join(self.folder, os.fsdecode(name))
+        return path_of_line(self.folder, self._line(index))
 
     def __iter__(self) -> Iterator[str]:
         """Yield the absolute paths in order."""
         return (self[index] for index in range(len(self)))
+
+    def name(self, index: int) -> str:
+        """Return the '@' name of one image, below its sub-folders if it is the file's own name."""
+        return os.fsdecode(self._line(index).rpartition(b"\t")[2])
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the lines of the list, in order."""
+        return (self._line(index) for index in range(len(self)))
+
+    def subset(self, indices: np.ndarray | slice) -> "ImagePaths":
+        """Return the images of these numbers, in this order."""
+        return replace(self, starts=self.starts[indices], ends=self.ends[indices])
+
+    def _line(self, index: int) -> bytes:
+        return self.blob[self.starts[index] : self.ends[index]].tobytes()
+
+
+def path_of_line(folder: str | os.PathLike, line: bytes) -> str:
+    """Return the absolute path of the image that a line stands for."""
+    return os.path.join(folder, os.fsdecode(line.partition(b"\t")[0]))
 
 
 def list_images(folder: str | os.PathLike) -> ImagePaths:
@@ -154,15 +177,14 @@ def list_images(folder: str | os.PathLike) -> ImagePaths:
     given, folder = Path(os.path.abspath(folder)), Path(folder).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {folder} does not exist")
-    beside = (path.with_name(f"{path.name}_images_paths.txt") for path in (given, folder))
-    list_file = next((path for path in beside if path.is_file()), None)
+    list_file = find_list_file(given, folder)
     if list_file is None:
         names = _walk(folder)
-        _check_no_newlines(names)
+        _check_no_separators(names)
         blob = np.frombuffer(b"".join(name + b"\n" for name in names), np.uint8)
     else:
         blob = np.fromfile(list_file, np.uint8)
-    paths = ImagePaths(folder, blob, *_split_lines(blob), list_file)
+    paths = split_names(folder, blob, list_file)
     if len(paths) == 0:
         raise FileNotFoundError(
             f"No image in {paths.list_file or folder}: looked for {', '.join(IMAGE_EXTENSIONS)}"
@@ -173,6 +195,41 @@ def list_images(folder: str | os.PathLike) -> ImagePaths:
             f"its lines must be paths relative to {folder}"
         )
     return paths
+
+
+def find_list_file(*folders: Path) -> Path | None:
+    """Return the first `<folder>_images_paths.txt` that stands beside a folder, or None."""
+    beside = (folder.with_name(f"{folder.name}_images_paths.txt") for folder in folders)
+    return next((path for path in beside if path.is_file()), None)
+
+
+def split_names(
+    folder: str | os.PathLike, blob: np.ndarray, list_file: Path | None = None
+) -> ImagePaths:
+    """Make the images of a folder out of a text with one relative path a line.
+
+    Args:
+        folder: What the paths are relative to; it need not exist.
+        blob: The text. uint8 [num_bytes].
+        list_file: Where the text is from.
+    """
+    return ImagePaths(Path(os.path.abspath(folder)), blob, *_split_lines(blob), list_file)
+
+
+def image_paths_of(files: Iterable[str | os.PathLike]) -> ImagePaths:
+    """Make an ImagePaths out of single files, in the order given; their names may be any.
+
+    Raises:
+        FileNotFoundError: If one is not a file.
+        ValueError: If the name of one contains a newline or a tab.
+    """
+    names = [os.fsencode(os.path.abspath(file)) for file in files]
+    missing = [name for name in names if not os.path.isfile(name)]
+    if missing:
+        raise FileNotFoundError(f"There is no image {os.fsdecode(missing[0])}")
+    _check_no_separators(names)
+    text = b"".join(name + b"\n" for name in names)
+    return split_names(os.getcwd(), np.frombuffer(text, np.uint8))
 
 
 def _walk(folder: Path) -> list[bytes]:
@@ -196,11 +253,11 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _check_no_newlines(names: list[bytes]) -> None:
-    bad = [name for name in names if b"\n" in name]
+def _check_no_separators(names: list[bytes]) -> None:
+    bad = [name for name in names if b"\n" in name or b"\t" in name]
     if bad:
         raise ValueError(
-            f"{len(bad)} image names contain a newline, for example {bad[0]!r}: rename"
+            f"{len(bad)} image names contain a newline or a tab, for example {bad[0]!r}: rename"
         )
 
 

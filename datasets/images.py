@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_DECODING_ERRORS = (  # what Pillow raises for broken pixels and broken metadata
+DECODING_ERRORS = (  # what Pillow raises for broken pixels and broken metadata
     OSError,
     ValueError,
     SyntaxError,
@@ -31,7 +31,7 @@ def open_image(path: str | os.PathLike) -> Image.Image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no image {path}") from None
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise ValueError(f"The image {path} cannot be read: {error}") from None
 
 

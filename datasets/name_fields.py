@@ -1,14 +1,22 @@
 """Read numbers out of millions of '@' file names at once."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from datasets.image_paths import ImagePaths
 
-FIELDS = {"UTM east": 1, "UTM north": 2, "heading": 9}  # name -> part of basename.split("@")
-_ZONE_FIELD = 3
+FIELDS = {  # name -> part of basename.split("@")
+    "UTM east": 1,
+    "UTM north": 2,
+    "UTM zone": 3,
+    "latitude band": 4,  # the letter of the zone
+    "latitude": 5,
+    "longitude": 6,
+    "heading": 9,
+    "timestamp": 13,
+}
 _NAMES_PER_BLOCK = 1 << 17  # bounds the memory to some tens of MB
 _EXACT_DIGITS = 15  # decimal integers below 10**15 are exact in float64
 _POWERS_OF_TEN = np.array([float(f"1e{n}") for n in range(_EXACT_DIGITS + 3)])
@@ -17,7 +25,7 @@ _POWERS_OF_TEN = np.array([float(f"1e{n}") for n in range(_EXACT_DIGITS + 3)])
 def read_numbers(
     paths: ImagePaths, fields: Sequence[str] = ("UTM east", "UTM north")
 ) -> np.ndarray:
-    """Read number fields of all names at once, each exactly as `float()` reads it.
+    """Read number fields that every name must have, in one UTM zone.
 
     Args:
         paths: The images.
@@ -30,16 +38,8 @@ def read_numbers(
         ValueError: If a field is missing or not a finite number in some names; the message counts
             them and shows three. Or if the names are of several UTM zones.
     """
-    *numbers, zones = _read_fields(paths, [*(FIELDS[name] for name in fields), _ZONE_FIELD])
-    problems = [
-        f"{name} (field {FIELDS[name]} of the '@' name) is missing or not a number in "
-        f"{len(bad):,} of {len(paths):,} images, for example "
-        + ", ".join(os.path.basename(paths[i]) for i in bad[:3])
-        for name, row in zip(fields, numbers, strict=True)
-        if len(bad := np.flatnonzero(~np.isfinite(row)))
-    ]
-    if problems:
-        raise ValueError(f"Bad image names in {paths.folder}: " + "; ".join(problems))
+    *numbers, zones = read_fields(paths, [*fields, "UTM zone"])
+    check_present(paths, dict(zip(fields, numbers, strict=True)))
     zones, counts = np.unique(zones[np.isfinite(zones)], return_counts=True)
     if len(zones) > 1:
         found = ", ".join(
@@ -52,25 +52,75 @@ def read_numbers(
     return np.stack(numbers)
 
 
-def _read_fields(paths: ImagePaths, fields: Sequence[int]) -> np.ndarray:
-    """Read fields by their numbers, NaN where there is none. float64 [len(fields), num_images]."""
+def read_fields(paths: ImagePaths, fields: Sequence[str]) -> np.ndarray:
+    """Read number fields of all names at once, each exactly as `float()` reads it.
+
+    Args:
+        paths: The images.
+        fields: Which numbers, keys of FIELDS.
+
+    Returns:
+        One row per field, NaN where a name has no such number. float64 [len(fields), num_images].
+    """
     numbers = np.empty((len(fields), len(paths)))
-    for first in range(0, len(paths), _NAMES_PER_BLOCK):
-        block = slice(first, first + _NAMES_PER_BLOCK)
-        starts, ends = paths.starts[block], paths.ends[block]
-        origin = starts[0]
-        text = paths.blob[origin : ends[-1]]
-        bounds = _field_bounds(text, starts - origin, ends - origin, fields)
+    for block, text, bounds in _blocks(paths, [FIELDS[name] for name in fields]):
         for row, (field_starts, field_ends) in zip(numbers, bounds, strict=True):
             row[block] = _parse_decimals(text, field_starts, field_ends)
     return numbers
 
 
+def read_prefixes(paths: ImagePaths, field: str, width: int) -> np.ndarray:
+    """Read the first bytes of a field (key of FIELDS), fewer where it is shorter.
+
+    Returns:
+        S<width> [num_images].
+    """
+    prefixes = np.zeros((len(paths), width), np.uint8)
+    for block, text, [(starts, ends)] in _blocks(paths, [FIELDS[field]]):
+        for column in range(width):
+            inside = starts + column < ends
+            prefixes[block, column] = np.where(inside, text[(starts + column) * inside], 0)
+    return prefixes.view(f"S{width}")[:, 0]
+
+
+def check_present(paths: ImagePaths, numbers: Mapping[str, np.ndarray]) -> None:
+    """Raise a ValueError that counts the names without a number and shows three.
+
+    Args:
+        paths: The images.
+        numbers: Keys of FIELDS and what `read_fields` read.
+    """
+    problems = [
+        f"{name} (field {FIELDS[name]} of the '@' name) is missing or not a number in "
+        f"{len(bad):,} of {len(paths):,} images, for example "
+        + ", ".join(os.path.basename(paths.name(i)) for i in bad[:3])
+        for name, row in numbers.items()
+        if len(bad := np.flatnonzero(~np.isfinite(row)))
+    ]
+    if problems:
+        raise ValueError(f"Bad image names in {paths.folder}: " + "; ".join(problems))
+
+
+def _blocks(
+    paths: ImagePaths, fields: Sequence[int]
+) -> Iterator[tuple[slice, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]]:
+    """Yield which names, their text, and first and past-the-end byte of each of the fields."""
+    for first in range(0, len(paths), _NAMES_PER_BLOCK):
+        block = slice(first, first + _NAMES_PER_BLOCK)
+        starts, ends = paths.starts[block], paths.ends[block]
+        origin = starts.min()
+        text = paths.blob[origin : ends.max()]
+        yield block, text, _field_bounds(text, starts - origin, ends - origin, fields)
+
+
 def _field_bounds(
     text: np.ndarray, starts: np.ndarray, ends: np.ndarray, fields: Sequence[int]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Locate '@' fields in the basenames of names; a field that is not there has no length."""
-    slashes = np.flatnonzero(text == ord("/"))
+    """Locate '@' fields in the basenames of names; a field that is not there has no length.
+
+    The '@' name begins after the last slash of its line, or after the tab where there is one.
+    """
+    slashes = np.flatnonzero((text == ord("/")) | (text == ord("\t")))
     slashes = np.concatenate(([-1], slashes))
     last_slash = slashes[np.searchsorted(slashes, ends) - 1]
     basenames = np.maximum(last_slash + 1, starts)

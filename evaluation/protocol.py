@@ -1,33 +1,48 @@
 """The whole evaluation: a recall never goes without the protocol that it was measured by."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from datasets.eval_dataset import EvalSet
-from evaluation.descriptors import Inference, Model, extract_descriptors, parse_resize
-from evaluation.recall import compute_recalls, find_positives
-from evaluation.search import find_neighbors
+from evaluation.descriptor_files import DescriptorFiles
+from evaluation.descriptors import Extraction, Inference, Model
+from evaluation.indexes import EXACT, IndexSpec
+from evaluation.recall import compute_recalls
+from evaluation.retrieval import Database, Extractor, Found, prepare_database, search
+from evaluation.views import BENCHMARK_SIZE, View, parse_resize
 
 
 @dataclass(frozen=True)
 class Protocol:
     """What decides the recalls beside model and data."""
 
-    threshold_m: float = 25.0  # a prediction this near to the query is right
     recall_values: tuple[int, ...] = (1, 5, 10, 20)
-    resize: str = "none"  # "none", shorter side "480", or "480x640" (HxW), pixels
+    resize: str | None = None  # "none", shorter side "480", "480x640" (HxW); None: the set's own
+    test_method: str | None = None  # how queries are looked at; None: as the database
+    majority_weight: float = 0.01  # of the test method maj_voting
+    index: IndexSpec = EXACT
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not self.threshold_m > 0:
-            raise ValueError(
-                f"--positive_dist_threshold must be above 0 metres, it is {self.threshold_m}"
-            )
         if not self.recall_values or min(self.recall_values) < 1:
             raise ValueError(f"--recall_values must be at least 1, they are {self.recall_values}")
-        parse_resize(self.resize)
+        if self.resize is not None:
+            parse_resize(self.resize)
+        if self.test_method is not None:
+            View(self.resize or BENCHMARK_SIZE, self.test_method)
+
+    def database_view(self, eval_set: EvalSet) -> View:
+        """Return what the model sees of database images."""
+        default = eval_set.resize if self.test_method is None else BENCHMARK_SIZE
+        return View(self.resize or default)
+
+    def queries_view(self, eval_set: EvalSet) -> View:
+        """Return what the model sees of queries."""
+        return View(self.database_view(eval_set).resize, self.test_method)
 
 
 @dataclass(frozen=True)
@@ -36,14 +51,29 @@ class Evaluation:
 
     eval_set: EvalSet
     result: dict[str, Any]  # plain values, for results.json
-    predictions: np.ndarray  # database indices, nearest first. int64 [num_queries, K]
+    predictions: np.ndarray  # database indices, nearest first, -1 for none. int64 [num_queries, K]
     distances: np.ndarray  # of the predicted descriptors, L2. float32 [num_queries, K]
-    positives_per_query: list[np.ndarray]  # database indices
 
     @property
     def recall_at_1(self) -> float:
         """R@1 in percent."""
-        return float(compute_recalls(self.predictions, self.positives_per_query, (1,))[0])
+        positives = self.eval_set.truth.positives_per_query
+        return float(compute_recalls(self.predictions, positives, (1,))[0])
+
+    @cached_property
+    def distances_m(self) -> np.ndarray | None:
+        """Metres from queries to predictions. float64 [num_queries, K]; None if not known."""
+        positions = self.eval_set.positions
+        return None if positions is None else positions.distances_m(self.predictions)
+
+    @cached_property
+    def correct(self) -> np.ndarray | None:
+        """Whether each prediction is right. bool [num_queries, K]; None without ground truth."""
+        truth = self.eval_set.truth
+        if truth is None:
+            return None
+        rows = zip(self.predictions, truth.positives_per_query, strict=True)
+        return np.stack([np.isin(predictions, positives) for predictions, positives in rows])
 
 
 def evaluate(
@@ -53,74 +83,103 @@ def evaluate(
     inference: Inference,
     min_predictions: int = 1,
 ) -> Evaluation:
-    """Search the database for each query and count recalls.
+    """Search the database of one set for each query and count recalls; see `evaluate_all`."""
+    return next(evaluate_all(model, [eval_set], protocol, inference, min_predictions))
+
+
+def evaluate_all(
+    model: Model,
+    eval_sets: Sequence[EvalSet],
+    protocol: Protocol,
+    inference: Inference,
+    min_predictions: int = 1,
+    files: DescriptorFiles | None = None,
+    keep: Callable[[Database], None] | None = None,
+) -> Iterator[Evaluation]:
+    """Evaluate sets one after the other; those with the same database share one pass over it.
 
     Args:
         model: Images, ImageNet-normalised float32 [B, 3, H, W], to descriptors [B, D]; in
             evaluation mode.
-        eval_set: Database and queries.
-        protocol: Threshold, values of N, resize rule.
+        eval_sets: Databases and queries.
+        protocol: Values of N, resize rule, search.
         inference: Device, batch size and loader processes.
         min_predictions: Keep at least so many predictions per query.
+        files: Where descriptors are loaded from and saved to.
+        keep: Called with each database when it is ready to be searched.
 
-    Returns:
-        The evaluation; K is the largest N, or `min_predictions`, or the size of the database.
+    Yields:
+        Evaluations, in the order of the databases; K is the largest N, or `min_predictions`, or
+        the size of the database.
     """
-    database = extract_descriptors(model, eval_set.database, protocol.resize, inference, "Database")
-    queries = extract_descriptors(model, eval_set.queries, protocol.resize, inference, "Queries")
+    extract = Extractor(model, inference, files or DescriptorFiles(""))
     k = max(*protocol.recall_values, min_predictions)
-    predictions, distances = find_neighbors(database.descriptors, queries.descriptors, k)
-    positives = find_positives(eval_set.database_utms, eval_set.queries_utms, protocol.threshold_m)
-    recalls = compute_recalls(predictions, positives, protocol.recall_values)
-    result = {
+    weight = protocol.majority_weight if protocol.test_method == "maj_voting" else 0.0
+    database = None
+    for eval_set in _ordered_by_database(eval_sets):
+        view = protocol.database_view(eval_set)
+        if database is None or not database.is_of(eval_set.database, view):
+            database = None  # two databases at once may be too much for the memory
+            database = prepare_database(extract, eval_set.database, view, protocol.index)
+            if keep is not None:
+                keep(database)
+        queries = extract(eval_set.queries, protocol.queries_view(eval_set), "Queries")
+        found = search(database, queries, k, eval_set.cities, weight)
+        result = _describe(eval_set, protocol, database, queries, found)
+        yield Evaluation(eval_set, result, found.predictions, found.distances)
+
+
+def _ordered_by_database(eval_sets: Sequence[EvalSet]) -> list[EvalSet]:
+    """Bring sets with the same database together, in the order in which these come first."""
+    folders = [eval_set.database.folder for eval_set in eval_sets]
+    return sorted(eval_sets, key=lambda eval_set: folders.index(eval_set.database.folder))
+
+
+def _describe(
+    eval_set: EvalSet,
+    protocol: Protocol,
+    database: Database,
+    queries: Extraction,
+    found: Found,
+) -> dict[str, Any]:
+    """Return recalls and everything that they depend on, as plain values."""
+    truth = eval_set.truth
+    recalls = {}
+    if truth is not None:
+        values = compute_recalls(
+            found.predictions, truth.positives_per_query, protocol.recall_values
+        )
+        recalls = {
+            f"R@{n}": float(recall)
+            for n, recall in zip(protocol.recall_values, values, strict=True)
+        }
+    unreadable = {
+        "database": len(database.extraction.unreadable),
+        "queries": len(queries.unreadable),
+    }
+    return {
         "dataset": eval_set.name,
+        "protocol": eval_set.protocol,
+        "paper_column": eval_set.paper_column,
         "database_folder": str(eval_set.database.folder),
         "queries_folder": str(eval_set.queries.folder),
-        "recalls": {
-            f"R@{n}": float(recall)
-            for n, recall in zip(protocol.recall_values, recalls, strict=True)
-        },
+        "recalls": recalls,
         "num_queries": len(eval_set.queries),
         "num_database": len(eval_set.database),
-        "num_queries_without_positives": sum(len(right) == 0 for right in positives),
-        "positives": f"UTM distance of at most {protocol.threshold_m:g} m",
-        "threshold_m": protocol.threshold_m,
-        "denominator": "all queries",
-        "resize": protocol.resize,
-        "image_sizes": {"database": database.image_sizes, "queries": queries.image_sizes},
+        "num_queries_without_positives": truth and int((~truth.has_positives).sum()),
+        "positives": truth and truth.rule,
+        "threshold_m": truth and truth.threshold_m,
+        "denominator": eval_set.denominator,
+        "resize": database.view.resize,
+        "test_method": protocol.test_method or "as the database",
+        "image_sizes": {
+            "database": database.extraction.image_sizes,
+            "queries": queries.image_sizes,
+        },
+        "num_unreadable": unreadable,
         "descriptor_dim": database.descriptors.shape[1],
         "orientation": "upright by EXIF",
-        "search": "exact L2",
+        "search": found.search,
+        "search_agreement": found.agreement,
+        "notes": list(eval_set.notes),
     }
-    return Evaluation(eval_set, result, predictions, distances, positives)
-
-
-def format_result(result: dict[str, Any]) -> str:
-    """Return recalls and protocol as one line, with model, code and seed where they are known."""
-    recalls = ", ".join(f"{name}: {recall:.1f}" for name, recall in result["recalls"].items())
-    sizes = "; ".join(
-        f"{role} {_format_sizes(sizes)}" for role, sizes in result["image_sizes"].items()
-    )
-    resize = "not resized" if result["resize"] == "none" else f"resized to {result['resize']}"
-    protocol = (
-        f"{result['num_queries']:,} queries "
-        f"({result['num_queries_without_positives']:,} without a positive, counted as misses), "
-        f"{result['num_database']:,} database images, {result['positives']}, images {resize} "
-        f"({sizes}), {result['descriptor_dim']}-D, {result['search']}"
-    )
-    if "code_version" in result:
-        protocol += (
-            f", {_format_model(result)}, code {result['code_version']}, seed {result['seed']}"
-        )
-    return f"{result['dataset']}: {recalls} | {protocol}"
-
-
-def _format_model(result: dict[str, Any]) -> str:
-    if result["model_file"] is None:
-        return "untrained network"
-    return f"{result['model_file']} (SHA-256 {result['model_sha256'][:12]})"
-
-
-def _format_sizes(sizes: dict[str, int]) -> str:
-    names = list(sizes)
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} other sizes"

@@ -3,24 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.neighbors import KDTree
-
-
-def find_positives(
-    database_utms: np.ndarray, queries_utms: np.ndarray, threshold_m: float
-) -> list[np.ndarray]:
-    """List the database images within a distance of each query.
-
-    Args:
-        database_utms: Positions in metres. float64 [num_database, 2].
-        queries_utms: Positions in metres. float64 [num_queries, 2].
-        threshold_m: Largest distance of a positive, metres, inclusive.
-
-    Returns:
-        num_queries int arrays of database indices, ascending; empty where there is none.
-    """
-    tree = KDTree(database_utms, leaf_size=64)
-    return [np.sort(positives) for positives in tree.query_radius(queries_utms, threshold_m)]
 
 
 def compute_recalls(

@@ -1,62 +1,165 @@
-"""Recalls of several runs side by side.
+"""Compare runs on the same test sets: recalls with intervals, and the queries won and lost.
 
-python -m reports.compare RUN_FOLDER RUN_FOLDER ...
+python -m reports.compare RUN_A RUN_B
+python -m reports.compare RUN_A RUN_B RUN_C --out FOLDER    # tables and a page with pictures
 """
 
 import argparse
-import json
+import csv
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import commons
+from reports.compare_page import make_page
+from reports.compare_tables import (
+    QUERIES_COLUMNS,
+    RECALLS_COLUMNS,
+    count_tests,
+    describe_comparison,
+    describe_method,
+    format_markdown,
+    format_text,
+    list_queries,
+    list_recalls,
+    printable,
+    tabulate,
+    tabulate_sets,
+)
+from reports.comparison import Bootstrap, Comparison, compare_runs, correct_p_values
+from reports.runs import find_sets, read_run
+
+FILES = ("comparison.html", "comparison.md", "comparison.csv", "comparison_queries.csv")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print one column per run, one row per R@N."""
+    """Compare every run with the first one."""
     cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cli.add_argument("runs", nargs="+", type=Path, help="folders with a results.json")
-    runs = cli.parse_args(argv).runs
-    logging.info(compare_recalls(runs, [read_results(run) for run in runs]))
+    cli.add_argument(
+        "runs", nargs="+", type=Path, help="folders of runs; the first is the baseline"
+    )
+    cli.add_argument("--out", type=Path, help=f"write {', '.join(FILES)} into this folder")
+    cli.add_argument(
+        "--num_pictures",
+        type=int,
+        default=12,
+        help="show so many of the queries won, and of those lost, on the page (default: 12)",
+    )
+    cli.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    cli.add_argument(
+        "--num_resamples", type=int, default=10_000, help="of the bootstrap (default: 10000)"
+    )
+    args = cli.parse_args(argv)
+    for flag, smallest in (("num_pictures", 0), ("seed", 0), ("num_resamples", 100)):
+        if (value := getattr(args, flag)) < smallest:
+            cli.error(f"--{flag} must be at least {smallest}, it is {value}")
+    if len({os.path.realpath(run) for run in args.runs}) < len(args.runs):
+        cli.error("a run is given twice")
+    if args.out:
+        check_free(args.out)
+    bootstrap = Bootstrap(args.num_resamples, args.seed)
+    comparisons = compare_folders(args.runs, bootstrap)
+    logging.info(printable(format_comparisons(comparisons, bootstrap)))
+    if args.out:
+        write_files(comparisons, bootstrap, args.num_pictures, args.out)
 
 
-def read_results(run: Path) -> dict[str, Any]:
-    """Read the results of a run.
+def check_free(out: Path) -> None:
+    """Check that a comparison can be written into a folder.
 
     Raises:
-        FileNotFoundError: If the run has none.
+        FileExistsError: If there is one already.
+        NotADirectoryError: If it is a file.
     """
-    file = run / "results.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no {file}: was that run finished?")
-    return json.loads(file.read_text())
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out {out} is not a folder")
+    if taken := [name for name in FILES if (out / name).exists()]:
+        raise FileExistsError(f"{out} already holds {taken[0]}: give another --out")
 
 
-def compare_recalls(runs: Sequence[Path], results: Sequence[dict[str, Any]]) -> str:
-    """Return a table of the recalls, and where each run's files are.
+def compare_folders(runs: Sequence[Path], bootstrap: Bootstrap) -> list[Comparison]:
+    """Compare runs on every test set that all of them have.
 
-    Runs on different queries or databases stand side by side too: the row of data sets says so.
+    Raises:
+        FileNotFoundError: If a run has no results.
+        ValueError: If they have no test set in common, or a file is broken.
     """
-    names = [name for name in results[0]["recalls"] if all(name in r["recalls"] for r in results)]
-    rows = [
-        ["", *(run.name for run in runs)],
-        ["data set", *(result["dataset"] for result in results)],
-        ["queries", *(f"{result['num_queries']:,}" for result in results)],
-        ["database images", *(f"{result['num_database']:,}" for result in results)],
-        *([name, *(f"{result['recalls'][name]:.1f}" for result in results)] for name in names),
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
-    if len({result["dataset"] for result in results}) > 1:
-        table.append("Different data sets: these recalls do not compare.")
-    places = [f"Logs and predictions of {run.name}: {run}" for run in runs]
+    labels = name_runs(runs)
+    sets = [find_sets(run) for run in runs]
+    if all(len(folders) == 1 for folders in sets):  # on different sets too: the table says so
+        names = {next(iter(sets[0])): [next(iter(folders.values())) for folders in sets]}
+    else:
+        common = [name for name in sets[0] if all(name in folders for folders in sets)]
+        names = {name: [folders[name] for folders in sets] for name in common}
+        _report_left_out(labels, [folders.keys() - names.keys() for folders in sets])
+    if not names:
+        held = "; ".join(
+            f"{label} has {', '.join(folders)}" for label, folders in zip(labels, sets, strict=True)
+        )
+        raise ValueError(f"There is no test set that all runs have: {held}")
+    return correct_p_values(
+        [
+            compare_runs(name, list(map(read_run, labels, folders)), bootstrap)
+            for name, folders in names.items()
+        ]
+    )
+
+
+def name_runs(runs: Sequence[Path]) -> list[str]:
+    """Return names to tell runs apart: those of their folders, or else the paths as given."""
+    names = [os.path.basename(os.path.abspath(run)) for run in runs]
+    return names if len(set(names)) == len(names) else list(map(str, runs))
+
+
+def _report_left_out(labels: Sequence[str], left_out: Iterable[set[str]]) -> None:
+    for label, names in zip(labels, left_out, strict=True):
+        if names:
+            logging.info(printable(f"Not in all runs: {', '.join(sorted(names))} of {label}"))
+
+
+def format_comparisons(comparisons: Sequence[Comparison], bootstrap: Bootstrap) -> str:
+    """Return tables and sentences for the terminal, and where each run's files are."""
+    parts = []
+    for comparison in comparisons:
+        sentences = describe_comparison(comparison, count_tests(comparisons))
+        parts += [format_text(tabulate(comparison)), "\n".join(sentences)]
+    if len(comparisons) > 1:
+        parts.append(format_text(tabulate_sets(comparisons)))
+    runs = [run for comparison in comparisons for run in comparison.runs]
+    places = [f"Logs and predictions of {run.label}: {run.folder}" for run in runs]
     places += [
-        f"Pictures of {run.name}: {run / 'preds'}" for run in runs if (run / "preds").is_dir()
+        f"Pictures of {run.label}: {run.folder / 'preds'}"
+        for run in runs
+        if (run.folder / "preds").is_dir()
     ]
-    return "\n".join([*table, "", *places])
+    parts += [*describe_method(comparisons, bootstrap), "\n".join(places)]
+    return "\n\n".join(filter(None, parts))
+
+
+def write_files(
+    comparisons: Sequence[Comparison], bootstrap: Bootstrap, num_pictures: int, out: Path
+) -> None:
+    """Write page, Markdown, recalls and queries, all of FILES, into a folder."""
+    page, gone = make_page(comparisons, bootstrap, num_pictures)
+    out.mkdir(parents=True, exist_ok=True)
+    with commons.written_whole(out / "comparison.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    with commons.written_whole(out / "comparison.md") as temporary:
+        temporary.write_text(format_markdown(comparisons, bootstrap), encoding="utf-8")
+    _write_csv(out / "comparison.csv", RECALLS_COLUMNS, list_recalls(comparisons))
+    _write_csv(out / "comparison_queries.csv", QUERIES_COLUMNS, list_queries(comparisons))
+    if gone:
+        logging.warning(printable(gone))
+    logging.info(f"The comparison is in {', '.join(str(out / name) for name in FILES)}")
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+    with commons.written_whole(path) as temporary, open(temporary, "w", **text) as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,26 @@
-"""One picture per query: the query and its first predictions, framed green or red.
+"""One picture per query: the query and its first predictions, framed green, red, or grey.
 
 python -m reports.pictures RUN_FOLDER --num_preds 3
 """
 
 import argparse
-import csv
-import itertools
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 import commons
 from datasets.images import open_image
+from reports.runs import iterate_queries
 
 TILE_HEIGHT_PX = 256
 FRAME_PX = 6
 MARGIN_PX = 8
 TEXT_PX = 18
-QUERY_COLOUR, RIGHT_COLOUR, WRONG_COLOUR = (70, 90, 200), (40, 160, 60), (210, 50, 40)
+QUERY_COLOUR = (70, 90, 200)
+COLOURS = {"1": (40, 160, 60), "0": (210, 50, 40), "": (120, 120, 120)}  # by `correct`
 
 
 def save_pictures(run_folder: Path, num_preds: int, only_wrong: bool = False) -> int:
@@ -46,7 +47,7 @@ def save_pictures(run_folder: Path, num_preds: int, only_wrong: bool = False) ->
     for old in pictures_folder.glob("*.jpg"):
         old.unlink()
     num_pictures = 0
-    for rows in _read_queries(predictions_file):
+    for rows in iterate_queries(predictions_file):
         if only_wrong and rows[0]["correct"] == "1":
             continue
         picture = draw_predictions(rows[:num_preds])
@@ -63,8 +64,8 @@ def draw_predictions(rows: list[dict[str, str]]) -> Image.Image:
     """
     tiles = [_tile(rows[0]["query"], "query", QUERY_COLOUR)]
     for row in rows:
-        colour = RIGHT_COLOUR if row["correct"] == "1" else WRONG_COLOUR
-        tiles.append(_tile(row["prediction"], _format_metres(float(row["distance_m"])), colour))
+        distance = format_metres(float(row["distance_m"] or "nan"))
+        tiles.append(_tile(row["prediction"], distance, COLOURS[row["correct"]]))
     width = sum(tile.width for tile in tiles) + MARGIN_PX * (len(tiles) + 1)
     picture = Image.new("RGB", (width, tiles[0].height + 2 * MARGIN_PX), "white")
     x = MARGIN_PX
@@ -88,17 +89,15 @@ def _tile(path: str, text: str, colour: tuple[int, int, int]) -> Image.Image:
     return tile
 
 
-def _format_metres(distance_m: float) -> str:
-    if distance_m < 1000:
-        return f"{distance_m:.1f} m"
-    return f"{distance_m / 1000:.1f} km"
-
-
-def _read_queries(path: Path) -> Iterator[list[dict[str, str]]]:
-    """Yield the rows of one query after the other."""
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        for _, rows in itertools.groupby(csv.DictReader(file), key=lambda row: row["query_num"]):
-            yield list(rows)
+def format_metres(distance_m: float) -> str:
+    """Return a distance as text; NaN is an unknown one, inf is between regions far apart."""
+    if math.isnan(distance_m):
+        return ""
+    if math.isinf(distance_m):
+        return "another UTM zone"
+    if distance_m >= 1000:
+        return f"{distance_m / 1000:.1f} km"
+    return f"{distance_m:.2f} m" if distance_m < 100 else f"{distance_m:.0f} m"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

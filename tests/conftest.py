@@ -1,5 +1,6 @@
 """Data for the tests: made here, in temporary folders."""
 
+import logging
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks; also for the processes of the tests
@@ -93,6 +94,7 @@ def refused(
 ) -> Callable[..., str]:
     """Return a function that checks that an entry point, run in tmp_path, ends with a sentence."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # those it sets up end with the test
 
     def run_refused(main: Callable, argv: Sequence[str], code: int) -> str:
         with pytest.raises(SystemExit) as exit_code:

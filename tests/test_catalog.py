@@ -1,24 +1,48 @@
 import pytest
 from conftest import name, write_image
 
-from datasets.catalog import TEST_SETS, TRAIN_SETS, find_train_folder, load_test_set
+from datasets.catalog import (
+    TEST_SETS,
+    TRAIN_SETS,
+    describe_counts,
+    find_database,
+    find_test_set,
+    find_train_folder,
+    look_up_test_set,
+)
+from datasets.eval_sets import load_test_set
 from parser import parse_arguments
 
 
-def make(folder, database, queries):
-    write_image(folder / database / name(1, 2))
-    write_image(folder / queries / name(3, 4))
-    return folder
-
-
 @pytest.mark.parametrize("set_name", TEST_SETS)
-def test_named_sets_are_found_below_the_datasets_folder(tmp_path, set_name):
+def test_sets_are_found_in_each_of_their_layouts(tmp_path, set_name):
     test_set = TEST_SETS[set_name]
-    make(tmp_path / test_set.folder, test_set.database, test_set.queries)
-    eval_set = load_test_set(set_name, tmp_path)
-    assert (eval_set.name, len(eval_set.database), len(eval_set.queries)) == (set_name, 1, 1)
-    assert eval_set.database_utms.tolist() == [[1, 2]]
-    assert eval_set.queries_utms.tolist() == [[3, 4]]
+    for number, folder in enumerate(test_set.folders):
+        for database in test_set.database:
+            root = tmp_path / f"{number}{database}"
+            for part in (database, test_set.queries):
+                (root / folder / part).mkdir(parents=True)
+            found = find_test_set(set_name, root)
+            assert found.database == root / folder / database
+            assert found.queries == root / folder / test_set.queries
+
+
+def test_what_the_issue_of_published_recalls_needs():
+    """Every set of the paper's tables is there, by its layout, and with the known counts."""
+    columns = {s.paper_column: s for s in TEST_SETS.values() if s.paper_column}
+    assert set(columns) == {
+        *("Pitts250k", "Pitts30k", "Tokyo 24/7", "MSLS", "St Lucia"),
+        *("SF-XL test v1", "SF-XL test v2"),
+    }
+    counts = {column: (s.num_database, s.num_queries) for column, s in columns.items()}
+    assert counts["SF-XL test v1"] == (2_805_840, 1_000)
+    assert counts["Pitts30k"] == (10_000, 6_816) and counts["Tokyo 24/7"] == (75_984, 315)
+    assert counts["St Lucia"] == (1_549, 1_464) and counts["MSLS"] == (18_871, 11_084)
+    assert {s.threshold_m for s in columns.values()} == {25.0}
+    assert {s.resize for s in columns.values()} == {"none"}
+    assert TEST_SETS["sf_xl_test_night"].folders == TEST_SETS["sf_xl_test_v1"].folders
+    assert TEST_SETS["pitts30k"].folders[0] == "pitts30k/images/test"
+    assert "msls/val" in TEST_SETS["msls_val"].folders, "its formatter leaves images/ out"
 
 
 def test_sf_xl_is_where_its_readme_puts_it():
@@ -48,28 +72,43 @@ def test_missing_sf_xl_says_where_it_was_looked_for_and_how_to_get_it(tmp_path, 
     assert (args.dataset, args.datasets_folder) == ("mini_city", str(tmp_path))
 
 
-def test_unknown_names_are_refused(tmp_path):
+@pytest.mark.parametrize("set_name", TEST_SETS)
+def test_missing_folders_show_the_expected_tree(tmp_path, set_name):
+    test_set = TEST_SETS[set_name]
+    expected = tmp_path / test_set.folders[0]
+    for made, missing in (
+        (None, f"is not at {expected}"),
+        (expected, f"has no {test_set.database[0]}/ in {expected}"),
+        (expected / test_set.database[0], f"has no {test_set.queries}/ in {expected}"),
+    ):
+        if made:
+            made.mkdir(parents=True)
+        with pytest.raises(FileNotFoundError) as error:
+            find_test_set(set_name, tmp_path)
+        assert f"The data set {set_name} {missing}" in str(error.value)
+        assert f"{expected}/{test_set.queries}/" in str(error.value)
+        assert "{" not in str(error.value), "everything is filled in"
+
+
+def test_unknown_names_list_the_near_ones(tmp_path):
     with pytest.raises(ValueError, match="Unknown training set 'paris': choose from sf_xl"):
         find_train_folder("paris", tmp_path)
-    with pytest.raises(ValueError, match="Unknown test set 'paris': choose from sf_xl_val"):
-        load_test_set("paris", tmp_path)
+    with pytest.raises(ValueError, match="Unknown test set 'pits30k': did you mean pitts30k, "):
+        look_up_test_set("pits30k")
+    with pytest.raises(ValueError, match="did you mean .*tokyo247.* All are: sf_xl_val, "):
+        load_test_set("tokyo_247", tmp_path)
 
 
-def test_own_folders(tmp_path):
-    folder = make(tmp_path / "mine", "database", "queries")
-    assert load_test_set(None, "unused", folder).name.endswith("mine/queries")
-    write_image(folder / "queries_v1" / name(5, 6))
-    assert load_test_set(None, "unused", folder).queries_utms.tolist() == [[5, 6]]
-    assert load_test_set(None, "unused", folder, "queries").queries_utms.tolist() == [[3, 4]]
-    write_image(tmp_path / "photos" / name(7, 8))
-    elsewhere = load_test_set(None, "unused", folder, str(tmp_path / "photos"))
-    assert elsewhere.queries_utms.tolist() == [[7, 8]]
-    with pytest.raises(FileNotFoundError, match="night does not exist"):
-        load_test_set(None, "unused", folder, "night")
+def test_counts_that_differ_are_said():
+    v1 = TEST_SETS["sf_xl_test_v1"]
+    assert describe_counts(v1, 2_805_840, 1_000) == []
+    assert describe_counts(v1, 2_588_640, 1_000) == [
+        "2,588,640 database images, expected 2,805,840: recalls do not compare with published ones"
+    ]
+    assert describe_counts(TEST_SETS["mini_city_val"], 1, 1) == []
 
 
-def test_names_without_position_are_refused(tmp_path):
-    folder = make(tmp_path / "mine", "database", "queries")
-    write_image(folder / "queries" / "photo.jpg")
-    with pytest.raises(ValueError, match="UTM east .* in 1 of 2 images, for example photo.jpg"):
-        load_test_set(None, "unused", folder)
+def test_gallery_is_a_database(tmp_path):
+    assert find_database(tmp_path) is None
+    write_image(tmp_path / "gallery" / name(1, 2))
+    assert find_database(tmp_path) == tmp_path / "gallery"

@@ -114,6 +114,23 @@ def test_list_file_is_read_in_place(train_folder, tmp_path):
     assert not (listed.index_folder / "images_paths.txt").exists()
 
 
+def test_listed_files_may_have_other_names(train_folder, tmp_path):
+    files = sorted(train_folder.rglob("*.jpg"))
+    walked = load_index(train_folder, PARAMS, tmp_path / "cache")
+    (tmp_path / "photos").mkdir()
+    lines = []
+    for number, file in enumerate(files):
+        file.rename(tmp_path / "photos" / f"{number}.jpg")
+        lines.append(f"../photos/{number}.jpg\t{file.name}")
+    (tmp_path / "train_images_paths.txt").write_text("\n".join(lines))
+    listed = load_index(train_folder, PARAMS, tmp_path / "cache")
+    for class_num in range(len(walked.class_cells)):
+        for image in walked.images(class_num):
+            photo = int(os.path.basename(listed.path(image)).removesuffix(".jpg"))
+            assert os.path.exists(listed.path(image))
+            assert str(files[photo]) == walked.path(image)
+
+
 def test_workers_get_the_folder_not_the_data(train_folder, tmp_path):
     index = load_index(train_folder, PARAMS, tmp_path / "cache")
     pickled = pickle.dumps(index)

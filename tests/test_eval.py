@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import run
+from conftest import run, write_image
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
@@ -145,8 +145,28 @@ def test_pictures_show_each_query_or_only_the_wrong_ones(flags, tmp_path):
         (["--dataset=sf_xl_test_v1"], 1, "https://forms.gle/"),
         (["--test_set_folder=gone"], 1, "gone has no folder database"),
         (["--dataset=mini_city_test_v1", "--resize_test_imgs=big"], 2, "A resize rule is"),
-        (["--dataset=paris"], 2, "invalid choice: 'paris'"),
+        (["--dataset=paris"], 2, "Unknown test set 'paris': choose from sf_xl_val"),
         ([], 2, "either --dataset NAME or --test_set_folder FOLDER"),
+        (["--dataset", "all", "--datasets_folder=gone"], 1, "No test set is below gone"),
+        (["--dataset=mini_city_val", "--model=m:f"], 2, "--resume and --model both name a model"),
+        (
+            ["--dataset=mini_city_val", "--no_labels", "--positives=p.csv"],
+            2,
+            "without other labels",
+        ),
+        (["--dataset", "mini_city_val", "sf_xl_val", "--positives=p.csv"], 2, "one at a time"),
+        (["--dataset=mini_city_val", "--positives=p.csv"], 1, "no file of positives p.csv"),
+        (["--dataset=mini_city_val", "--index=tree"], 2, "tree"),
+        (
+            ["--dataset=mini_city_val", "--load_descriptors=gone"],
+            1,
+            "no folder of descriptors gone",
+        ),
+        (
+            ["--dataset", "mini_city_val", "mini_city_test_v1", "--save_index=kept"],
+            1,
+            "--save_index keeps one database",
+        ),
     ],
 )
 def test_user_errors_are_sentences(flags, tmp_path, refused, extra, code, text):
@@ -177,3 +197,110 @@ def test_every_query_without_a_positive_is_a_miss(flags, make_eval_folder, tmp_p
     results = results_of(tmp_path / "run")
     assert results["recalls"] == {"R@1": 50.0, "R@5": 50.0, "R@10": 50.0, "R@20": 50.0}
     assert results["num_queries_without_positives"] == 2
+
+
+def test_several_sets_share_a_database_and_end_in_one_table(flags, datasets_folder, tmp_path):
+    names = ["mini_city_test_v1", "mini_city_val", "mini_city_test_v2"]
+    result = run("eval.py", *flags, "--datasets", *names, "--no_report")
+    assert result.returncode == 0, result.stderr
+    passes = result.stderr.count("Database:   0%")
+    assert passes == 2, "val, and test once for v1 and v2"
+    folder = tmp_path / "run"
+    rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+    assert [row["data set"] for row in rows] == [names[0], names[2], names[1]]
+    for row in rows:
+        results = results_of(folder / row["data set"])
+        assert f"{results['recalls']['R@5']:.1f}" == row["R@5"]
+        eval_main(
+            [*flags, f"--dataset={row['data set']}", f"--save_dir={folder}/{row['data set']}1"]
+        )
+        assert results_of(folder / f"{row['data set']}1")["recalls"] == results["recalls"]
+    assert (folder / "table.md").read_text().count("| mini_city") == 3
+    assert result.stdout.count("mini_city_test_v2") > 1 and "R@20\n" in result.stdout
+
+
+def test_all_are_those_on_disk_and_the_others_are_listed(flags, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        eval_main([*flags, "--datasets", "all", "--no_report"])
+    folders = {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()}
+    assert folders == {"mini_city_val", "mini_city_test_v1", "mini_city_test_v2"}
+    assert "Not below" in caplog.text and "pitts30k, " in caplog.text and "tokyo247" in caplog.text
+
+
+def test_several_query_folders(flags, datasets_folder, tmp_path):
+    test_folder = datasets_folder / "mini_city/processed/test"
+    own = [f"--test_set_folder={test_folder}", "--queries_folder", "queries_v1", "queries_v2"]
+    eval_main([*flags, *own, "--no_report"])
+    eval_main([*flags, "--dataset=mini_city_test_v2", f"--save_dir={tmp_path / 'v2'}"])
+    folder = tmp_path / "run" / "processed_test_queries_v2"
+    assert results_of(folder)["recalls"] == results_of(tmp_path / "v2")["recalls"]
+
+
+def test_one_extraction_serves_many_questions(flags, tmp_path):
+    kept = [f"--save_descriptors={tmp_path / 'kept'}"]
+    eval_main([*flags, TEST_SET, *kept])
+    assert len(list((tmp_path / "kept").glob("*.npy"))) == 2
+    again = run(
+        "eval.py",
+        *flags,
+        TEST_SET,
+        f"--save_dir={tmp_path / 'again'}",
+        f"--load_descriptors={tmp_path / 'kept'}",
+        "--positive_dist_threshold=5",
+    )
+    assert again.returncode == 0, again.stderr
+    assert "img/s" not in again.stderr, "nothing is extracted"
+    first, second = results_of(tmp_path / "run"), results_of(tmp_path / "again")
+    assert second["threshold_m"] == 5 and second["image_sizes"] == first["image_sizes"]
+    for name in ("predictions", "descriptor_distances"):
+        arrays = [np.load(tmp_path / run / "predictions.npz")[name] for run in ("run", "again")]
+        np.testing.assert_array_equal(*arrays)
+
+
+def test_positives_from_a_file(flags, make_eval_folder, tmp_path):
+    folder = make_eval_folder([(0, 0), (50, 0), (90, 0)], [(0, 0), (1, 0)])
+    right = tmp_path / "right.csv"
+    right.write_text("query,database\n0,0\n0,1\n0,2\n")
+    eval_main([*flags, f"--test_set_folder={folder}", f"--positives={right}"])
+    results = results_of(tmp_path / "run")
+    assert results["recalls"]["R@1"] == 50.0 and results["num_queries_without_positives"] == 1
+    assert results["positives"] == f"told by {right}" and results["threshold_m"] is None
+
+
+def test_retrieval_without_labels_needs_no_positions(flags, tmp_path):
+    for part, count in (("database", 4), ("queries", 2)):
+        for number in range(count):
+            write_image(tmp_path / "photos" / part / f"{number}.jpg")
+    own = [f"--test_set_folder={tmp_path / 'photos'}", "--no_labels", "--num_preds_to_save=2"]
+    eval_main([*flags, *own])
+    assert results_of(tmp_path / "run")["recalls"] == {}
+    with open(tmp_path / "run" / "predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 4
+    assert {(row["distance_m"], row["correct"]) for row in rows} == {("", "")}
+    assert len(os.listdir(tmp_path / "run" / "preds")) == 2
+
+
+def test_unreadable_images_are_counted_if_asked_for(flags, make_eval_folder, tmp_path, capsys):
+    folder = make_eval_folder([(0, 0), (50, 0)], [(0, 1), (0, 2), (1, 0)])
+    sorted((folder / "queries").iterdir())[1].write_bytes(b"broken")
+    eval_main([*flags, f"--test_set_folder={folder}", "--skip_unreadable"])
+    results = results_of(tmp_path / "run")
+    assert results["num_unreadable"] == {"database": 0, "queries": 1}
+    assert results["recalls"]["R@5"] == pytest.approx(200 / 3)
+
+
+def test_arrays_for_curves_and_maps(flags, make_eval_folder, tmp_path):
+    database, queries = [(0, 0), (50, 0), (50, 0), (90, 0)], [(0, 1), (50, 2)]
+    folder = make_eval_folder(database, queries)
+    eval_main([*flags, f"--test_set_folder={folder}"])
+    arrays = np.load(tmp_path / "run" / "predictions.npz", allow_pickle=False)
+    assert arrays["predictions"].shape == (2, 4), "as many as there are"
+    metres = np.hypot(*(np.array(database)[arrays["predictions"]] - np.array(queries)[:, None]).T).T
+    np.testing.assert_allclose(arrays["distances_m"], metres, atol=1e-4)
+    np.testing.assert_array_equal(arrays["correct"], metres <= 25)
+    assert arrays["num_positives"].tolist() == [1, 2]
+    assert arrays["queries_m"].tolist() == [[0, 1], [50, 2]]
+    assert arrays["places_m"].tolist() == [[0, 0], [50, 0], [90, 0]]
+    first = np.array(database)[arrays["predictions"][:, 0]]
+    assert arrays["first_predictions_m"].tolist() == first.tolist()

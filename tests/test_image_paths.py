@@ -116,6 +116,28 @@ def test_list_file_stands_beside_the_folder_as_it_was_given(tmp_path):
     assert list(list_images(tmp_path / "disk" / "images")) == [str(tmp_path / "disk/images/1.jpg")]
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_list_may_give_names_to_files_that_have_others(tmp_path, line_end):
+    photo = write_image(tmp_path / "photos" / "me@home@3.jpg")
+    (tmp_path / "train").mkdir()
+    lines = [f"../photos/{photo.name}\t{SF_XL}", f"37.70/{SF_XL}", f"{photo}\t{name(1, 2)}"]
+    (tmp_path / "train_images_paths.txt").write_bytes((line_end.join(lines) + line_end).encode())
+    paths = list_images(tmp_path / "train")
+    assert os.path.samefile(paths[0], photo) and paths[2] == str(photo)
+    assert paths[1] == str(tmp_path / "train" / "37.70" / SF_XL)
+    assert [paths.name(number) for number in range(3)] == [SF_XL, f"37.70/{SF_XL}", name(1, 2)]
+    photo.unlink()
+    with pytest.raises(FileNotFoundError, match="lists .*me@home@3.jpg, which does not exist"):
+        list_images(tmp_path / "train")
+
+
+@pytest.mark.parametrize("separator", ["\n", "\t"])
+def test_files_whose_names_would_break_a_list_are_refused(tmp_path, separator):
+    write_image(tmp_path / "set" / f"a{separator}b.jpg")
+    with pytest.raises(ValueError, match="1 image names contain a newline or a tab"):
+        list_images(tmp_path / "set")
+
+
 def test_names_outside_utf8_survive(tmp_path):
     os.makedirs(tmp_path / "set")
     with open(os.fsencode(tmp_path) + b"/set/@1@2@caf\xe9@.jpg", "wb"):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from datasets.image_paths import list_images, parse_image_name
-from datasets.name_fields import read_numbers
+from datasets.name_fields import read_fields, read_numbers, read_prefixes
 
 
 def list_names(tmp_path, names):
@@ -65,6 +65,18 @@ def test_names_are_read_across_blocks(tmp_path, monkeypatch):
     assert north.tolist() == [2.0 * i for i in range(30)]
 
 
+def test_fields_are_read_after_the_tab_of_a_line(tmp_path):
+    listed = "@1@2@10@S@@@pano@@30@@@@@@.jpg"
+    lines = [listed, f"a/b@9@9@/me@7@8@.jpg\t{listed}", f"c.jpg\t{listed}", f"d/{listed}"]
+    numbers = read_numbers(list_names(tmp_path, lines), ("UTM east", "UTM north", "heading"))
+    assert numbers.T.tolist() == [[1, 2, 30]] * 4
+    nameless = [listed, "@1@2@10@S@@@pano@@30@@@@@@.jpg\t", "e.jpg\t@1@@10@.jpg"]
+    with pytest.raises(
+        ValueError, match="UTM east .* in 1 of 3 .*; UTM north .* in 2 of 3.*10@.jpg"
+    ):
+        read_numbers(list_names(tmp_path / "again", nameless))
+
+
 def test_short_names_have_positions_but_no_heading(tmp_path):
     old = "@0549678.37@4180874.60@10@S@037.77386@-122.43590@bZ1VXzxFCSKi9wcz8H5pZA0@201311.jpg"
     ten = "@0549678.37@4180874.60@10@S@037.77386@-122.43590@pano@00@201311.jpg"
@@ -88,3 +100,17 @@ def test_missing_numbers_are_counted_and_shown(tmp_path):
     assert "heading (field 9 of the '@' name) is missing or not a number in 5 of 6" in message
     assert all(file in message for file in bad[:3])
     assert bad[3] not in message
+
+
+def test_beginnings_of_fields_are_read_across_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.name_fields._NAMES_PER_BLOCK", 2)
+    texts = ["2014", "201406", "", "8", "a-b"]
+    paths = list_names(tmp_path, [f"x@y/@1@2@{text}@S@{i}@.jpg" for i, text in enumerate(texts)])
+    assert read_prefixes(paths, "UTM zone", 4).tolist() == [b"2014", b"2014", b"", b"8", b"a-b"]
+    assert read_prefixes(paths, "latitude band", 1).tolist() == [b"S"] * 5
+    assert read_prefixes(paths, "timestamp", 2).tolist() == [b""] * 5
+    numbers = read_fields(paths, ("UTM zone", "UTM east"))
+    assert (
+        numbers[0, [0, 1, 3]].tolist() == [2014, 201406, 8] and np.isnan(numbers[0, [2, 4]]).all()
+    )
+    assert numbers[1].tolist() == [1] * 5

@@ -3,8 +3,10 @@ import re
 
 import pytest
 
+import flags.evaluation as evaluation_flags
 import parser
-from datasets.catalog import TEST_SETS, TRAIN_SETS
+from datasets.catalog import TRAIN_SETS
+from evaluation.views import TEST_METHODS
 from model.backbones import BACKBONES
 from model.layers import POOLINGS
 from parser import parse_arguments
@@ -36,9 +38,9 @@ def test_defaults_are_those_of_the_paper():
         "saturation": 0.7,
         "hue": 0.5,
         "random_resized_crop": 0.5,
-        "positive_dist_threshold": 25.0,
+        "positive_dist_threshold": None,  # that of the test set, 25 m
         "recall_values": [1, 5, 10, 20],
-        "resize_test_imgs": "none",
+        "resize_test_imgs": None,  # as the test set prescribes, none
         "seed": 0,
         "dataset": "sf_xl",
     }
@@ -50,7 +52,7 @@ def test_names_are_those_of_the_tables():
     assert list(parser.BACKBONES) == list(BACKBONES)
     assert set(parser.POOLINGS) == set(POOLINGS)
     assert list(parser.TRAIN_SETS) == list(TRAIN_SETS)
-    assert list(parser.TEST_SETS) == list(TEST_SETS)
+    assert list(evaluation_flags.TEST_METHODS) == list(TEST_METHODS)
 
 
 @pytest.mark.parametrize("is_training", [True, False])
@@ -70,7 +72,7 @@ def test_every_flag_has_real_help(is_training, capsys, monkeypatch):
 def test_resize_without_a_value_means_the_image_size():
     dataset = ["--dataset", "sf_xl_val"]
     for flags, expected in (
-        ([], "none"),
+        ([], None),
         (["--resize_test_imgs"], ""),
         (["--resize_test_imgs", "480x640"], "480x640"),
     ):

@@ -7,12 +7,11 @@ from PIL import Image
 
 from evaluation.results import PREDICTIONS_COLUMNS
 from reports.pictures import (
+    COLOURS,
     FRAME_PX,
     MARGIN_PX,
     QUERY_COLOUR,
-    RIGHT_COLOUR,
     TILE_HEIGHT_PX,
-    WRONG_COLOUR,
     main,
     save_pictures,
 )
@@ -46,7 +45,7 @@ def test_frames_and_images_stand_side_by_side(run_folder):
     assert picture.shape[1] == 3 * tile + 4 * MARGIN_PX
     row = picture[MARGIN_PX + FRAME_PX + TILE_HEIGHT_PX // 2]
     for number, (frame, image) in enumerate(
-        ((QUERY_COLOUR, (9, 9, 9)), (RIGHT_COLOUR, (0, 90, 0)), (WRONG_COLOUR, (0, 0, 90)))
+        ((QUERY_COLOUR, (9, 9, 9)), (COLOURS["1"], (0, 90, 0)), (COLOURS["0"], (0, 0, 90)))
     ):
         left = MARGIN_PX + number * (tile + MARGIN_PX)
         np.testing.assert_allclose(row[left + 2], frame, atol=40)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from evaluation.recall import compute_recalls, find_positives
+from evaluation.recall import compute_recalls
 
 
 def test_hand_made_example():
@@ -21,22 +21,6 @@ def test_disagreeing_inputs_are_refused():
         compute_recalls(np.zeros((2, 1), int), [np.array([0])], (1,))
     with pytest.raises(ValueError, match="0 rows"):
         compute_recalls(np.zeros((0, 1), int), [], (1,))
-
-
-def test_positives_equal_brute_force():
-    rng = np.random.default_rng(0)
-    database = np.array([551_000, 4_180_000]) + rng.uniform(0, 300, (700, 2))
-    queries = np.array([551_000, 4_180_000]) + rng.uniform(-50, 350, (90, 2))
-    positives = find_positives(database, queries, 12.5)
-    expected = [np.flatnonzero(np.hypot(*(database - query).T) <= 12.5) for query in queries]
-    assert [p.tolist() for p in positives] == [e.tolist() for e in expected]
-    assert min(map(len, expected)) == 0 < max(map(len, expected))
-
-
-def test_threshold_is_inclusive():
-    database = np.array([[551_000.0, 4_180_000.0], [551_025.0, 4_180_000.0]])
-    queries = np.array([[551_000.0, 4_180_025.0], [551_000.0, 4_180_025.01]])
-    assert [p.tolist() for p in find_positives(database, queries, 25.0)] == [[0], []]
 
 
 def test_recalls_of_published_similarities(shared_data):

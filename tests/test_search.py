@@ -1,21 +1,37 @@
 import numpy as np
 import pytest
 
-from evaluation.search import find_neighbors
+from evaluation import search
+from evaluation.indexes import INDEXES, IndexSpec, build_index, parse_index
+from evaluation.search import (
+    find_neighbors,
+    find_neighbors_within,
+    measure_agreement,
+    search_index,
+)
+
+
+def descriptors_of(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def by_hand(database, queries):
+    """Return indices, nearest first, and distances, of the whole database."""
+    distances = np.linalg.norm(database[None].astype(float) - queries[:, None], axis=2)
+    return np.argsort(distances, axis=1), np.sort(distances, axis=1)
 
 
 @pytest.mark.parametrize(
     ("num_database", "num_queries", "k"), [(500, 40, 20), (7, 3, 1), (5, 2, 20)]
 )
 def test_equals_brute_force(num_database, num_queries, k):
-    rng = np.random.default_rng(0)
-    database = rng.normal(size=(num_database, 32)).astype(np.float32)
-    queries = rng.normal(size=(num_queries, 32)).astype(np.float32)
+    database, queries = descriptors_of(num_database, 32), descriptors_of(num_queries, 32, seed=1)
     predictions, distances = find_neighbors(database, queries, k)
-    exact = np.linalg.norm(database[None].astype(float) - queries[:, None], axis=2)
+    nearest, exact = by_hand(database, queries)
     assert predictions.shape == distances.shape == (num_queries, min(k, num_database))
-    np.testing.assert_array_equal(predictions, np.argsort(exact, axis=1)[:, :k])
-    np.testing.assert_allclose(distances, np.sort(exact, axis=1)[:, :k], atol=1e-4)
+    assert (predictions.dtype, distances.dtype) == (np.int64, np.float32)
+    np.testing.assert_array_equal(predictions, nearest[:, :k])
+    np.testing.assert_allclose(distances, exact[:, :k], atol=1e-4)
 
 
 def test_a_descriptor_finds_itself():
@@ -23,3 +39,166 @@ def test_a_descriptor_finds_itself():
     predictions, distances = find_neighbors(descriptors, descriptors, 1)
     assert predictions[:, 0].tolist() == list(range(50))
     assert distances.max() == 0
+
+
+@pytest.mark.parametrize("num_queries", [3, 60], ids=["few queries", "many queries"])
+def test_near_descriptors_have_precise_distances(monkeypatch, num_queries):
+    monkeypatch.setattr(search, "_PAIRS_PER_BLOCK", 7)
+    database = 3 * descriptors_of(200, 64) + 100  # far from the origin: squares would cancel
+    queries = database[:num_queries] + np.float32(1e-3)
+    predictions, distances = find_neighbors(database, queries, 1)
+    np.testing.assert_array_equal(predictions[:, 0], np.arange(num_queries))
+    differences = database[:num_queries].astype(float) - queries
+    np.testing.assert_allclose(distances[:, 0], np.linalg.norm(differences, axis=1), rtol=1e-4)
+
+
+def test_equal_distances_are_in_order_of_the_index():
+    database = np.zeros((40, 8), np.float32)
+    database[::2] = np.eye(8, dtype=np.float32)[0]
+    predictions, _ = find_neighbors(database, database[:30], 20)
+    assert predictions[0].tolist() == list(range(0, 40, 2))
+    assert predictions[1].tolist() == list(range(1, 40, 2))
+
+
+def test_a_database_on_disk_is_searched_where_it_is(tmp_path):
+    database, queries = descriptors_of(300, 16), descriptors_of(30, 16, seed=1)
+    np.save(tmp_path / "database.npy", database)
+    on_disk = np.load(tmp_path / "database.npy", mmap_mode="r")
+    for index in (IndexSpec("exact"), IndexSpec("ivf")):
+        for mapped, in_memory in zip(
+            find_neighbors(on_disk, queries, 5, index),
+            find_neighbors(database, queries, 5, index),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(mapped, in_memory)
+
+
+@pytest.mark.parametrize(
+    ("database", "queries", "k", "message"),
+    [
+        (descriptors_of(5, 8), descriptors_of(2, 4), 1, "length 8, those of the queries 4"),
+        (descriptors_of(5, 8).astype(float), descriptors_of(2, 8), 1, r"database .*float64 \[5, 8"),
+        (descriptors_of(5, 8), descriptors_of(2, 8).astype(np.float16), 1, "queries .* float16"),
+        (descriptors_of(0, 8), descriptors_of(2, 8), 1, r"database .* \[0, 8\]"),
+        (descriptors_of(5, 8), descriptors_of(2, 8), 0, "At least 1 neighbour"),
+        (np.full((5, 8), np.nan, np.float32), descriptors_of(2, 8), 1, "not finite"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(database, queries, k, message):
+    with pytest.raises(ValueError, match=message):
+        find_neighbors(database, queries, k)
+
+
+@pytest.mark.parametrize(
+    ("text", "least_agreement"),
+    [
+        ("exact", 100),
+        ("flat_fp16", 99),
+        ("flat_int8", 95),
+        ("ivf:nprobe=1000", 100),
+        ("ivf_pq:nprobe=1000,m=32", 80),
+        ("hnsw", 95),
+        ("faiss:Flat", 100),
+        ("faiss:PCA28,Flat", 60),
+    ],
+)
+def test_indexes_find_most_of_the_exact_neighbours(text, least_agreement):
+    database, queries = descriptors_of(600, 32), descriptors_of(50, 32, seed=1)
+    predictions, distances = find_neighbors(database, queries, 10, parse_index(text))
+    nearest, exact = by_hand(database, queries)
+    shared = [len(set(a) & set(b)) for a, b in zip(predictions, nearest[:, :10], strict=True)]
+    agreement = measure_agreement(database, queries, predictions)
+    assert agreement == pytest.approx(10 * np.mean(shared)) and agreement >= least_agreement
+    assert (predictions.dtype, distances.dtype) == (np.int64, np.float32)
+    assert (np.diff(distances, axis=1) >= 0).all()
+    if "PCA" not in text:
+        np.testing.assert_allclose(distances, exact[:, :10], rtol=0.1)
+
+
+def test_agreement_counts_the_first_ten_of_a_sample():
+    database, queries = descriptors_of(100, 8), descriptors_of(40, 8, seed=1)
+    exact, _ = find_neighbors(database, queries, 30)
+    assert measure_agreement(database, queries, exact) == 100
+    assert measure_agreement(database, queries, exact[:, ::-1]) == 0
+    half = exact.copy()
+    half[:, 5:10] = -1
+    assert measure_agreement(database, queries, half, sample_size=7) == 50
+    assert measure_agreement(database, queries, exact[:, 1:4]) == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize("name", INDEXES)
+@pytest.mark.parametrize("num_database", [1, 50])
+def test_small_databases_are_no_trouble(name, num_database, capfd):
+    database = descriptors_of(num_database, 24)
+    predictions, distances = find_neighbors(database, database[:3], 60, IndexSpec(name))
+    assert predictions.shape == (min(3, num_database), num_database)
+    assert predictions[:, 0].tolist() == list(range(len(predictions)))
+    assert distances[:, 0].max() < 0.1
+    assert "WARNING" not in capfd.readouterr().err
+
+
+def test_neighbours_that_are_not_found_are_minus_one_at_the_end():
+    database = descriptors_of(100, 4)
+    predictions, distances = find_neighbors(
+        database, database[:20], 90, parse_index("ivf:nlist=5,nprobe=1")
+    )
+    assert predictions.shape == (20, 90)
+    for query, (row, row_distances) in enumerate(zip(predictions, distances, strict=True)):
+        num_found = (row >= 0).sum()
+        assert 0 < num_found < 90 and row[0] == query
+        assert len(set(row[:num_found])) == num_found
+        assert (row[num_found:] == -1).all() and np.isinf(row_distances[num_found:]).all()
+        exact = np.linalg.norm(database[row[:num_found]] - database[query], axis=1)
+        np.testing.assert_allclose(row_distances[:num_found], exact, atol=1e-5)
+
+
+def test_an_index_is_the_same_each_time():
+    database, queries = descriptors_of(2000, 16), descriptors_of(20, 16, seed=1)
+    spec = parse_index("ivf_pq:nlist=8,nprobe=2,m=4")
+    first, second = (search_index(build_index(database, spec), queries, 10) for _ in range(2))
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
+
+
+def test_search_in_a_built_exact_index_equals_the_search_without():
+    database, queries = descriptors_of(100, 16), descriptors_of(30, 16, seed=1)
+    index = build_index(database, IndexSpec("exact"))
+    for built, direct in zip(
+        search_index(index, queries, 7), find_neighbors(database, queries, 7), strict=True
+    ):
+        np.testing.assert_array_equal(built, direct)
+
+
+@pytest.mark.parametrize("shuffled", [False, True], ids=["in place", "copied"])
+@pytest.mark.parametrize("index", ["exact", "ivf:nlist=1"])
+def test_search_within_groups_equals_brute_force(shuffled, index):
+    database, queries = descriptors_of(60, 16), descriptors_of(25, 16, seed=1)
+    database_groups = np.repeat([4, 7, 2], [40, 15, 5])
+    queries_groups = np.resize([7, 2, 4, 9], 25)  # nothing is of group 9
+    if shuffled:
+        database_groups = np.random.default_rng(0).permutation(database_groups)
+    predictions, distances = find_neighbors_within(
+        database, queries, 20, database_groups, queries_groups, parse_index(index)
+    )
+    assert predictions.shape == distances.shape == (25, 20)
+    for query, group in enumerate(queries_groups):
+        rows = np.flatnonzero(database_groups == group)
+        exact = np.linalg.norm(database[rows].astype(float) - queries[query], axis=1)
+        found = min(20, len(rows))
+        expected = rows[np.argsort(exact)[:20]]
+        np.testing.assert_array_equal(predictions[query, :found], expected)
+        np.testing.assert_allclose(distances[query, :found], np.sort(exact)[:20], atol=1e-4)
+        assert (predictions[query, found:] == -1).all()
+        assert np.isinf(distances[query, found:]).all()
+
+
+def test_rows_that_stand_together_are_not_copied():
+    database = descriptors_of(10, 4)
+    assert np.shares_memory(search._take(database, np.arange(3, 8)), database)
+    np.testing.assert_array_equal(search._take(database, np.array([1, 3])), database[[1, 3]])
+
+
+def test_groups_must_be_one_per_descriptor():
+    database = descriptors_of(10, 4)
+    with pytest.raises(ValueError, match="9 groups for 10 database images and 2 for 2 queries"):
+        find_neighbors_within(database, database[:2], 1, np.zeros(9), np.zeros(2))

@@ -1,0 +1,200 @@
+"""Load test sets, by name or from folders, with the ground truth that is asked for."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datasets.catalog import (
+    TestSet,
+    describe_counts,
+    find_database,
+    find_test_set,
+    look_up_test_set,
+)
+from datasets.eval_dataset import EvalSet
+from datasets.ground_truth import GroundTruth, read_positives, within_distance, within_frames
+from datasets.image_paths import ImagePaths, list_images
+from datasets.msls import find_keys, read_cities, read_official_queries
+from datasets.positions import Positions, read_positions
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is asked for instead of what a set prescribes."""
+
+    threshold_m: float | None = None  # None: that of the set
+    positives_file: str | None = None  # instead of distances
+    none: bool = False  # retrieval without recalls
+    per_city: bool = False  # search only the city of the query
+
+
+def load_test_set(
+    name: str | None,
+    datasets_folder: str | os.PathLike,
+    folder: str | os.PathLike | None = None,
+    queries_folder: str | None = None,
+    labels: Labels | None = None,
+) -> EvalSet:
+    """List the database and the queries of a set, by name or in a folder of the user's.
+
+    Args:
+        name: Key of TEST_SETS; not looked at if there is a folder.
+        datasets_folder: Where sets are looked for by name.
+        folder: Holds `database/` or `gallery/`, and usually the queries.
+        queries_folder: Where the queries of `folder` are: a name inside it or a path. If None,
+            `queries_v1` if there is one, else `queries`.
+        labels: Another ground truth than the set's own.
+
+    Raises:
+        ValueError: If the name is unknown, or file names lack UTM positions.
+        FileNotFoundError: If a folder is not there or empty; says how to get a named set.
+    """
+    labels = labels or Labels()
+    if folder is not None:
+        return _load_folder(Path(folder).resolve(), queries_folder, labels)
+    test_set, found = look_up_test_set(name), find_test_set(name, datasets_folder)
+    notes = []
+    if name == "msls_test" and found.database.resolve().parent.name == "val":
+        notes.append("msls/test is a link to msls/val: these are the validation cities")
+    database, queries = list_images(found.database), list_images(found.queries)
+    query_numbers = np.arange(0, len(queries), test_set.every_nth_query)
+    if test_set.only_official_queries:
+        query_numbers = find_keys(queries, read_official_queries(datasets_folder))
+        if not len(query_numbers):
+            raise ValueError(f"None of the official queries of MSLS is in {queries.folder}")
+    eval_set = _label(name, test_set, labels, database, queries, query_numbers)
+    notes += describe_counts(test_set, len(database), len(eval_set.queries))
+    return dataclasses.replace(eval_set, notes=(*notes, *eval_set.notes))
+
+
+def _load_folder(root: Path, queries_folder: str | None, labels: Labels) -> EvalSet:
+    database = find_database(root)
+    if database is None:
+        raise FileNotFoundError(
+            f"{root} has no folder database: it must hold database/ (or gallery/) and queries/"
+        )
+    if queries_folder is None:
+        queries_folder = "queries_v1" if (root / "queries_v1").is_dir() else "queries"
+    queries = root / queries_folder
+    if not queries.is_dir() and Path(queries_folder).is_dir():
+        queries = Path(queries_folder).resolve()
+    paths = list_images(queries)
+    name = "/".join((*root.parts[-2:], queries.name))
+    any_set = TestSet(folders=())
+    return _label(name, any_set, labels, list_images(database), paths, np.arange(len(paths)))
+
+
+def _label(
+    name: str,
+    test_set: TestSet,
+    labels: Labels,
+    database: ImagePaths,
+    queries: ImagePaths,
+    query_numbers: np.ndarray,
+) -> EvalSet:
+    """Put positions, ground truth and cities to the chosen queries."""
+    num_listed = len(queries)
+    if len(query_numbers) < num_listed:
+        queries = queries.subset(query_numbers)
+    has_own_truth = labels.none or labels.positives_file or test_set.frames is not None
+    positions = _positions_if_told(database, queries, must_tell=not has_own_truth)
+    if labels.none:
+        truth = None
+    elif labels.positives_file:
+        truth = read_positives(labels.positives_file, database, queries)
+    elif test_set.frames is not None:
+        positions = None  # mock ones, if any
+        truth = _frames_truth(name, test_set, labels, len(database), num_listed, query_numbers)
+    else:
+        truth = within_distance(positions, labels.threshold_m or test_set.threshold_m)
+    notes = [*(positions.notes if positions else ()), *_describe_repeats(database, queries)]
+    eval_set = EvalSet(
+        name,
+        database,
+        queries,
+        positions,
+        truth,
+        _read_city_numbers(database, queries) if labels.per_city or test_set.per_city else None,
+        test_set.resize,
+        test_set.protocol,
+        paper_column=test_set.paper_column,
+        notes=tuple(notes),
+    )
+    if test_set.only_official_queries and truth is not None:
+        eval_set = _leave_out_queries_without_positives(eval_set)
+    return eval_set
+
+
+def _positions_if_told(
+    database: ImagePaths, queries: ImagePaths, must_tell: bool
+) -> Positions | None:
+    try:
+        return read_positions(database, queries)
+    except ValueError:
+        if must_tell:
+            raise
+        return None
+
+
+def _frames_truth(
+    name: str,
+    test_set: TestSet,
+    labels: Labels,
+    num_database: int,
+    num_listed: int,
+    query_frames: np.ndarray,
+) -> GroundTruth:
+    if labels.threshold_m is not None:
+        raise ValueError(
+            f"--positive_dist_threshold has no meaning for {name}: its positives are at most "
+            f"{test_set.frames} frames away, not metres"
+        )
+    if num_listed != num_database:
+        raise ValueError(
+            f"{name} is evaluated by frame number, but has {num_database:,} database images and "
+            f"{num_listed:,} query images: there must be one of each per frame"
+        )
+    return within_frames(num_database, query_frames, test_set.frames)
+
+
+def _describe_repeats(database: ImagePaths, queries: ImagePaths) -> list[str]:
+    """Say which lists name an image more than once; it counts as often as it is listed."""
+    notes = []
+    for paths in (database, queries):
+        if paths.list_file is None:
+            continue  # a walk meets each image once
+        num_distinct = len(np.unique(np.fromiter(map(hash, paths.lines()), np.int64, len(paths))))
+        if num_distinct < len(paths):
+            notes.append(
+                f"{len(paths) - num_distinct:,} lines of {paths.list_file} name an image that is "
+                "named before: it counts as often as it is named"
+            )
+    return notes
+
+
+def _read_city_numbers(database: ImagePaths, queries: ImagePaths) -> tuple[np.ndarray, np.ndarray]:
+    _, numbers = np.unique(read_cities(database) + read_cities(queries), return_inverse=True)
+    return numbers[: len(database)], numbers[len(database) :]
+
+
+def _leave_out_queries_without_positives(eval_set: EvalSet) -> EvalSet:
+    kept = np.flatnonzero(eval_set.truth.has_positives)
+    num_left_out = len(eval_set.queries) - len(kept)
+    if not len(kept):
+        raise ValueError(f"No query of {eval_set.name} has a positive")
+    positives = [eval_set.truth.positives_per_query[query] for query in kept]
+    database_cities, queries_cities = eval_set.cities or (None, None)
+    return dataclasses.replace(
+        eval_set,
+        queries=eval_set.queries.subset(kept),
+        positions=dataclasses.replace(
+            eval_set.positions, queries_m=eval_set.positions.queries_m[kept]
+        ),
+        truth=dataclasses.replace(eval_set.truth, positives_per_query=positives),
+        cities=eval_set.cities and (database_cities, queries_cities[kept]),
+        denominator="queries that have positives",
+        notes=(*eval_set.notes, f"{num_left_out:,} queries without positives are left out"),
+    )

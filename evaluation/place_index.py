@@ -1,0 +1,222 @@
+"""A searchable database on disk, which needs its images no more.
+
+A place index is a folder: `index.faiss`, the descriptors as faiss keeps them; `images_paths.txt`,
+the '@' names of the images in the same order, one a line; `index.json`, what both were made with.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+import commons
+from datasets.image_paths import ImagePaths, split_names
+from datasets.positions import read_positions
+from evaluation.indexes import IndexSpec, describe_index
+
+FORMAT, FORMAT_VERSION = "place index", 1
+METADATA_KEYS = ("model", "model_sha256", "resize")  # without these no photo can be searched
+_INDEX, _NAMES, _FACTS = "index.faiss", "images_paths.txt", "index.json"
+
+
+@dataclass(frozen=True)
+class PlaceIndex:
+    """Descriptors to search, the names of their images, and what they were made with."""
+
+    index: faiss.Index
+    spec: IndexSpec
+    paths: ImagePaths  # the images themselves may be gone
+    metadata: dict[str, Any]  # METADATA_KEYS and more, plain values
+
+    @cached_property
+    def positions_m(self) -> np.ndarray:
+        """East and north on one plane, see `read_positions`. float64 [num_images, 2]."""
+        return read_positions(self.paths, self.paths.subset(slice(0))).database_m
+
+    def __str__(self) -> str:
+        """Return counts and search."""
+        return (
+            f"{len(self.paths):,} images of {self.paths.folder}, {self.index.d}-D, "
+            f"{describe_index(self.spec)}"
+        )
+
+
+def check_place_index_folder(folder: str | os.PathLike) -> None:
+    """Make sure that a place index may be written to a folder: to a new one or over another index.
+
+    Raises:
+        FileExistsError: If something else is there.
+    """
+    folder = Path(folder)
+    if not os.path.lexists(folder):
+        return
+    with contextlib.suppress(ValueError, OSError):
+        if not any(folder.iterdir()) or _read_facts(folder):
+            return
+    raise FileExistsError(f"{folder} is there and is no place index: give another folder")
+
+
+def save_place_index(
+    folder: str | os.PathLike,
+    index: faiss.Index,
+    spec: IndexSpec,
+    paths: ImagePaths,
+    metadata: dict[str, Any],
+) -> None:
+    """Write a place index, whole or not at all; an older one in the folder is replaced.
+
+    Args:
+        folder: Where to.
+        index: Holds one descriptor per image.
+        spec: What the index was built from, with the parameters that were chosen.
+        paths: The images, in the order of the descriptors.
+        metadata: METADATA_KEYS and what else describes the model and the data, such as the
+            architecture, the name of the data set and the version of the code. Plain values.
+
+    Raises:
+        FileExistsError: If the folder holds something else.
+        ValueError: If counts differ or metadata lack a key.
+    """
+    folder = Path(os.path.abspath(folder))
+    check_place_index_folder(folder)
+    if index.ntotal != len(paths):
+        raise ValueError(f"{index.ntotal:,} descriptors for {len(paths):,} images: not saved")
+    missing = [key for key in METADATA_KEYS if key not in metadata]
+    if missing:
+        raise ValueError(f"The metadata of a place index lack {', '.join(missing)}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _folder_written_whole(folder) as temporary:
+        faiss.write_index(index, str(temporary / _INDEX))
+        names_sha256 = _write_names(paths, temporary / _NAMES)
+        facts = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "num_images": len(paths),
+            "descriptor_dim": index.d,
+            "database_folder": str(paths.folder),
+            "names_sha256": names_sha256,
+            "index_bytes": os.path.getsize(temporary / _INDEX),
+            "search": describe_index(spec),
+            "search_spec": {"name": spec.name, "params": dict(spec.params)},
+            "metadata": metadata,
+        }
+        commons.write_json(facts, temporary / _FACTS)
+
+
+def load_place_index(folder: str | os.PathLike) -> PlaceIndex:
+    """Open a place index; the descriptors stay on disk until they are searched.
+
+    Raises:
+        FileNotFoundError: If there is none, or a file of it is missing.
+        ValueError: If it is of another version, damaged, or its parts do not belong together.
+    """
+    folder = Path(folder)
+    facts = _read_facts(folder)
+    for name in (_INDEX, _NAMES):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"The place index {folder} has lost its {name}: make it again")
+    blob = np.fromfile(folder / _NAMES, np.uint8)
+    if hashlib.sha256(blob).hexdigest() != facts["names_sha256"]:
+        raise ValueError(f"{folder / _NAMES} was changed since the index was made: make it again")
+    paths = split_names(facts["database_folder"], blob)
+    index = _read_index(folder / _INDEX, facts["index_bytes"])
+    if not index.ntotal == len(paths) == facts["num_images"]:
+        raise ValueError(
+            f"The place index {folder} does not hold together: {index.ntotal:,} descriptors, "
+            f"{len(paths):,} names, {facts['num_images']:,} images in {_FACTS}: make it again"
+        )
+    if index.d != facts["descriptor_dim"]:
+        raise ValueError(
+            f"{folder / _INDEX} has descriptors of length {index.d}, {_FACTS} says "
+            f"{facts['descriptor_dim']}: make the index again"
+        )
+    return PlaceIndex(index, IndexSpec(**facts["search_spec"]), paths, facts["metadata"])
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """Read `index.json` and check that it is one of ours and of this version."""
+    file = folder / _FACTS
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} is no place index: it has no {_FACTS}")
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{file} is damaged: it is not JSON") from None
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise ValueError(f"{file} does not describe a place index")
+    if facts.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder} is a place index of version {facts.get('format_version')}, this code reads "
+            f"version {FORMAT_VERSION}: make it again"
+        )
+    _check_facts(facts, file)
+    return facts
+
+
+def _check_facts(facts: dict[str, Any], file: Path) -> None:
+    kinds = {
+        "num_images": int,
+        "descriptor_dim": int,
+        "database_folder": str,
+        "names_sha256": str,
+        "index_bytes": int,
+        "search_spec": dict,
+        "metadata": dict,
+    }
+    bad = [key for key, kind in kinds.items() if not isinstance(facts.get(key), kind)]
+    if not bad and set(facts["search_spec"]) != {"name", "params"}:
+        bad = ["search_spec"]
+    bad += [key for key in METADATA_KEYS if key not in (facts.get("metadata") or {})]
+    if bad:
+        raise ValueError(f"{file} is damaged: {', '.join(bad)} is missing or wrong")
+
+
+def _read_index(file: Path, num_bytes: int) -> faiss.Index:
+    """Map an index into memory, or read it where faiss is too old for that."""
+    if file.stat().st_size != num_bytes:  # reading past the end of a mapped file kills a process
+        raise ValueError(
+            f"{file} is damaged: it has {file.stat().st_size:,} bytes, it was written with "
+            f"{num_bytes:,}; make the index again"
+        )
+    try:
+        return faiss.read_index(str(file), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
+    except RuntimeError:
+        raise ValueError(f"{file} is damaged: faiss cannot read it; make the index again") from None
+
+
+def _write_names(paths: ImagePaths, file: Path) -> str:
+    """Write one relative path a line, and return the SHA-256 of the file."""
+    digest = hashlib.sha256()
+    with open(file, "wb") as stream:
+        for start, end in zip(paths.starts, paths.ends, strict=True):
+            line = paths.blob[start:end].tobytes() + b"\n"
+            digest.update(line)
+            stream.write(line)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _folder_written_whole(folder: Path) -> Iterator[Path]:
+    """Lend a temporary folder that takes the place of `folder` if all goes well."""
+    temporary = folder.with_name(f".{folder.name}_{os.getpid()}")
+    replaced = folder.with_name(f".{folder.name}_{os.getpid()}_old")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.exists():
+            os.replace(folder, replaced)
+        os.replace(temporary, folder)
+    finally:
+        if replaced.exists() and not folder.exists():
+            os.replace(replaced, folder)
+        for left in (temporary, replaced):
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,152 @@
+"""Find what is nearest to queries in a database; images of both may be unreadable."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+
+from datasets.image_paths import ImagePaths
+from evaluation.crops import merge_crops
+from evaluation.descriptor_files import DescriptorFiles
+from evaluation.descriptors import Extraction, Inference, Model, extract_descriptors
+from evaluation.indexes import EXACT, IndexSpec, build_index, choose_params, describe_index
+from evaluation.search import (
+    find_neighbors,
+    find_neighbors_within,
+    measure_agreement,
+    search_index,
+)
+from evaluation.views import View
+
+Cities = tuple[np.ndarray, np.ndarray]  # of database and queries
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A model, how images go through it, and the files that keep its descriptors."""
+
+    model: Model
+    inference: Inference
+    files: DescriptorFiles
+
+    def __call__(self, paths: ImagePaths, view: View, label: str) -> Extraction:
+        """Return the descriptors of images, loaded or extracted.
+
+        Raises:
+            ValueError: If kept descriptors have gaps that were not asked for.
+        """
+        extraction = self.files.get(
+            paths,
+            view,
+            lambda: extract_descriptors(self.model, paths, view, self.inference, label),
+        )
+        if extraction.unreadable and not self.inference.skip_unreadable:
+            raise ValueError(
+                f"{len(extraction.unreadable):,} of {len(paths):,} images of {paths.folder} could "
+                "not be read when their descriptors were saved: repair them, or say "
+                "--skip_unreadable"
+            )
+        return extraction
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database that is ready to be searched."""
+
+    paths: ImagePaths
+    view: View
+    extraction: Extraction
+    descriptors: np.ndarray  # of the readable images. float32 [num_readable, D]
+    spec: IndexSpec  # how they are searched, with all parameters
+    index: faiss.Index | None  # None: exact search among the descriptors
+
+    @property
+    def readable_paths(self) -> ImagePaths:
+        """The images that have descriptors, in the order of these."""
+        unreadable = self.extraction.unreadable
+        return self.paths.subset(self.extraction.readable) if unreadable else self.paths
+
+    def is_of(self, paths: ImagePaths, view: View) -> bool:
+        """Tell whether these are the same images, seen in the same way."""
+        same_images = self.paths.folder == paths.folder and len(self.paths) == len(paths)
+        return same_images and self.view == view
+
+
+class Found(NamedTuple):
+    """Predictions among all images of the database, for all queries, and how they were found."""
+
+    predictions: np.ndarray  # database indices, nearest first, -1 for none. int64 [num_queries, K]
+    distances: np.ndarray  # of the descriptors, L2. float32 [num_queries, K]
+    search: str  # in words
+    agreement: float | None  # with the exact search, percent; None if it is exact
+
+
+def prepare_database(
+    extractor: Extractor, paths: ImagePaths, view: View, spec: IndexSpec
+) -> Database:
+    """Extract a database and index it, unless the search is exact."""
+    extraction = extractor(paths, view, "Database")
+    descriptors = extraction.descriptors
+    if extraction.unreadable:
+        descriptors = descriptors[extraction.readable]
+    spec = choose_params(spec, *descriptors.shape)
+    index = None if spec == EXACT else build_index(descriptors, spec)
+    return Database(paths, view, extraction, descriptors, spec, index)
+
+
+def search(
+    database: Database,
+    queries: Extraction,
+    k: int,
+    cities: Cities | None = None,
+    majority_weight: float = 0.0,
+) -> Found:
+    """Find the k nearest images of each query.
+
+    Args:
+        database: What is searched.
+        queries: One descriptor per query, or one per crop: see `merge_crops`.
+        k: How many; at most all are returned.
+        cities: Of all images; each query is searched in its own city only, always exactly.
+        majority_weight: See `merge_crops`.
+    """
+    asked = queries.descriptors[queries.readable] if queries.unreadable else queries.descriptors
+    flat = asked.reshape(-1, asked.shape[-1])  # one row per crop
+    words, agreement = describe_index(database.spec), None
+    if cities is not None:
+        predictions, distances = find_neighbors_within(
+            database.descriptors,
+            flat,
+            k,
+            cities[0][database.extraction.readable],
+            np.repeat(cities[1][queries.readable], len(flat) // len(asked)),
+        )
+        words = f"{describe_index(EXACT)}, each query in its own city"
+    elif database.index is None:
+        predictions, distances = find_neighbors(database.descriptors, flat, k)
+    else:
+        predictions, distances = search_index(database.index, flat, k)
+        agreement = measure_agreement(database.descriptors, flat, predictions)
+    if asked.ndim == 3:
+        shape = (*asked.shape[:2], -1)
+        predictions, distances = merge_crops(
+            predictions.reshape(shape), distances.reshape(shape), majority_weight
+        )
+    predictions, distances = _number_all(predictions, distances, database.extraction, queries)
+    return Found(predictions, distances, words, agreement)
+
+
+def _number_all(
+    predictions: np.ndarray, distances: np.ndarray, database: Extraction, queries: Extraction
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn rows and numbers among readable images into those among all images."""
+    if database.unreadable:
+        predictions = np.where(predictions < 0, -1, database.readable[predictions])
+    if not queries.unreadable:
+        return predictions, distances
+    shape = (len(queries.descriptors), predictions.shape[1])
+    all_predictions, all_distances = np.full(shape, -1), np.full(shape, np.inf, np.float32)
+    all_predictions[queries.readable] = predictions
+    all_distances[queries.readable] = distances
+    return all_predictions, all_distances

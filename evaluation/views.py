@@ -1,0 +1,106 @@
+"""What of an image goes into the model: the whole of it, resized, or crops.
+
+The ways to look at queries are those of the deep visual geo-localization benchmark (CVPR 2022);
+the database is always resized to one size there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torchvision.transforms.v2 import functional
+
+from datasets.images import IMAGENET_MEAN, IMAGENET_STD
+
+BENCHMARK_SIZE = "480x640"  # what the benchmark resizes to
+
+
+def parse_resize(rule: str) -> list[int]:
+    """Read a resize rule: "none" -> [], "480" (shorter side) -> [480], "480x640" (HxW) -> both.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    sizes = [] if rule == "none" else rule.lower().split("x")
+    if len(sizes) > 2 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise ValueError(
+            f"A resize rule is 'none', the shorter side as in '480' or HxW as in '480x640', "
+            f"in pixels; not '{rule}'"
+        )
+    return [int(size) for size in sizes]
+
+
+def _whole(images: torch.Tensor, size: list[int]) -> torch.Tensor:
+    return images[:, None] if not size else _resize(images, size)[:, None]
+
+
+def _single_query(images: torch.Tensor, size: list[int]) -> torch.Tensor:
+    return _resize(images, [min(size)])[:, None]
+
+
+def _central_crop(images: torch.Tensor, size: list[int]) -> torch.Tensor:
+    """Scale until the image covers the size, cut what stands over."""
+    height, width = images.shape[2:]
+    scale = max(size[0] / height, size[1] / width)
+    covering = [max(round(height * scale), size[0]), max(round(width * scale), size[1])]
+    return functional.center_crop(_resize(images, covering), size)[:, None]
+
+
+def _five_squares(images: torch.Tensor, size: list[int]) -> torch.Tensor:
+    """Scale the shorter side, cut squares of it in the corners and in the centre."""
+    side = min(size)
+    return torch.stack(functional.five_crop(_resize(images, [side]), [side, side]), dim=1)
+
+
+def _resize(images: torch.Tensor, size: list[int]) -> torch.Tensor:
+    return functional.resize(images, size, antialias=True)
+
+
+TEST_METHODS: dict[str, Callable[[torch.Tensor, list[int]], torch.Tensor]] = {
+    # images [B, 3, H, W] and [height, width] -> [B, V, 3, h, w]
+    "hard_resize": _whole,
+    "single_query": _single_query,
+    "central_crop": _central_crop,
+    "five_crops": _five_squares,  # the mean descriptor
+    "nearest_crop": _five_squares,  # the prediction that is nearest to any crop
+    "maj_voting": _five_squares,  # the same, in favour of what several crops predict
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """How images are prepared: a resize rule and, for queries, one of TEST_METHODS."""
+
+    resize: str = "none"
+    method: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the method has the size that it needs."""
+        size = parse_resize(self.resize)
+        if self.method is not None and self.method not in TEST_METHODS:
+            raise ValueError(
+                f"Unknown --test_method '{self.method}': choose from {', '.join(TEST_METHODS)}"
+            )
+        if self.method is not None and len(size) != 2:
+            raise ValueError(
+                f"--test_method {self.method} needs --resize_test_imgs HxW, as in "
+                f"{BENCHMARK_SIZE}; it is '{self.resize}'"
+            )
+
+    @property
+    def takes_mean(self) -> bool:
+        """Whether the descriptors of the crops are averaged; they are not normalised again."""
+        return self.method == "five_crops"
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Scale uint8 [B, 3, H, W] to [0, 1], cut views [B, V, 3, h, w], normalise as ImageNet."""
+        images = functional.to_dtype(images, torch.float32, scale=True)
+        cut = TEST_METHODS[self.method or "hard_resize"]
+        views = cut(images, parse_resize(self.resize))
+        return functional.normalize(views, list(IMAGENET_MEAN), list(IMAGENET_STD))
+
+    def __str__(self) -> str:
+        """Return the rule in words."""
+        if self.method is None:
+            return "not resized" if self.resize == "none" else f"resized to {self.resize}"
+        return f"{self.method} {self.resize}"

@@ -1,0 +1,98 @@
+"""Flags of train.py alone: classes and groups, optimisation, augmentation."""
+
+import argparse
+
+from flags.types import not_negative_int, positive_float, positive_int
+
+
+def add_training_flags(cli: argparse.ArgumentParser) -> None:
+    """Add them in groups."""
+    _add_groups(cli)
+    _add_training(cli)
+    _add_augmentation(cli)
+
+
+def _add_groups(cli: argparse.ArgumentParser) -> None:
+    group = cli.add_argument_group("classes and groups (paper, section 3.2)")
+    add = group.add_argument
+    add("--M", type=positive_int, default=10, help="side of a cell, in metres")
+    add("--alpha", type=positive_int, default=30, help="range of headings of a class, in degrees")
+    add(
+        "--N",
+        type=positive_int,
+        default=5,
+        help="classes of a group are N cells apart, east and north",
+    )
+    add("--L", type=positive_int, default=2, help="classes of a group are L heading ranges apart")
+    add(
+        "--groups_num",
+        type=positive_int,
+        default=8,
+        help="how many of the N*N*L groups to train on",
+    )
+    add(
+        "--min_images_per_class",
+        type=not_negative_int,
+        default=10,
+        help="classes with fewer images are dropped",
+    )
+    add("--dry_run", action="store_true", help="print the groups and stop")
+    add(
+        "--cache_folder",
+        default="cache",
+        help="where the split of a training folder into classes is kept",
+    )
+
+
+def _add_training(cli: argparse.ArgumentParser) -> None:
+    group = cli.add_argument_group("training")
+    add = group.add_argument
+    add("--batch_size", type=positive_int, default=32, help="images per iteration")
+    add(
+        "--epochs_num",
+        type=positive_int,
+        default=50,
+        help="epochs; epoch t trains group t mod groups_num",
+    )
+    add("--iterations_per_epoch", type=positive_int, default=10000, help="iterations of an epoch")
+    add("--lr", type=positive_float, default=1e-5, help="learning rate of the network (Adam)")
+    add(
+        "--classifiers_lr",
+        type=positive_float,
+        default=0.01,
+        help="learning rate of the CosFace heads",
+    )
+    add("--use_amp16", action="store_true", help="16-bit automatic mixed precision")
+    add(
+        "--amp_dtype",
+        choices=("fp16", "bf16"),
+        default="fp16",
+        help="the 16-bit type of --use_amp16",
+    )
+    add(
+        "--resume_train",
+        metavar="CHECKPOINT",
+        help="continue a run from its last_checkpoint.pth, in its folder, with its flags",
+    )
+
+
+def _add_augmentation(cli: argparse.ArgumentParser) -> None:
+    group = cli.add_argument_group("augmentation")
+    add = group.add_argument
+    add(
+        "--augmentation_device",
+        choices=("auto", "cuda", "cpu"),
+        default="auto",
+        help="cpu augments in the loader's workers, cuda on the training device; "
+        "auto is cuda where training runs there",
+    )
+    add("--brightness", type=float, default=0.7, help="factor within 1 +- this")
+    add("--contrast", type=float, default=0.7, help="factor within 1 +- this")
+    add("--saturation", type=float, default=0.7, help="factor within 1 +- this")
+    add("--hue", type=float, default=0.5, help="shift within +- this, in turns, at most 0.5")
+    add(
+        "--random_resized_crop",
+        type=float,
+        default=0.5,
+        help="a crop covers at least 1 - this of the image's area",
+    )

@@ -1,0 +1,221 @@
+"""Find where photos were taken: the places of the most similar images of a database.
+
+python localize.py PHOTO_OR_FOLDER ... --resume model.pth --database FOLDER --save_index INDEX
+python localize.py PHOTO_OR_FOLDER ... --resume model.pth --index INDEX
+
+The first call computes the descriptors of a folder of images with '@' names and keeps them; the
+second one needs the images no more.
+"""
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import commons
+from datasets.image_paths import ImagePaths, image_paths_of, list_images
+from datasets.positions import read_positions
+from evaluation.descriptors import Inference, Model, extract_descriptors
+from evaluation.indexes import IndexSpec, build_index, choose_params, parse_index
+from evaluation.localization import Localization, localize
+from evaluation.place_index import (
+    PlaceIndex,
+    check_place_index_folder,
+    load_place_index,
+    save_place_index,
+)
+from evaluation.views import View, parse_resize
+from flags.types import not_negative_int, positive_float, positive_int
+from model.any_model import parse_model_spec
+from model.loading import load_model
+from reports.place_map import MapPhoto, MapPoint, draw_place_map, make_thumbnail
+from reports.places import (
+    describe_agreement,
+    format_localization,
+    format_place,
+    printable,
+    write_geojson,
+    write_places,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Localize photos; print their places and write tables and a map."""
+    args = _parse_arguments(argv)
+    software = commons.describe_software()
+    with commons.usage_errors():
+        parse_resize(args.resize or "none")
+        if args.model:
+            parse_model_spec(args.model)
+        spec = parse_index(args.search)
+        device = commons.choose_device(args.device)
+    photos = list_photos(args.photos)
+    if args.save_index:
+        check_place_index_folder(args.save_index)
+    model, model_facts = load_model(args.resume_model, args.model)
+    if args.index:
+        place_index = load_place_index(args.index)
+        check_model(place_index, model_facts)
+        _ = place_index.positions_m
+    else:
+        database = list_images(args.database)
+        read_positions(database, database.subset(slice(0)))  # now, so that bad names show at once
+    run_folder = commons.make_run_folder(args.save_dir, "localize", vars(args))
+    commons.setup_logging(run_folder)
+
+    model = model.to(device)
+    inference = Inference(device, args.infer_batch_size, args.num_workers)
+    if args.database:
+        metadata = model_facts | software | {"resize": args.resize or "none"}
+        place_index = index_database(model, database, spec, inference, metadata)
+    if args.save_index:
+        saved = place_index
+        save_place_index(args.save_index, saved.index, saved.spec, saved.paths, saved.metadata)
+        logging.info(f"The place index is in {args.save_index}")
+    resize = args.resize or place_index.metadata["resize"]
+    if resize != place_index.metadata["resize"]:
+        logging.warning(
+            f"Photos are resized by the rule '{resize}', the database was by "
+            f"'{place_index.metadata['resize']}': descriptors may not compare"
+        )
+    logging.info(f"Looking for {len(photos):,} photos among {place_index}")
+    descriptors = extract_descriptors(model, photos, View(resize), inference, "Photos").descriptors
+    localizations = localize(
+        place_index, list(photos), descriptors, args.top_k, args.positive_dist_threshold
+    )
+    write_run(run_folder, place_index, localizations)
+
+
+def list_photos(given: Sequence[str]) -> ImagePaths:
+    """List photos given as files or as folders, which are searched like those of a database.
+
+    Raises:
+        FileNotFoundError: If one does not exist, or a folder has no image.
+    """
+    files: list[str] = []
+    for path in given:
+        files += list_images(path) if os.path.isdir(path) else [path]
+    return image_paths_of(files)
+
+
+def check_model(place_index: PlaceIndex, model_facts: dict[str, Any]) -> None:
+    """Make sure that an index was made with a model.
+
+    Raises:
+        ValueError: If it was made with another one.
+    """
+    made_with, given = (
+        (facts["model_sha256"] or "", facts["model"])
+        for facts in (place_index.metadata, model_facts)
+    )
+    same = made_with[0] == given[0] if given[0] else made_with == given  # some have no weights
+    if not same:
+        raise ValueError(
+            f"This index was made with the model {made_with[1]} (SHA-256 {made_with[0][:12]}), not "
+            f"with {given[1]} (SHA-256 {given[0][:12]}): give that model, or make the index again"
+        )
+
+
+def index_database(
+    model: Model,
+    database: ImagePaths,
+    spec: IndexSpec,
+    inference: Inference,
+    metadata: dict[str, Any],
+) -> PlaceIndex:
+    """Compute the descriptors of database images and index them.
+
+    Raises:
+        ValueError: If an image cannot be read, or the index does not go with so many descriptors.
+    """
+    extraction = extract_descriptors(
+        model, database, View(metadata["resize"]), inference, "Database"
+    )
+    spec = choose_params(spec, *extraction.descriptors.shape)
+    index = build_index(extraction.descriptors, spec)
+    facts = {"dataset": str(database.folder), "image_sizes": extraction.image_sizes}
+    return PlaceIndex(index, spec, database, metadata | facts)
+
+
+def write_run(folder: Path, place_index: PlaceIndex, localizations: Sequence[Localization]) -> None:
+    """Print the places of each photo and write them as CSV, GeoJSON and a map."""
+    for localization in localizations:
+        logging.info(printable(format_localization(localization)) + "\n")
+    write_places(localizations, folder / "places.csv")
+    num_points = write_geojson(localizations, folder / "places.geojson")
+    if num_points < len(localizations):
+        logging.info(
+            f"{len(localizations) - num_points} photos are not in places.geojson: the names of the "
+            "database images have neither latitude and longitude nor a UTM zone with its letter"
+        )
+    title = f"{len(localizations):,} photos among {len(place_index.paths):,} database images"
+    photos = [_map_photo(localization) for localization in localizations]
+    page = draw_place_map(title, place_index.positions_m, photos)
+    with commons.written_whole(folder / "map.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    logging.info(f"Places and a map are in {folder}")
+
+
+def _map_photo(localization: Localization) -> MapPhoto:
+    points = [MapPoint(p.rank, p.position_m, format_place(p)) for p in localization.places]
+    label, text = os.path.basename(localization.photo), describe_agreement(localization)
+    return MapPhoto(label, text, make_thumbnail(localization.photo), points)
+
+
+def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add = cli.add_argument
+    add("photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="photos, or folders of them")
+    models = cli.add_mutually_exclusive_group(required=True)
+    models.add_argument(
+        "--resume",
+        "--resume_model",
+        dest="resume_model",
+        metavar="CHECKPOINT",
+        help="weights of a whole network, ours or published",
+    )
+    models.add_argument("--model", metavar="SPEC", help="any other model, as of eval.py")
+    add("--index", metavar="INDEX", help="place index to search, written by --save_index")
+    add("--database", metavar="FOLDER", help="images with '@' names to search, instead of --index")
+    add("--save_index", metavar="INDEX", help="keep the index of --database in this folder")
+    add(
+        "--search",
+        default="exact",
+        metavar="NAME[:KEY=VALUE,...]",
+        help="how --database is searched: exact, flat_fp16, flat_int8, ivf, ivf_pq, hnsw, or "
+        "faiss:FACTORY_STRING (default: exact)",
+    )
+    add("--top_k", type=positive_int, default=5, help="places a photo (default: 5)")
+    add(
+        "--positive_dist_threshold",
+        type=positive_float,
+        default=25.0,
+        help="what counts as the same place in the confidence, in metres (default: 25)",
+    )
+    add(
+        "--resize",
+        metavar="{none,SIDE,HxW}",
+        help="resize photos: shorter side in pixels, or height x width (default: as the index; "
+        "none for --database)",
+    )
+    add("--infer_batch_size", type=positive_int, default=16, help="images per batch (default: 16)")
+    add("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="where to compute")
+    add(
+        "--num_workers",
+        type=not_negative_int,
+        default=min(8, os.cpu_count() or 1),
+        help="loader processes (default: number of cores, at most 8)",
+    )
+    add("--save_dir", help="folder of this run (default: logs/localize_<time>)")
+    args = cli.parse_args(argv)
+    if bool(args.index) == bool(args.database):
+        cli.error("say where to search: either --index INDEX or --database FOLDER")
+    if args.index and (args.save_index or args.search != "exact"):
+        cli.error("--save_index and --search go with --database; an --index has its own search")
+    return args
+
+
+if __name__ == "__main__":
+    commons.run_command(main)

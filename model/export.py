@@ -1,0 +1,172 @@
+"""Write a trained network as TorchScript or ONNX, to be used without this code.
+
+python -m model.export best_model.pth --format onnx --out model.onnx
+python -m model.export ResNet50_512_cosplace.pth --format torchscript --out model.pt
+
+Batch size, height and width of the images stay free in both. The ONNX file is made out of the
+TorchScript: torch.onnx's exporter for scripts is there in torch 2.4 to 2.15, and keeps the padding
+of EfficientNet_Lite0, which depends on the size of the images, as a computation.
+"""
+
+import argparse
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import commons
+from datasets.images import IMAGENET_MEAN, IMAGENET_STD
+from model.checkpoints import load_network
+from model.exported import load_onnx, load_torchscript, require_packages
+
+TOLERANCE = 1e-5  # between the numbers of two descriptors, whose length is 1
+METADATA_FILE = "metadata.json"  # inside a TorchScript file; in ONNX each entry is a property
+OPSETS = range(11, 21)  # from the first with computed padding to the last that torch 2.4 knows
+DEFAULT_OPSET = 17
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Export the network of a checkpoint and say how exact the file is."""
+    cli = argparse.ArgumentParser(prog="python -m model.export", description=__doc__.split("\n")[0])
+    add = cli.add_argument
+    add("checkpoint", help="whole network, ours or published")
+    add("--format", choices=("torchscript", "onnx"), required=True, help="what to write")
+    add("--out", type=Path, required=True, metavar="FILE", help="where to; replaced if it is there")
+    add(
+        "--image_size",
+        type=int,
+        default=512,
+        help="side in pixels of the images that the file is checked with (default: 512); the file "
+        "takes any size",
+    )
+    add(
+        "--opset",
+        type=int,
+        choices=OPSETS,
+        metavar="N",
+        help=f"ONNX operator set, {OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET})",
+    )
+    args = cli.parse_args(argv)
+    if args.opset is not None and args.format != "onnx":
+        cli.error("--opset goes with --format onnx")
+    if args.image_size < 1:
+        cli.error("--image_size must be at least 1")
+    difference = export_network(
+        args.checkpoint, args.format, args.out, args.image_size, args.opset or DEFAULT_OPSET
+    )
+    logging.info(f"Wrote {args.out}: descriptors differ from the network's by {difference:.1g}")
+
+
+def export_network(
+    checkpoint: str | os.PathLike,
+    file_format: str,
+    out: Path,
+    image_size: int = 512,
+    opset: int = DEFAULT_OPSET,
+) -> float:
+    """Write the network of a checkpoint; the file is only left if it gives the same descriptors.
+
+    Args:
+        checkpoint: See `load_network`.
+        file_format: "torchscript" or "onnx".
+        out: The file to write.
+        image_size: Side of the images to compare on, in pixels.
+        opset: The ONNX operator set.
+
+    Returns:
+        The largest difference between a number of the network's descriptors and of the file's.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint, or no folder for the file.
+        ValueError: If the network cannot be exported, or its descriptors change.
+    """
+    if out.is_dir() or not out.parent.is_dir():
+        raise FileNotFoundError(f"--out {out}: give a file in a folder that is there")
+    if file_format == "onnx":
+        require_packages("onnx", "onnxruntime")
+    network = load_network(checkpoint).eval().requires_grad_(False)
+    metadata = _describe(network.architecture, checkpoint)
+    with commons.written_whole(out) as temporary:
+        with warnings.catch_warnings():
+            # Deprecations, and remarks on tracing; whether the file is right is measured below.
+            warnings.simplefilter("ignore")
+            script = torch.jit.script(network)
+            if file_format == "onnx":
+                _write_onnx(script, metadata, temporary, image_size, opset)
+            else:
+                content = {METADATA_FILE: json.dumps(metadata, indent=2)}
+                with open(temporary, "wb") as file:  # given a name, torch would read it for a stem
+                    torch.jit.save(script, file, _extra_files=content)
+        read = load_onnx if file_format == "onnx" else load_torchscript
+        difference = largest_difference(network, read(temporary), image_size)
+        if not difference <= TOLERANCE:  # nor NaN
+            raise ValueError(
+                f"{out} was not written: its descriptors differ from the network's by "
+                f"{difference:.1g}, more than {TOLERANCE:.0e}"
+            )
+    return difference
+
+
+@torch.inference_mode()
+def largest_difference(
+    network: nn.Module, exported: Callable[[torch.Tensor], torch.Tensor], image_size: int
+) -> float:
+    """Compare descriptors of random images, of two sizes and batch sizes.
+
+    Returns:
+        The largest difference between two numbers; NaN if there is a NaN.
+    """
+    generator = torch.Generator().manual_seed(0)
+    differences = []
+    for shape in ((1, 3, image_size, image_size), (3, 3, image_size, image_size * 3 // 4 + 1)):
+        images = torch.randn(shape, generator=generator)
+        differences.append((network(images) - exported(images)).abs().max())
+    return torch.stack(differences).max().item()
+
+
+def _write_onnx(
+    script: nn.Module, metadata: dict[str, Any], path: Path, image_size: int, opset: int
+) -> None:
+    import onnx  # here, so that TorchScript does not need it
+
+    torch.onnx.export(
+        script,
+        (torch.zeros(2, 3, image_size, image_size),),
+        os.fspath(path),
+        dynamo=False,
+        opset_version=opset,
+        input_names=["images"],
+        output_names=["descriptors"],
+        dynamic_axes={
+            "images": {0: "batch", 2: "height", 3: "width"},
+            "descriptors": {0: "batch"},
+        },
+    )
+    content = onnx.load(path)
+    texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in metadata.items()}
+    onnx.helper.set_model_props(content, texts)
+    onnx.save(content, path)
+
+
+def _describe(architecture: dict[str, str | int], checkpoint: str | os.PathLike) -> dict[str, Any]:
+    """Return what a user of the file has to know, and where it comes from."""
+    return architecture | {
+        "input": "images, float32 [B, 3, H, W]: RGB from 0 to 1, minus mean, divided by std",
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "output": "descriptors, float32 [B, fc_output_dim], of length 1",
+        "checkpoint": os.path.basename(checkpoint),
+        "checkpoint_sha256": commons.describe_model(checkpoint)["model_sha256"],
+        "code_version": commons.code_version(),
+        "torch": str(torch.__version__),
+    }
+
+
+if __name__ == "__main__":
+    commons.run_command(main)

@@ -1,0 +1,87 @@
+"""Networks without their code: TorchScript and ONNX files."""
+
+import importlib.util
+import os
+import re
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+def load_torchscript(path: str | os.PathLike) -> nn.Module:
+    """Read a TorchScript file, onto the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not TorchScript.
+    """
+    _require_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # torch.jit is deprecated, and reads its files all the same
+            return torch.jit.load(os.fspath(path), map_location="cpu")
+    except Exception as error:  # torch.jit.load raises many kinds for what is not TorchScript
+        reason = re.split(r"\n|\. ", str(error).strip())[0]
+        raise ValueError(
+            f"{path} is not a TorchScript file ({reason}); a checkpoint goes to --resume"
+        ) from None
+
+
+def load_onnx(path: str | os.PathLike) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function of an ONNX file with one input and one output, run by onnxruntime.
+
+    It computes on the GPU if that is what the installed onnxruntime is for, else on the CPU, and
+    returns tensors on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not such a file, or onnxruntime is not installed.
+    """
+    _require_file(path)
+    require_packages("onnxruntime")
+    import onnxruntime
+
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    there = onnxruntime.get_available_providers()
+    try:
+        session = onnxruntime.InferenceSession(
+            os.fspath(path), providers=[name for name in wanted if name in there]
+        )
+    except Exception as error:  # onnxruntime has a kind of its own for each failure
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} is not an ONNX file that can be run: {reason}") from None
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; needed are one input, "
+            "the images, and one output, the descriptors"
+        )
+    input_name, output_name = inputs[0].name, outputs[0].name
+
+    def compute(images: torch.Tensor) -> torch.Tensor:
+        (descriptors,) = session.run([output_name], {input_name: images.detach().cpu().numpy()})
+        return torch.from_numpy(descriptors)
+
+    return compute
+
+
+def require_packages(*names: str) -> None:
+    """Check that optional packages are installed.
+
+    Raises:
+        ValueError: If one is not; says how to install it.
+    """
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"ONNX needs {' and '.join(missing)}, not installed: pip install {' '.join(missing)}"
+        )
+
+
+def _require_file(path: str | os.PathLike) -> None:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no file {path}")

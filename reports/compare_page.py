@@ -1,0 +1,167 @@
+"""A comparison of runs as one HTML page that needs no other file: tables, sentences, pictures."""
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from datasets.images import open_image
+from reports.compare_tables import (
+    Table,
+    count_tests,
+    describe_comparison,
+    describe_method,
+    describe_run,
+    name_comparison,
+    printable,
+    tabulate,
+    tabulate_sets,
+)
+from reports.comparison import Bootstrap, Comparison, Pair
+from reports.pictures import COLOURS, QUERY_COLOUR, format_metres
+from reports.runs import Run
+
+THUMBNAIL_PX = (380, 224)  # largest width and height; twice what is shown, for sharp screens
+_STYLE = f"""
+body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1240px;
+  padding: 0 1em; color: #222; }}
+table {{ border-collapse: collapse; margin: 1em 0; }}
+th, td {{ padding: .3em .9em; border-bottom: 1px solid #ddd; text-align: right;
+  white-space: nowrap; }}
+th {{ white-space: normal; }}
+li, th, h1, h2, h3 {{ overflow-wrap: anywhere; }}
+th:first-child, td:first-child {{ text-align: left; }}
+.query {{ border-top: 1px solid #ddd; padding: .6em 0;
+  display: grid; grid-template-columns: 200px 1fr 1fr; gap: .3em 1.2em; align-items: end; }}
+.query > p {{ grid-column: 1 / -1; margin: 0; font-size: 12px; color: #666;
+  overflow-wrap: anywhere; }}
+.run b {{ font-size: 12px; overflow-wrap: anywhere; }}
+.tiles {{ display: flex; flex-wrap: wrap; gap: 6px; }}
+figure {{ margin: 0; font-size: 12px; text-align: center; }}
+figure img, figure span {{ border: 4px solid; height: 112px; max-width: 190px; }}
+.run img {{ max-width: 149px; }}
+figure img {{ object-fit: contain; display: block; margin: auto; }}
+figure span {{ display: block; width: 130px; color: #666; }}
+.query-image img, .query-image span {{ border-color: rgb{QUERY_COLOUR}; }}
+.right img, .right span {{ border-color: rgb{COLOURS["1"]}; }}
+.wrong img, .wrong span {{ border-color: rgb{COLOURS["0"]}; }}
+"""
+# The browser itself refuses whatever is not on the page
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def make_page(
+    comparisons: Sequence[Comparison], bootstrap: Bootstrap, num_pictures: int
+) -> tuple[str, str]:
+    """Write a comparison as a page.
+
+    Args:
+        comparisons: One per test set.
+        bootstrap: How the intervals were made.
+        num_pictures: Show so many of the queries won, and of those lost, of each pair of runs.
+
+    Returns:
+        The page, and a sentence on images that cannot be shown, empty if all can.
+    """
+    problems: list[str] = []
+    title = _text(name_comparison(comparisons))
+    parts = [f"<h1>{title}</h1>"]
+    if len(comparisons) > 1:
+        parts += ["<h2>All test sets</h2>", _html_table(tabulate_sets(comparisons))]
+    for comparison in comparisons:
+        parts += [f"<h2>{_text(comparison.name)}</h2>", _html_table(tabulate(comparison))]
+        sentences = describe_comparison(comparison, count_tests(comparisons))
+        parts += [f"<p>{_text(sentence)}</p>" for sentence in sentences]
+        runs = "".join(f"<li>{_text(describe_run(run))}</li>" for run in comparison.runs)
+        parts.append(f"<ul>{runs}</ul>")
+        for pair in comparison.pairs:
+            parts += _show_pair(pair, num_pictures, problems)
+    parts += [f"<p>{_text(sentence)}</p>" for sentence in describe_method(comparisons, bootstrap)]
+    gone = _count_gone(problems)
+    if gone:
+        parts.insert(1, f"<p><strong>{_text(gone)}</strong></p>")
+    head = (
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f"<title>{title}</title><style>{_STYLE}</style>"
+    )
+    body = "\n".join(parts)
+    page = f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
+    return page, gone
+
+
+def _count_gone(problems: Sequence[str]) -> str:
+    different = list(dict.fromkeys(problems))  # an image of both runs is one image
+    count = "1 image" if len(different) == 1 else f"{len(different)} images"
+    return f"{count} cannot be shown, the first because: {different[0]}" if different else ""
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))
+
+
+def _html_table(table: Table) -> str:
+    rows = ["".join(f"<td>{_text(cell)}</td>" for cell in row) for row in table[1:]]
+    header = "".join(f"<th>{_text(cell)}</th>" for cell in table[0])
+    return "<table>" + "\n".join(f"<tr>{row}</tr>" for row in [header, *rows]) + "</table>"
+
+
+def _show_pair(pair: Pair, num_pictures: int, problems: list[str]) -> Iterator[str]:
+    """Yield the queries that only one of the two runs finds."""
+    for queries, finder in ((pair.won, pair.run), (pair.lost, pair.baseline)):
+        if not queries or not num_pictures:
+            continue
+        other = pair.baseline if finder is pair.run else pair.run
+        shown = _spread(queries, num_pictures)
+        heading = f"{finder.label} finds at rank 1, {other.label} does not: {len(queries):,}"
+        if len(shown) < len(queries):
+            heading += f", of which {len(shown)} are here"
+        yield f"<h3>{_text(heading)}</h3>"
+        for query in shown:
+            yield _show_query(query, pair, problems)
+
+
+def _spread(queries: Sequence[str], num_pictures: int) -> list[str]:
+    """Choose evenly from first to last, for neighbours may show one place."""
+    num_shown = min(num_pictures, len(queries))
+    places = np.linspace(0, len(queries) - 1, num_shown).round().astype(int)
+    return [queries[place] for place in places]
+
+
+def _show_query(query: str, pair: Pair, problems: list[str]) -> str:
+    runs = (pair.baseline, pair.run)
+    path = next(rows[0]["query"] for run in runs if (rows := run.predictions.rows.get(query)))
+    tiles = _tile(path, "query-image", "query", problems)
+    tiles += "".join(_show_predictions(run, query, problems) for run in runs)
+    return f'<div class="query"><p>{_text(query)}</p>{tiles}</div>'
+
+
+def _show_predictions(run: Run, query: str, problems: list[str]) -> str:
+    tiles = []
+    for row in run.predictions.rows.get(query, []):
+        kind, mark = ("right", "✓") if row["correct"] == "1" else ("wrong", "✗")
+        caption = f"{mark} {format_metres(float(row['distance_m'] or 'nan'))}"
+        tiles.append(_tile(row["prediction"], kind, caption, problems))
+    shown = "".join(tiles) or "no predictions: the query could not be read"
+    return f'<div class="run"><b>{_text(run.label)}</b><div class="tiles">{shown}</div></div>'
+
+
+def _tile(path: str, kind: str, caption: str, problems: list[str]) -> str:
+    """Show an image in its frame; one that is gone leaves the frame empty."""
+    try:
+        image = f'<img src="{_thumbnail(path)}" alt="{_text(path)}" title="{_text(path)}">'
+    except (OSError, ValueError) as error:
+        problems.append(str(error))
+        image = f'<span title="{_text(path)}">cannot be shown</span>'
+    return f'<figure class="{kind}">{image}<figcaption>{_text(caption)}</figcaption></figure>'
+
+
+def _thumbnail(path: str) -> str:
+    """Return a small version of an image as a data URI."""
+    image = open_image(path)
+    image.thumbnail(THUMBNAIL_PX, Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

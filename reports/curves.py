@@ -1,0 +1,148 @@
+"""The numbers behind the charts of a report."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from datasets.image_paths import ImageName, parse_image_name
+
+ERROR_EDGES_M = (0, 1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
+HEADING_EDGES_DEG = (0, 15, 30, 60, 90, 180)
+_Z_95 = 1.959964  # standard deviations on both sides that hold 95% of a normal distribution
+
+
+@dataclass(frozen=True)
+class Groups:
+    """How many first predictions are right in each group of queries."""
+
+    labels: list[str]
+    num_right: np.ndarray  # int [num_groups]
+    num_queries: np.ndarray  # int [num_groups]
+
+    @property
+    def recalls(self) -> np.ndarray:
+        """Return R@1 in percent. float64 [num_groups]."""
+        return 100 * self.num_right / self.num_queries
+
+    @property
+    def interval(self) -> np.ndarray:
+        """Return ends of Wilson's 95% interval of R@1 in percent. float64 [2, num_groups]."""
+        n, share, z2 = self.num_queries, self.num_right / self.num_queries, _Z_95**2
+        centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+        half = _Z_95 * np.sqrt(share * (1 - share) / n + z2 / (4 * n**2)) / (1 + z2 / n)
+        return 100 * np.stack([centre - half, centre + half])
+
+
+def recall_curve(correct: np.ndarray) -> np.ndarray:
+    """Return R@1, R@2, ... R@K in percent.
+
+    Args:
+        correct: Which predictions are right, nearest first. bool [num_queries, K].
+    """
+    return 100 * np.logical_or.accumulate(correct, axis=1).mean(axis=0)
+
+
+def recalls_by_threshold(
+    distances_m: np.ndarray, recall_values: Sequence[int], thresholds_m: Sequence[float]
+) -> np.ndarray:
+    """Return R@N for each threshold: a prediction is right up to so many metres, inclusive.
+
+    Args:
+        distances_m: From queries to predictions, nearest descriptor first; NaN counts as far.
+            float32 [num_queries, K].
+        recall_values: The values of N, at most K.
+        thresholds_m: Ascending or not.
+
+    Returns:
+        Percent. float64 [len(recall_values), len(thresholds_m)].
+    """
+    nearest = np.fmin.accumulate(distances_m, axis=1)  # of the first 1, 2, ... K; passes over NaN
+    nearest = np.sort(nearest[:, [n - 1 for n in recall_values]], axis=0)  # NaN last
+    counts = [column.searchsorted(thresholds_m, side="right") for column in nearest.T]
+    return 100 * np.array(counts) / len(distances_m)
+
+
+def count_errors(errors_m: np.ndarray) -> np.ndarray:
+    """Count errors between ERROR_EDGES_M, upper edges inclusive, and beyond the last edge.
+
+    Args:
+        errors_m: Metres, inf allowed, NaN is not counted. float [n].
+
+    Returns:
+        int [len(ERROR_EDGES_M)].
+    """
+    known = errors_m[~np.isnan(errors_m)]
+    bins = np.searchsorted(ERROR_EDGES_M[1:], known, side="left")
+    return np.bincount(bins, minlength=len(ERROR_EDGES_M))
+
+
+def read_image_names(paths: Sequence[str]) -> list[ImageName | None]:
+    """Read '@' file names; None for names of another kind."""
+    return [_read_image_name(path) for path in paths]
+
+
+def _read_image_name(path: str) -> ImageName | None:
+    try:
+        return parse_image_name(path) if "@" in os.path.basename(path) else None
+    except ValueError:
+        return None
+
+
+def group_by_year(queries: Sequence[ImageName | None], right: np.ndarray) -> Groups | None:
+    """Group queries by the year of their timestamps; None if not two years are told.
+
+    Args:
+        queries: Their names.
+        right: Which first predictions are right. bool [num_queries].
+    """
+    years = np.array([_year(name) for name in queries])
+    labels = [year for year in np.unique(years) if year]
+    if len(labels) < 2:
+        return None
+    members = [right[years == year] for year in labels]
+    return _count_groups([str(year) for year in labels], members)
+
+
+def group_by_heading(
+    queries: Sequence[ImageName | None],
+    predictions: Sequence[ImageName | None],
+    right: np.ndarray,
+) -> Groups | None:
+    """Group queries by how far their first predictions look another way; None if none tells.
+
+    Args:
+        queries: Their names.
+        predictions: The name of the first prediction of each.
+        right: Which first predictions are right. bool [num_queries].
+    """
+    differences_deg = np.array(
+        [_heading_difference_deg(*pair) for pair in zip(queries, predictions, strict=True)]
+    )
+    groups = np.searchsorted(HEADING_EDGES_DEG[1:], differences_deg, side="left")
+    groups[np.isnan(differences_deg)] = -1
+    edges = list(zip(HEADING_EDGES_DEG, HEADING_EDGES_DEG[1:], strict=False))
+    there = [group for group in range(len(edges)) if (groups == group).any()]
+    if not there:
+        return None
+    labels = ["{}–{}°".format(*edges[group]) for group in there]
+    return _count_groups(labels, [right[groups == group] for group in there])
+
+
+def _count_groups(labels: list[str], members: list[np.ndarray]) -> Groups:
+    counts = np.array([[right.sum(), len(right)] for right in members])
+    return Groups(labels, *counts.T)
+
+
+def _year(name: ImageName | None) -> str:
+    """Return four digits; empty if the name has no such timestamp."""
+    year = name.timestamp[:4] if name else ""
+    return year if len(year) == 4 and year.isdecimal() else ""
+
+
+def _heading_difference_deg(one: ImageName | None, other: ImageName | None) -> float:
+    """Return the angle between two headings, 0 to 180; NaN if one is not told."""
+    if one is None or other is None or one.heading_deg is None or other.heading_deg is None:
+        return np.nan
+    return abs((one.heading_deg - other.heading_deg + 180) % 360 - 180)

@@ -1,0 +1,154 @@
+"""Localizations as text, `places.csv` and `places.geojson`."""
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import commons
+from evaluation.localization import Localization, Place
+
+PLACES_COLUMNS = (
+    "photo",
+    "rank",
+    "latitude",
+    "longitude",
+    "utm_east_m",
+    "utm_north_m",
+    "zone",
+    "heading_deg",
+    "descriptor_distance",
+    "database_image",
+    "spread_m",
+    "confidence",
+)
+
+
+def format_localization(localization: Localization) -> str:
+    """Return the places of one photo as a table."""
+    if not localization.places:
+        return f"{localization.photo}: {describe_agreement(localization)}"
+    rows = [
+        ["rank", "latitude", "longitude", "UTM east", "UTM north", "zone", "heading", "distance"]
+    ]
+    rows += [_cells(place) for place in localization.places]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    names = ["database image", *(_basename(place) for place in localization.places)]
+    table = [
+        "  ".join([*map(str.rjust, row, widths), name])
+        for row, name in zip(rows, names, strict=True)
+    ]
+    return "\n".join([f"{localization.photo}: {describe_agreement(localization)}", *table])
+
+
+def format_place(place: Place) -> str:
+    """Return what is known of one place, in lines."""
+    latitude, longitude, east, north, zone, heading, distance = _cells(place)[1:]
+    lines = [
+        f"latitude {latitude}, longitude {longitude}" if latitude else "",
+        f"UTM {east} {north} {zone}".rstrip(),
+        f"heading {heading} degrees" if heading else "",
+        f"descriptor distance {distance}",
+        _basename(place),
+    ]
+    return "\n".join(filter(None, lines))
+
+
+def describe_agreement(localization: Localization) -> str:
+    """Say in one line where a photo was taken, and how far its places agree."""
+    if not localization.places:
+        return "no place was found"
+    place = localization.places[0]
+    if place.coordinates_deg:
+        where = "geo:{:.6f},{:.6f}".format(*place.coordinates_deg)
+    else:
+        where = f"UTM {place.utm_m[0]:.2f} {place.utm_m[1]:.2f} {place.zone}".rstrip()
+    if localization.spread_m is None:
+        return where
+    return (
+        f"{where}, spread {localization.spread_m:.1f} m, confidence {localization.confidence:.2f}"
+    )
+
+
+def printable(text: str) -> str:
+    """Replace what is not UTF-8 in the name of a file, which consoles refuse."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def write_places(localizations: Sequence[Localization], path: Path) -> None:
+    """Write one row per photo and rank; what is not known is empty."""
+    text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+    with commons.written_whole(path) as temporary, open(temporary, "w", **text) as file:
+        writer = csv.writer(file)
+        writer.writerow(PLACES_COLUMNS)
+        for localization in localizations:
+            writer.writerows(_csv_rows(localization))
+
+
+def write_geojson(localizations: Sequence[Localization], path: Path) -> int:
+    """Write the first place of each photo as a GeoJSON point (RFC 7946).
+
+    Returns:
+        How many have coordinates; the others are left out.
+    """
+    features = [
+        _feature(localization)
+        for localization in localizations
+        if localization.places and localization.places[0].coordinates_deg
+    ]
+    commons.write_json({"type": "FeatureCollection", "features": features}, path)
+    return len(features)
+
+
+def _feature(localization: Localization) -> dict[str, Any]:
+    place = localization.places[0]
+    latitude_deg, longitude_deg = place.coordinates_deg
+    return {
+        "type": "Feature",
+        "geometry": {"type": "Point", "coordinates": [longitude_deg, latitude_deg]},
+        "properties": {
+            "photo": localization.photo,
+            "database_image": place.database_image,
+            "descriptor_distance": place.descriptor_distance,
+            "heading_deg": place.name.heading_deg,
+            "spread_m": localization.spread_m,
+            "confidence": localization.confidence,
+        },
+    }
+
+
+def _csv_rows(localization: Localization) -> Iterator[tuple[Any, ...]]:
+    for place in localization.places:
+        latitude, longitude, east, north, zone, heading, distance = _cells(place)[1:]
+        yield (
+            localization.photo,
+            place.rank,
+            *(latitude, longitude, east, north, zone, heading, distance),
+            place.database_image,
+            _number(localization.spread_m, "{:.1f}"),
+            _number(localization.confidence, "{:.3f}"),
+        )
+
+
+def _number(value: float | None, template: str) -> str:
+    return "" if value is None else template.format(value)
+
+
+def _cells(place: Place) -> list[str]:
+    """Return all but the name, as text."""
+    latitude_deg, longitude_deg = place.coordinates_deg or (None, None)
+    return [
+        str(place.rank),
+        _number(latitude_deg, "{:.6f}"),
+        _number(longitude_deg, "{:.6f}"),
+        f"{place.utm_m[0]:.2f}",
+        f"{place.utm_m[1]:.2f}",
+        place.zone,
+        _number(place.name.heading_deg, "{:g}"),
+        f"{place.descriptor_distance:.4f}",
+    ]
+
+
+def _basename(place: Place) -> str:
+    return os.path.basename(place.database_image)

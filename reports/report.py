@@ -1,0 +1,60 @@
+"""One page about one evaluation: protocol, curves, map, and the most telling queries.
+
+python -m reports.report RUN_FOLDER --num_gallery 24
+
+The page is one file that needs no network: it can be mailed, and opens from disk.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import commons
+from reports.report_page import render_page
+from reports.run_files import read_run
+
+NUM_GALLERY = 24
+
+
+def write_report(run_folder: Path, num_gallery: int = NUM_GALLERY) -> Path:
+    """Write RUN_FOLDER/report.html from the results of a run and the images they name.
+
+    Args:
+        run_folder: Holds results.json, predictions.csv and predictions.npz.
+        num_gallery: How many queries to show with their images; images that are gone are said
+            to be so.
+
+    Returns:
+        The page.
+
+    Raises:
+        FileNotFoundError: If one of the three files is missing.
+        ValueError: If one of them is damaged, or they are of different runs.
+    """
+    page = render_page(read_run(run_folder), num_gallery)
+    path = run_folder / "report.html"
+    with commons.written_whole(path) as temporary:
+        # names of files may be any bytes: what is not text becomes a question mark
+        temporary.write_text(page, encoding="utf-8", errors="replace", newline="\n")
+    return path
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the report of a run that is over."""
+    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cli.add_argument("run_folder", type=Path, help="folder of an evaluation")
+    cli.add_argument(
+        "--num_gallery",
+        type=int,
+        default=NUM_GALLERY,
+        help=f"queries to show with their images (default: {NUM_GALLERY})",
+    )
+    args = cli.parse_args(argv)
+    if args.num_gallery < 0:
+        cli.error(f"--num_gallery must be at least 0, it is {args.num_gallery}")
+    logging.info(f"The report is {write_report(args.run_folder, args.num_gallery)}")
+
+
+if __name__ == "__main__":
+    commons.run_command(main)

@@ -1,0 +1,184 @@
+"""Read what finished runs left in their folders: `results.json` and `predictions.csv`."""
+
+import csv
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NUM_SHOWN = 3  # predictions of a query that are kept to be shown
+_NEEDED = ("dataset", "num_queries", "num_database", "recalls")
+_COLUMNS = ("query_num", "query", "rank", "prediction", "distance_m", "correct")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions of a run, by query: its path below the run's folder of queries.
+
+    A query that could not be read has no predictions and is not among them.
+
+    Attributes:
+        rows: First rows of `predictions.csv` of each query, by rank.
+        right_ranks: Rank of the first right prediction, from 1; inf if none that was kept is right.
+        num_ranks: How many predictions were kept per query.
+        has_labels: Whether the run knew what is right.
+    """
+
+    rows: dict[str, list[dict[str, str]]]
+    right_ranks: dict[str, float]
+    num_ranks: int
+    has_labels: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run on one test set.
+
+    Attributes:
+        label: What it is called.
+        folder: Where its files are.
+        result: What `results.json` holds.
+        predictions: None if recalls cannot be counted on them.
+        problem: Why they cannot, a sentence; otherwise empty.
+    """
+
+    label: str
+    folder: Path
+    result: dict[str, Any]
+    predictions: Predictions | None
+    problem: str = ""
+
+    @property
+    def counted_recalls(self) -> dict[str, int]:
+        """{"R@N": N} of the recalls that the kept predictions are enough for."""
+        if self.predictions is None:
+            return {}
+        num_ranks, num_database = self.predictions.num_ranks, self.result["num_database"]
+        values = {name: int(name.removeprefix("R@")) for name in self.result["recalls"]}
+        return {name: n for name, n in values.items() if min(n, num_database) <= num_ranks}
+
+
+def find_sets(run: Path) -> dict[str, Path]:
+    """Return {name of a test set: folder with its results.json}.
+
+    A run on several sets has one folder for each; a run on one set has its results at the top.
+
+    Raises:
+        FileNotFoundError: If there are no results.
+        ValueError: If they are not those of an evaluation.
+    """
+    if (run / "results.json").is_file():
+        return {read_results(run)["dataset"]: run}
+    sets = {file.parent.name: file.parent for file in sorted(run.glob("*/results.json"))}
+    if not sets:
+        raise FileNotFoundError(f"There is no {run / 'results.json'}: was that run finished?")
+    return sets
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Read the results of a run on one set.
+
+    Raises:
+        FileNotFoundError: If the run has none.
+        ValueError: If they are not those of an evaluation.
+    """
+    file = folder / "results.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no {file}: was that run finished?")
+    try:
+        result = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    missing = [key for key in _NEEDED if not isinstance(result, dict) or key not in result]
+    if missing:
+        raise ValueError(f"{file} is not of an evaluation: it has no {', '.join(missing)}")
+    return result
+
+
+def read_run(label: str, folder: Path) -> Run:
+    """Read results and predictions, and check that they belong together.
+
+    Raises:
+        FileNotFoundError: If there are no results.
+        ValueError: If a file is broken.
+    """
+    result = read_results(folder)
+    file = folder / "predictions.csv"
+    if not file.is_file():
+        return Run(label, folder, result, None, f"There is no {file}: no intervals, no test.")
+    run = Run(label, folder, result, read_predictions(file, result.get("queries_folder", "")))
+    problem = _find_problem(run)
+    return Run(label, folder, result, None, problem) if problem else run
+
+
+def _find_problem(run: Run) -> str:
+    if not run.predictions.has_labels or not run.result["recalls"]:
+        return f"{run.label} was evaluated without labels: it has no recalls to compare."
+    ranks = np.array(list(run.predictions.right_ranks.values()))
+    num_queries = run.result["num_queries"]
+    if len(ranks) > num_queries:
+        return (
+            f"The predictions.csv of {run.label} is of {len(ranks):,} queries, its results.json of "
+            f"{num_queries:,}: they are not of one evaluation. No test."
+        )
+    for name, n in run.counted_recalls.items():
+        counted, written = 100 * (ranks <= n).sum() / num_queries, run.result["recalls"][name]
+        if abs(counted - written) > 0.001:
+            return (
+                f"The predictions.csv of {run.label} gives {name} {counted:.2f}, its results.json "
+                f"says {written:.2f}: they are not of one evaluation. No test."
+            )
+    return ""
+
+
+def read_predictions(file: Path, queries_folder: str = "") -> Predictions:
+    """Read the predictions of a run.
+
+    Args:
+        file: A `predictions.csv`.
+        queries_folder: What to leave out of the paths of queries, so that those of data sets that
+            lie elsewhere are the same.
+
+    Raises:
+        ValueError: If the file is not one of predictions, or has a query twice.
+    """
+    kept_rows, right_ranks, num_ranks, has_labels = {}, {}, 0, True
+    for rows in iterate_queries(file):
+        query = rows[0]["query"].removeprefix(os.path.join(queries_folder, ""))
+        if query in kept_rows:
+            raise ValueError(f"{file} has the query {query} twice: queries cannot be paired")
+        if not all(_is_whole(row) for row in rows):
+            raise ValueError(f"{file} has a row of {query} that is broken")
+        right = [int(row["rank"]) for row in rows if row["correct"] == "1"]
+        num_ranks = max(num_ranks, int(rows[-1]["rank"]))
+        kept_rows[query] = rows[:NUM_SHOWN]
+        right_ranks[query] = min(right, default=np.inf)
+        has_labels &= all(row["correct"] for row in rows)
+    return Predictions(kept_rows, right_ranks, num_ranks, has_labels)
+
+
+def _is_whole(row: dict[str, str | None]) -> bool:
+    return (row["rank"] or "").isdecimal() and row["correct"] in ("0", "1", "")
+
+
+def iterate_queries(file: Path) -> Iterator[list[dict[str, str]]]:
+    """Yield the rows of one query of a `predictions.csv` after the other.
+
+    Raises:
+        ValueError: If columns are missing, or it is no table at all.
+    """
+    with open(file, newline="", encoding="utf-8", errors="surrogateescape") as text:
+        reader = csv.DictReader(text)
+        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{file} has no column {', '.join(missing)}")
+        try:
+            for _, rows in itertools.groupby(reader, key=lambda row: row["query_num"]):
+                yield list(rows)
+        except csv.Error as error:
+            raise ValueError(f"{file} is not a table: {error}") from None

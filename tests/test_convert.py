@@ -1,0 +1,193 @@
+import os
+
+import numpy as np
+import pytest
+import utm
+from conftest import write_image
+from photo_tables import (
+    ROWS,
+    convert,
+    expected_names,
+    lines,
+    names_of,
+    write_csv,
+    write_photos,
+)
+from PIL import Image
+
+import eval as evaluation_command
+import train
+from datasets.class_index import load_index
+from datasets.convert.__main__ import main
+from datasets.convert.output import _FILE_MODES
+from datasets.eval_sets import load_test_set
+from datasets.image_paths import list_images, parse_image_name
+from datasets.name_fields import read_numbers
+from datasets.partition import PartitionParams
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write_photos(tmp_path)
+
+
+# ---- what is written ----
+
+
+@pytest.mark.parametrize("mode", ["copy", "symlink", "hardlink"])
+def test_images_get_names_that_say_what_the_table_says(photos, tmp_path, mode):
+    out = convert(tmp_path, f"--mode={mode}")
+    assert names_of(out) == sorted(expected_names())
+    for (path, *_), file in zip(ROWS, expected_names(), strict=True):
+        assert (out / file).read_bytes() == (photos / path).read_bytes()
+        assert (out / file).is_symlink() == (mode == "symlink")
+        assert os.path.samefile(out / file, photos / path) == (mode != "copy")
+    one = parse_image_name(expected_names()[0])
+    assert one.timestamp == "20240501_123000" and one.heading_deg == 270
+
+
+def test_a_list_names_the_images_where_they_are(photos, tmp_path):
+    out = convert(tmp_path, "--mode=list", out="sets/database")
+    assert os.listdir(out) == [] and sorted(os.listdir(out.parent)) == [
+        "database", "database_images_paths.txt",
+    ]  # fmt: skip
+    paths = list_images(out)
+    assert [paths.name(number) for number in range(3)] == expected_names()
+    for number, (path, *_) in enumerate(ROWS):
+        assert os.path.samefile(paths[number], photos / path)
+    positions = [utm.from_latlon(*row[1:3])[:2] for row in ROWS]
+    np.testing.assert_allclose(read_numbers(paths).T, positions, atol=0.005)
+
+
+@pytest.mark.parametrize("mode", ["symlink", "list"])
+def test_summary_counts_and_says_what_comes_next(photos, tmp_path, caplog, mode):
+    caplog.set_level("INFO")
+    out = convert(tmp_path, f"--mode={mode}")
+    assert "3 images: 3 in UTM zone 33; heading of 2 (training needs" in caplog.text
+    assert f"Next: python -m datasets.check {out}" in caplog.text
+
+
+# ---- no image is lost ----
+
+
+def test_images_whose_fields_agree_are_told_apart(tmp_path):
+    files = ["a/x.jpg", "b/x.jpg", "c/X.JPG", "d@.jpg", "d_.jpg", "e/x.jpg"]
+    for file in files:
+        write_image(tmp_path / "photos" / file, colour=[40 * files.index(file)] * 3)
+    notes = ["", "", "", "", "", "2"]
+    rows = [(file, 55.7, 13.1, note) for file, note in zip(files, notes, strict=True)]
+    write_csv(tmp_path, "path,lat,lon,note\n" + lines(rows))
+    out = convert(tmp_path)
+    fields = [parse_image_name(file) for file in names_of(out)]
+    found = sorted((field.pano_id, field.note) for field in fields)
+    assert found == [("X", "3"), ("d_", ""), ("d_", "2"), ("x", ""), ("x", "2"), ("x", "2_2")]
+    colours = {Image.open(out / file).getpixel((0, 0))[0] // 35 for file in names_of(out)}
+    assert len(colours) == len({file.casefold() for file in names_of(out)}) == 6
+
+
+@pytest.mark.parametrize("mode", ["copy", "list"])
+def test_names_of_any_bytes_are_kept(tmp_path, mode):
+    folder = os.fsencode(tmp_path / "photos")
+    os.makedirs(folder)
+    for file in (b"caf\xe9.jpg", b'q"u,o.jpg'):
+        with open(os.path.join(folder, file), "wb") as image:
+            image.write(file)
+    with open(os.path.join(folder, b"photos.csv"), "wb") as table:
+        table.write(b'path,lat,lon\ncaf\xe9.jpg,55.7,13.1\n"q""u,o.jpg",55.7,13.1\n')
+    paths = list_images(convert(tmp_path, f"--mode={mode}"))
+    contents = []
+    for path in paths:
+        with open(path, "rb") as image:
+            contents.append(image.read())
+    assert sorted(contents) == [b"caf\xe9.jpg", b'q"u,o.jpg']
+    assert sorted(os.fsencode(paths.name(number)).split(b"@")[7] for number in (0, 1)) == [
+        b"caf\xe9", b"q_u,o",
+    ]  # fmt: skip
+
+
+# ---- what is refused, and that nothing is written then ----
+
+
+def test_a_folder_that_is_in_use_is_refused(photos, tmp_path, refused):
+    (tmp_path / "out").mkdir()
+    assert convert(tmp_path) and len(names_of(tmp_path / "out")) == 3
+    error = refused(main, ["csv", "photos/photos.csv", "--out=out"], 1)
+    assert "out exists and is not empty" in error
+    convert(tmp_path, "--mode=list", out="list")
+    (tmp_path / "list").rmdir()
+    error = refused(main, ["csv", "photos/photos.csv", "--out=list"], 1)
+    assert "list_images_paths.txt exists and would be read instead" in error
+
+
+@pytest.mark.parametrize("failure", [OSError(18, "Invalid cross-device link"), KeyboardInterrupt()])
+def test_a_stopped_conversion_leaves_nothing(photos, tmp_path, refused, monkeypatch, failure):
+    def fail_at_the_second(source, target):
+        if os.listdir(os.path.dirname(target)):
+            raise failure
+        os.link(source, target)
+
+    monkeypatch.setitem(_FILE_MODES, "hardlink", fail_at_the_second)
+    code = 1 if isinstance(failure, OSError) else 130
+    error = refused(main, ["csv", "photos/photos.csv", "--out=out", "--mode=hardlink"], code)
+    assert "Interrupted" in error or "two.JPG cannot be brought to" in error
+    assert os.listdir(tmp_path) == ["photos"]
+
+
+def test_a_name_too_long_for_a_file_is_refused(tmp_path, refused):
+    write_image(tmp_path / "photos" / ("x" * 200 + ".jpg"))
+    write_csv(tmp_path, f"path,lat,lon\n{'x' * 200}.jpg,55,13\n")
+    error = refused(main, ["csv", "photos/photos.csv", "--out=out"], 1)
+    assert "names of 1 images would be longer than 255 bytes" in error
+
+
+# ---- that it can be used ----
+
+
+@pytest.mark.parametrize("mode", ["symlink", "list"])
+def test_a_converted_set_is_evaluated(photos, tmp_path, mode):
+    convert(tmp_path, f"--mode={mode}", out="set/database")
+    convert(tmp_path, f"--mode={mode}", out="set/queries")
+    eval_set = load_test_set(None, "", tmp_path / "set")
+    np.testing.assert_array_equal(eval_set.positions.database_m, eval_set.positions.queries_m)
+    evaluation_command.main(
+        [
+            *("--backbone=ResNet18", "--backbone_weights=none", "--fc_output_dim=8"),
+            *(f"--test_set_folder={tmp_path}/set", "--resize_test_imgs=32", "--num_workers=0"),
+            *("--device=cpu", f"--save_dir={tmp_path}/run"),
+        ]
+    )
+    results = (tmp_path / "run" / "results.json").read_text()
+    assert '"R@1": 100.0' in results and '"num_queries": 3' in results
+
+
+def test_a_listed_folder_is_trained_on(datasets_folder, flags, tmp_path):
+    """Give images of the mini city names of their own, and bring them back."""
+    originals = list(list_images(datasets_folder / "mini_city/processed/train"))
+    rows = []
+    (tmp_path / "photos").mkdir()
+    for number, original in enumerate(originals):
+        os.symlink(original, tmp_path / "photos" / f"{number}.jpg")
+        fields = parse_image_name(original)
+        utm_columns = (fields.utm_east_m, fields.utm_north_m, f"{fields.zone_number}S")
+        rows.append((f"{number}.jpg", *utm_columns, fields.heading_deg))
+    write_csv(tmp_path, "path,utm_east,utm_north,zone,heading\n" + lines(rows))
+    out = convert(tmp_path, "--mode=list")
+    params = PartitionParams(min_images_per_class=3)
+    converted, original = (
+        load_index(folder, params, tmp_path / "cache")
+        for folder in (out, datasets_folder / "mini_city/processed/train")
+    )
+    assert converted.num_groups == original.num_groups > 1
+    for image in range(0, converted.images(len(converted.class_cells) - 1).stop, 37):
+        assert os.path.realpath(converted.path(image)) == original.path(image)
+    run = tmp_path / "run"
+    train.main([*flags, "--epochs_num=1", f"--train_set_folder={out}", f"--save_dir={run}"])
+    assert (run / "best_model.pth").exists()
+
+
+def test_help_says_what_is_needed(capsys):
+    for command in ("csv", "exif", "panoramas"):
+        with pytest.raises(SystemExit) as exit_code:
+            main([command, "--help"])
+        assert exit_code.value.code == 0
+        assert "--out FOLDER" in capsys.readouterr().out

@@ -1,0 +1,137 @@
+import os
+import struct
+
+import pytest
+import utm
+from conftest import write_image
+from PIL import Image
+
+from datasets.convert.__main__ import main
+from datasets.image_paths import list_images, parse_image_name
+
+UNKNOWN = 123457.0  # is written as 0/0, what cameras put for a number that they do not know
+
+
+def write_photo(path, gps=None, details=None):
+    """Write a photo with tags of the GPS and of the Exif directory."""
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    exif.get_ifd(0x8825).update(gps or {})
+    exif.get_ifd(0x8769).update(details or {})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (32, 24)).save(path, exif=exif)
+    if UNKNOWN in (gps or {}).values() or UNKNOWN in (gps or {}).get(2, ()):
+        content = path.read_bytes()
+        unknown = content.replace(struct.pack(">2I", int(UNKNOWN), 1), bytes(8))
+        unknown = unknown.replace(struct.pack("<2I", int(UNKNOWN), 1), bytes(8))
+        assert unknown != content
+        path.write_bytes(unknown)
+
+
+SYDNEY = {1: "S", 2: (33.0, 51.0, 24.408), 3: "E", 4: (151.0, 12.0, 55.08)}
+
+
+def convert(tmp_path, *flags):
+    main(["exif", str(tmp_path / "photos"), f"--out={tmp_path / 'out'}", *flags])
+    fields = [parse_image_name(path) for path in list_images(tmp_path / "out")]
+    return sorted(fields, key=lambda one: one.pano_id)
+
+
+def read_gps_of_jpeg(path):
+    """Read latitude, longitude and altitude out of the bytes of a JPEG, without Pillow."""
+    data = path.read_bytes()
+    tiff = data.index(b"Exif\0\0") + 6
+    order = {b"II": "<", b"MM": ">"}[data[tiff : tiff + 2]]
+
+    def unpack(form, offset):
+        return struct.unpack_from(order + form, data, tiff + offset)
+
+    def read_directory(offset):
+        (count,) = unpack("H", offset)
+        places = [offset + 2 + 12 * number for number in range(count)]
+        return {unpack("H", place)[0]: place + 8 for place in places}
+
+    def rationals(place, count):
+        (offset,) = unpack("I", place)
+        numbers = unpack(f"{2 * count}I", offset)
+        return [top / bottom for top, bottom in zip(numbers[::2], numbers[1::2], strict=True)]
+
+    gps = read_directory(unpack("I", read_directory(unpack("I", 4)[0])[0x8825])[0])
+    values = []
+    for reference, tag, negative in ((1, 2, b"S"), (3, 4, b"W")):
+        degrees, minutes, seconds = rationals(gps[tag], 3)
+        side = -1 if data[tiff + gps[reference] :][:1] == negative else 1
+        values.append(side * (degrees + minutes / 60 + seconds / 3600))
+    return (*values, rationals(gps[6], 1)[0])
+
+
+def test_lund_is_where_the_bytes_of_its_photos_say(shared_data, tmp_path):
+    main(["exif", str(shared_data / "lund"), f"--out={tmp_path / 'out'}", "--mode=list"])
+    paths = list_images(tmp_path / "out")
+    assert len(paths) == 29
+    for number, path in enumerate(paths):
+        fields = parse_image_name(paths.name(number))
+        photo = shared_data / "lund" / f"{fields.pano_id}.jpg"
+        assert os.path.samefile(path, photo)
+        latitude, longitude, altitude = read_gps_of_jpeg(photo)
+        east_m, north_m, zone, letter = utm.from_latlon(latitude, longitude)
+        assert (fields.utm_east_m, fields.utm_north_m) == pytest.approx(
+            (east_m, north_m), abs=0.0051
+        )
+        assert (fields.zone_number, fields.zone_letter) == (zone, letter) == (33, "U")
+        assert (fields.height_m, fields.heading_deg, fields.timestamp) == (altitude, None, "")
+    near_lund = (fields.latitude_deg, fields.longitude_deg)
+    assert near_lund == pytest.approx((55.7, 13.19), abs=0.01)
+
+
+def test_direction_altitude_and_time_are_taken_along(tmp_path):
+    below_sea = {5: b"\x01", 6: 3.5, 16: "T", 17: 271.25}
+    write_photo(tmp_path / "photos/sub/a.JPG", SYDNEY | below_sea, {0x9003: "2024:05:01 12:30:00"})
+    (fields,) = convert(tmp_path)
+    east_m, north_m, *_ = utm.from_latlon(-33.85678, 151.2153)
+    assert (fields.utm_east_m, fields.utm_north_m) == pytest.approx((east_m, north_m), abs=0.01)
+    assert (fields.zone_number, fields.zone_letter) == (56, "H")
+    assert (fields.heading_deg, fields.height_m) == (271.25, -3.5)
+    assert (fields.timestamp, fields.pano_id, fields.extension) == ("20240501_123000", "a", ".jpg")
+
+
+def test_what_a_camera_does_not_know_is_empty(tmp_path, caplog):
+    never_set = {0x9003: "0000:00:00 00:00:00"}
+    write_photo(tmp_path / "photos/a.jpg", SYDNEY | {17: UNKNOWN}, never_set)
+    write_photo(tmp_path / "photos/b.png", SYDNEY | {2: (33.5,), 16: "M", 17: 90.0})
+    first, second = convert(tmp_path)
+    assert (first.heading_deg, first.height_m, first.timestamp) == (None, None, "")
+    assert (second.latitude_deg, second.heading_deg) == (-33.5, 90)
+    assert "headings of 1 images are from magnetic north" in caplog.text
+
+
+WITHOUT = {
+    "none": {},
+    "no_side": {key: value for key, value in SYDNEY.items() if key != 1},
+    "zero": SYDNEY | {2: (0.0, 0.0, 0.0), 4: (0.0, 0.0, 0.0)},
+    "too_far_north": SYDNEY | {1: "N", 2: (89.0, 0.0, 0.0)},
+    "not_known": SYDNEY | {2: (UNKNOWN, 0.0, 0.0)},
+}
+
+
+def test_photos_without_position_are_listed_and_refused_or_left_out(tmp_path, refused, caplog):
+    for stem, gps in WITHOUT.items():
+        write_photo(tmp_path / "photos" / f"{stem}.jpg", gps)
+    write_photo(tmp_path / "photos" / "good.jpg", SYDNEY)
+    error = refused(main, ["exif", "photos", "--out=out"], 1)
+    assert "5 of 6 images" in error and "--skip_without_gps" in error
+    assert all(f"{stem}.jpg" in error for stem in WITHOUT) and "good.jpg" not in error
+    assert os.listdir(tmp_path) == ["photos"]
+    (fields,) = convert(tmp_path, "--skip_without_gps")
+    assert fields.pano_id == "good"
+
+
+def test_a_folder_without_any_position_or_with_a_broken_image_is_refused(tmp_path, refused):
+    for number in range(25):
+        write_image(tmp_path / "photos" / f"{number:02d}.jpg")
+    error = refused(main, ["exif", "photos", "--out=out", "--skip_without_gps"], 1)
+    assert "25 of 25 images" in error and "19.jpg\n  and 5 more" in error
+    (tmp_path / "photos" / "00.jpg").write_bytes(b"no image")
+    error = refused(main, ["exif", "photos", "--out=out", "--skip_without_gps"], 1)
+    assert "00.jpg cannot be read" in error
+    assert os.listdir(tmp_path) == ["photos"]

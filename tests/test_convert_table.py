@@ -1,0 +1,171 @@
+import os
+import re
+
+import numpy as np
+import pytest
+import utm
+from conftest import write_image
+from photo_tables import (
+    HEADER,
+    ROWS,
+    convert,
+    expected_names,
+    lines,
+    names_of,
+    write_csv,
+    write_photos,
+)
+
+from datasets.convert.__main__ import main
+from datasets.image_paths import list_images, parse_image_name
+from datasets.name_fields import read_numbers
+
+UTM_HEADER = "path,utm_east,utm_north,zone\n"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write_photos(tmp_path)
+
+
+# ---- which tables are understood ----
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (HEADER + lines(ROWS), "utf-8-sig"),
+        ((HEADER + lines(ROWS)).replace("\n", "\r\n"), "utf-8"),
+        ("\n" + HEADER + "\n,,,,\n" + lines(ROWS).strip(), "utf-8"),
+        (HEADER.replace(",", ";") + lines(ROWS, ";"), "utf-8"),
+        (HEADER.replace(",", ";") + lines(ROWS, ";").replace("55.", "55,"), "utf-8"),
+        (HEADER.replace(",", "\t") + lines(ROWS, "\t"), "utf-16"),
+        (HEADER.replace("path,lat,lon", "Source File, GPS_Latitude,Lng") + lines(ROWS), "utf-8"),
+        ('"path","lat","lon","heading","timestamp"\n' + lines(ROWS), "utf-8"),
+        ('path, "lat", lon, heading, timestamp\n' + lines(ROWS, ", "), "utf-8"),
+    ],
+)
+def test_tables_of_all_kinds_are_read_alike(photos, tmp_path, text, encoding):
+    write_csv(tmp_path, text, encoding)
+    assert names_of(convert(tmp_path)) == sorted(expected_names())
+
+
+def test_columns_may_be_named_and_left_out(photos, tmp_path):
+    text = "file,y,x,lat,lon,heading\n" + lines([(*row[:3], 1, 2, 5) for row in ROWS])
+    write_csv(tmp_path, text)
+    out = convert(tmp_path, "--columns=lat=Y, lon=2,heading=")
+    assert names_of(out) == sorted(expected_names([(*row[:3], "", "") for row in ROWS]))
+
+
+def test_columns_by_position_are_a_file_without_header(photos, tmp_path):
+    write_csv(tmp_path, lines([(7, *row) for row in ROWS]))
+    out = convert(tmp_path, "--columns=path=1,lat=2,lon=3,heading=4,timestamp=5")
+    assert names_of(out) == sorted(expected_names())
+
+
+def test_paths_may_be_absolute_or_of_another_folder(photos, tmp_path):
+    (tmp_path / "photos" / "photos.csv").unlink()
+    (tmp_path / "table").mkdir()
+    rows = [(str(photos / ROWS[0][0]), *ROWS[0][1:]), *ROWS[1:]]
+    (tmp_path / "table" / "t.csv").write_text(HEADER + lines(rows))
+    main(["csv", str(tmp_path / "table/t.csv"), f"--out={tmp_path}/out", f"--images={photos}"])
+    assert names_of(tmp_path / "out") == sorted(expected_names())
+
+
+def test_all_fields_go_into_the_name(photos, tmp_path):
+    write_csv(
+        tmp_path,
+        "image,lat,lon,compass,pitch,roll,altitude,date,pano_id,note\n"
+        "three.png,-33.85678,151.21530,361e-1,-1.5,2,12.25,2019,an@id/x,day\tfront\n",
+    )
+    (file,) = names_of(convert(tmp_path))
+    fields = parse_image_name(file)
+    assert (fields.zone_number, fields.zone_letter, fields.latitude_deg) == (56, "H", -33.85678)
+    assert (fields.heading_deg, fields.pitch_deg, fields.roll_deg) == (36.1, -1.5, 2.0)
+    assert (fields.height_m, fields.timestamp) == (12.25, "2019")
+    assert (fields.pano_id, fields.note, fields.extension) == ("an_id_x", "day_front", ".png")
+
+
+@pytest.mark.parametrize(
+    ("zone_column", "flags", "zone", "letter"),
+    [("33U", [], 33, "U"), ("33", [], 33, ""), ("", ["--zone=33"], 33, ""), ("", [], None, "")],
+)
+def test_utm_columns_are_taken_as_they_are(photos, tmp_path, zone_column, flags, zone, letter):
+    header = "path,utm_east,utm_north,lat,lon" + (",zone" if zone_column else "")
+    row = "three.png,386581.594,6173962.87,1,2" + (f",{zone_column}" if zone_column else "")
+    write_csv(tmp_path, f"{header}\n{row}\n")
+    (file,) = names_of(convert(tmp_path, *flags))
+    fields = parse_image_name(file)
+    assert (fields.utm_east_m, fields.utm_north_m) == (386581.59, 6173962.87)
+    assert (fields.zone_number, fields.zone_letter) == (zone, letter)
+    expected = utm.to_latlon(386581.594, 6173962.87, 33, "U") if letter else (None, None)
+    assert (fields.latitude_deg, fields.longitude_deg) == pytest.approx(expected, abs=6e-6)
+
+
+def test_daejeon_is_as_utm_says_row_by_row(shared_data, tmp_path):
+    rows = (shared_data / "daejeon520/database.csv").read_text().splitlines()
+    rows = [row.split(",") for row in rows]
+    write_image(tmp_path / "photos" / "one.jpg")
+    write_csv(tmp_path, lines([("one.jpg", *row) for row in rows]))
+    columns = "--columns=path=0,pano_id=1,lat=2,lon=3"
+    paths = list_images(convert(tmp_path, "--mode=list", columns))
+    assert len(paths) == 32380
+    expected = [utm.from_latlon(float(row[1]), float(row[2]))[:2] for row in rows]
+    np.testing.assert_allclose(read_numbers(paths).T, expected, rtol=0, atol=0.0051)
+    last = parse_image_name(paths.name(-1))
+    assert (last.zone_number, last.zone_letter, last.pano_id) == (52, "S", rows[-1][0])
+
+
+# ---- what is refused, and that nothing is written then ----
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        (
+            HEADER + "three.png,abc,1,,\nthree.png,55,,,\nthree.png,84.5,1,,\nthree.png,5,200,,\n",
+            ["4 of 4 lines", "line 2: lat is 'abc', not a number from -80 to 84",
+             "line 3: lon is ''", "line 4: lat is '84.5'", "\n  ...\n"],
+        ),
+        (HEADER + "three.png,55,13,east,\n", ["line 2: heading is 'east', not a number"]),
+        (HEADER + "three.png,55,13,nan,\n", ["line 2: heading is 'nan', not a number"]),
+        (HEADER + "three.png,0,0.0,,\n", ["line 2: lat and lon are 0"]),
+        (HEADER + "three.png,55,13,,2024-13-01\n", ["line 2: timestamp: '2024-13-01' is no time"]),
+        (HEADER + "gone.jpg,55,13,,\n", ["1 of 1 lines", "line 2: path: there is no image"]),
+        (HEADER + "photos.csv,55,13,,\n", ["photos.csv is not .jpg or .jpeg or .png"]),
+        (HEADER + '"three.png",55\n', ["line 2: has 2 columns, of the 5"]),
+        (HEADER, ["no line below its header"]),
+        (" \n", ["is empty"]),
+        (HEADER + "x" * 200_000, ["photos.csv, line 2: field larger than field limit"]),
+        ("file,latitude\nthree.png,5\n", ["must have the columns", "is file, latitude"]),
+        ("path,lat,lon\nthree.png\0,1,2\n", ["photos.csv"]),
+        (UTM_HEADER + "three.png,9,6173962,33\n", ["utm_east is '9', not a number"]),
+        (UTM_HEADER + "three.png,386581,6173962,61\n", ["'61' is no UTM zone"]),
+        (UTM_HEADER + "three.png,386581,6173962,\n", ["'' is no UTM zone"]),
+        (UTM_HEADER + "three.png,334786,6252080,56S\n", ["do not fit", "latitude 56.4"]),
+    ],
+)  # fmt: skip
+def test_wrong_tables_are_refused_with_line_column_and_value(
+    photos, tmp_path, refused, text, messages
+):
+    file = write_csv(tmp_path, text)
+    error = refused(main, ["csv", file, "--out=out"], 1)
+    assert all(message in error for message in messages), error
+    assert os.listdir(tmp_path) == ["photos"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--columns=path:file"], 2, "'path:file' is not field=column"),
+        (["--columns=colour=2"], 2, "a field of path, lat, lon"),
+        (["--columns=lat=breite"], 1, "--columns lat=breite: .* has no such column"),
+        (["--columns=path=0,lat=1,lon=9"], 1, "--columns lon=9: .* has no such column"),
+        (["--zone=61"], 2, "a UTM zone is 1 to 60"),
+        (["--zone=10"], 1, "3 images lie in UTM zones 33, more than one away"),
+    ],
+)
+def test_wrong_flags_are_refused(photos, tmp_path, refused, flags, code, message):
+    error = refused(main, ["csv", "photos/photos.csv", "--out=out", *flags], code)
+    assert re.search(message, error), error
+    assert os.listdir(tmp_path) == ["photos"]

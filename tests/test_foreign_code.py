@@ -1,0 +1,286 @@
+import shutil
+import sys
+import textwrap
+import zipfile
+from urllib.error import URLError
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from state_dict_keys import network_shapes, random_state
+
+from model import GeoLocalizationNet
+from model.any_model import load_any_model
+from model.checkpoints import load_network
+
+IMAGES = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+
+# A repository like many: packages with the names of ours, one without __init__.py, lazy imports.
+REPOSITORY_FILES = {
+    "hubconf.py": """
+        dependencies = ["torch"]
+        import commons
+        from datasets.means import MEAN
+        from model.network import Network
+
+        def vpr(scale=1.0, **others):
+            from utils.helper import shift  # lazily, as DINOv2 does
+            assert commons.PLACE == "theirs"
+            return Network(scale, shift() + MEAN)
+
+        def _private():
+            return 5
+    """,
+    "commons.py": 'PLACE = "theirs"',
+    "model/__init__.py": "from . import network",
+    "model/network.py": """
+        import torch
+        from datasets import means
+
+        class Network(torch.nn.Module):
+            def __init__(self, scale, offset):
+                super().__init__()
+                self.scale = torch.nn.Parameter(torch.tensor(scale))
+                self.offset = offset
+                assert means.MEAN == NUMBER
+
+            def forward(self, images):
+                return images.mean((2, 3)) * self.scale + self.offset
+    """,
+    "datasets/means.py": "MEAN = NUMBER",
+    "utils/__init__.py": "",
+    "utils/helper.py": "def shift():\n    return 0.5",
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_else_changes(tmp_path):
+    """Check after each test that path and modules are as before, and nothing of others is left."""
+    path, modules = sys.path[:], dict(sys.modules)
+    yield
+    assert sys.path == path
+    assert all(sys.modules[name] is module for name, module in modules.items())
+    new = {name: sys.modules[name] for name in sys.modules.keys() - modules.keys()}
+    files = {name: str(getattr(module, "__file__", "")) for name, module in new.items()}
+    others = (str(tmp_path), str(REPOSITORY / "hubconf.py"))
+    assert [name for name, file in files.items() if file.startswith(others)] == []
+    assert not {"utils", "mine", "datasets.means"} & new.keys()  # without __init__.py: no file
+
+
+def write(folder, files, number=10.0):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(textwrap.dedent(text).replace("NUMBER", str(number)))
+    return folder
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """Return a function that writes a module `mine` into the current folder, other than ours."""
+    monkeypatch.chdir(tmp_path)
+
+    def write_mine(text, **others):
+        return write(tmp_path, {"mine.py": text} | others)
+
+    return write_mine
+
+
+# Hub repositories
+
+
+@pytest.mark.parametrize("left_out", [(), ("model/__init__.py", "utils/__init__.py")])
+def test_a_repository_may_have_packages_called_as_ours(tmp_path, left_out):
+    files = {name: text for name, text in REPOSITORY_FILES.items() if name not in left_out}
+    write(tmp_path, files)
+    network = load_any_model(f"hub:{tmp_path}:vpr:scale=2.0")
+    assert not network.training and not network.model.training
+    expected = IMAGES.mean((2, 3)) * 2 + 10.5
+    torch.testing.assert_close(network(IMAGES), expected)
+
+
+def test_two_repositories_do_not_meet(tmp_path):
+    for name, number in (("one", 1.0), ("two", 2.0)):
+        write(tmp_path / name, REPOSITORY_FILES, number)
+    one, two = (load_any_model(f"hub:{tmp_path / name}:vpr") for name in ("one", "two"))
+    torch.testing.assert_close(one(IMAGES) + 1, two(IMAGES))
+    assert type(one.model) is not type(two.model)
+
+
+def test_this_repository_as_a_hub(tmp_path, monkeypatch):
+    """A copy of another version of it, which must not mix with the running one."""
+    shutil.copy(REPOSITORY / "hubconf.py", tmp_path)
+    shutil.copytree(REPOSITORY / "model", tmp_path / "model")
+    with open(tmp_path / "model" / "network.py", "a") as file:
+        file.write("\nVERSION = 'another'\n")
+    torch.save(random_state(network_shapes("ResNet18", 24)), tmp_path / "a.pth")
+    monkeypatch.chdir(tmp_path)
+    network = load_any_model("hub:.:cosplace:weights=a.pth")
+    assert sys.modules[GeoLocalizationNet.__module__].GeoLocalizationNet is GeoLocalizationNet
+    assert type(network.model).__name__ == "GeoLocalizationNet"
+    assert not isinstance(network.model, GeoLocalizationNet)
+    assert type(network.model).forward.__globals__["VERSION"] == "another"
+    images = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        assert torch.equal(network(images), load_network("a.pth").eval()(images))
+
+
+def test_this_repository_in_place(tmp_path):
+    torch.save(random_state(network_shapes("ResNet18", 24)), tmp_path / "a.pth")
+    network = load_any_model(f"hub:{REPOSITORY}:cosplace:weights={tmp_path / 'a.pth'}")
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 24)
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """Return where torch.hub keeps repositories; there is no network, and nobody to ask."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+    monkeypatch.setattr("torch.hub._hub_dir", None)
+
+    def fail(*_, **__):
+        raise URLError("no network here")
+
+    monkeypatch.setattr("torch.hub.urlopen", fail)
+    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asks a question"))
+    return tmp_path / "torch_home" / "hub"
+
+
+@pytest.mark.parametrize(
+    ("folder", "repository"),
+    [
+        ("owner_name_main", "owner/name"),
+        ("owner_name_v1.0", "owner/name:v1.0"),
+        ("owner_name_feature_x", "owner/name:feature/x"),
+    ],
+)
+def test_repositories_of_github_come_from_the_cache(hub_cache, folder, repository):
+    write(hub_cache / folder, REPOSITORY_FILES)
+    network = load_any_model(f"hub:{repository}:vpr:scale=3.0")
+    torch.testing.assert_close(network(IMAGES), IMAGES.mean((2, 3)) * 3 + 10.5)
+
+
+def test_a_download_asks_neither_the_user_nor_the_api_of_github(hub_cache, tmp_path, monkeypatch):
+    write(tmp_path / "theirs" / "owner-name-123abc", REPOSITORY_FILES)
+    archive = shutil.make_archive(str(tmp_path / "theirs"), "zip", tmp_path / "theirs", ".")
+    asked = []
+
+    def download(url, path, *_, **__):
+        asked.append(url)
+        with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w") as target:
+            for name in sorted(source.namelist()):  # as GitHub's, it begins with its one folder
+                if name.strip("./"):
+                    target.writestr(name, source.read(name))
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", download)
+    for _ in range(2):
+        network = load_any_model("hub:owner/name:v1.0:vpr:scale=3.0")
+        torch.testing.assert_close(network(IMAGES), IMAGES.mean((2, 3)) * 3 + 10.5)
+    assert asked == ["https://github.com/owner/name/zipball/v1.0"]
+
+
+@pytest.mark.parametrize("ref", ["", ":main"])
+def test_repositories_that_cannot_be_fetched(hub_cache, ref):
+    with pytest.raises((ValueError, FileNotFoundError), match="(?i)owner/name.* cannot .*no .*net"):
+        load_any_model(f"hub:owner/name{ref}:vpr")
+
+
+def test_an_unknown_function_of_a_cached_repository(hub_cache):
+    write(hub_cache / "owner_name_main", REPOSITORY_FILES)
+    with pytest.raises(ValueError, match="no function 'cosplace'; there are Network, vpr$"):
+        load_any_model("hub:owner/name:main:cosplace")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text", "message"),
+    [
+        ({}, "hub:FOLDER:other", "no function 'other'; there are Network, vpr$"),
+        ({}, "hub:FOLDER/gone:vpr", "gone is neither a folder nor OWNER/NAME"),
+        ({}, "hub:FOLDER/utils:vpr", "utils has no hubconf.py"),
+        ({}, "hub:FOLDER:vpr:scale=x", r"vpr fails: .*network\.py, line 8\)"),
+        ({"hubconf.py": "import no_such"}, "hub:FOLDER:f", r"No module named 'no_such' \(.*line 1"),
+        ({"hubconf.py": "f(\n"}, "hub:FOLDER:f", "cannot be imported: SyntaxError"),
+        ({"hubconf.py": "raise SystemExit(3)"}, "hub:FOLDER:f", "SystemExit: 3"),
+        ({"hubconf.py": "def f(a, b=1): pass"}, "hub:FOLDER:f:c=2", r"takes \(a, b=1\): .*'a'"),
+        ({"hubconf.py": "def f(): return 5"}, "hub:FOLDER:f", "makes an object of type int"),
+    ],
+)
+def test_faults_of_repositories_are_sentences(tmp_path, changes, text, message):
+    write(tmp_path, REPOSITORY_FILES | changes)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        load_any_model(text.replace("FOLDER", str(tmp_path)))
+    assert "\n" not in str(error.value)
+
+
+# Modules and files
+
+
+def test_a_module_of_the_current_folder_may_use_ours(mine):
+    mine("""
+        from model.layers import L2Norm
+        from torch import nn
+
+        class Maker:
+            @staticmethod
+            def make(p):
+                return nn.Sequential(nn.AdaptiveAvgPool2d(p), nn.Flatten(), L2Norm())
+    """)
+    descriptors = load_any_model("mine:Maker.make:p=2")(IMAGES)
+    assert descriptors.shape == (2, 12)
+    torch.testing.assert_close(descriptors.norm(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize("package", [{"model/__init__.py": ""}, {}])
+def test_a_project_may_have_packages_called_as_ours(mine, package):
+    others = {"model/net.py": "WIDTH = 7", "datasets/a.jpg": ""} | package
+    mine(
+        """
+        import torch
+        from model.net import WIDTH
+
+        def make():
+            return lambda images: torch.ones(len(images), WIDTH)
+        """,
+        **others,
+    )
+    assert load_any_model("mine:make")(IMAGES).shape == (2, 7)
+
+
+def test_a_file_may_have_any_name_and_neighbours(tmp_path):
+    write(
+        tmp_path / "my code",
+        {
+            "torch.py": "from utils import WIDTH\n"
+            "def make(n): return lambda images: images.new_ones(len(images), n * WIDTH)",
+            "utils.py": "WIDTH = 3",
+        },
+    )
+    assert load_any_model(f"{tmp_path}/my code/torch.py:make:n=2")(IMAGES).shape == (2, 6)
+
+
+def test_installed_packages_and_their_arguments():
+    torch.manual_seed(0)
+    network = load_any_model("torchvision.models:mobilenet_v3_small:num_classes=16")
+    assert network(torch.randn(2, 3, 64, 64)).shape == (2, 16)
+    assert not any(module.training for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gone:make", "gone:make cannot be imported: .*No module named 'gone'"),
+        ("gone.py:make", "There is no file gone.py"),
+        ("mine:mak", "there is no function 'mak'; there are make$"),
+        ("mine:make:a=1", r"mine:make takes \(\): .*'a'"),
+        ("mine:make", r"mine:make fails: KeyError: 'x' \(.*mine\.py, line 4\)"),
+        ("mine:NUM", "mine:NUM fails: TypeError"),
+        ("torchvision.models:resnet17", "'resnet17'; there are .*resnet18"),
+        ("torchscript:gone.pt", "There is no file gone.pt"),
+        ("torchscript:mine.py", r"mine.py is not a TorchScript file .*--resume"),
+        ("onnx:mine.py", "mine.py is not an ONNX file that can be run"),
+    ],
+)
+def test_faults_of_modules_and_files_are_sentences(mine, text, message):
+    mine("NUM = 5\n\ndef make():\n    {}['x']\n")
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        load_any_model(text)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,64 @@
+import base64
+import io
+
+import numpy as np
+import pytest
+from conftest import write_image
+from PIL import Image
+from report_runs import change_arrays, write_run
+
+from reports.gallery import choose_queries, make_cards, make_thumbnail
+from reports.pictures import format_metres
+from reports.run_files import read_run
+
+
+def open_thumbnail(uri):
+    head, content = uri.split(",")
+    assert head == "data:image/jpeg;base64"
+    return Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+@pytest.mark.parametrize(
+    "size, expected", [((480, 480), (180, 180)), ((3328, 512), (240, 37)), ((20, 10), (20, 10))]
+)
+def test_thumbnails_are_small_and_keep_the_shape(tmp_path, size, expected):
+    uri, problem = make_thumbnail(write_image(tmp_path / "a.png", size, (200, 30, 90)))
+    picture = open_thumbnail(uri)
+    assert picture.size == expected and problem == ""
+    np.testing.assert_allclose(np.array(picture).mean(axis=(0, 1)), (200, 30, 90), atol=6)
+
+
+def test_images_that_cannot_be_shown(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no more")
+    assert make_thumbnail(tmp_path / "broken.jpg") == ("", "this image cannot be read")
+    assert make_thumbnail(tmp_path / "gone.jpg") == ("", "this image is gone")
+
+
+def test_headlines_say_where_the_first_right_one_is(tmp_path):
+    folder = write_run(tmp_path, num_queries=4)
+    num_positives = read_run(folder).num_positives.copy()
+    assert num_positives.tolist() == [1, 1, 1, 0]
+    cards = make_cards(read_run(folder), np.arange(4))
+    assert [card.headline for card in cards] == [
+        "right",
+        "wrong, the first right one has rank 3",
+        "right",
+        "wrong, the database has no right image",
+    ]
+    num_positives[3] = 2
+    change_arrays(folder, num_positives=num_positives)
+    (card,) = make_cards(read_run(folder), np.array([3]))
+    assert card.headline == "wrong, none of the first 12 is right" and card.status == "missed"
+
+
+def test_without_labels_the_surest_and_the_least_sure_are_chosen(tmp_path):
+    run = read_run(write_run(tmp_path, labels=False))
+    surest = np.argsort(run.descriptor_distances[:, 0]).tolist()
+    assert choose_queries(run, 4).tolist() == [surest[0], surest[1], surest[7], surest[6]]
+    assert sorted(choose_queries(run, 100)) == list(range(8))
+    assert sorted(choose_queries(run, 7)) == sorted(surest[:3] + surest[4:])
+
+
+def test_metres_are_as_precise_as_file_names():
+    texts = [format_metres(metres) for metres in (0, 25.004, 99.99, 123.4, 4321, np.inf, np.nan)]
+    assert texts == ["0.00 m", "25.00 m", "99.99 m", "123 m", "4.3 km", "another UTM zone", ""]

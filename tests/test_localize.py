@@ -1,0 +1,227 @@
+import csv
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import utm
+from conftest import name, run, write_image
+from PIL import Image
+
+from datasets.image_paths import list_images, parse_image_name
+from datasets.images import open_image
+from evaluation.localization import find_coordinates, measure_confidence, measure_spread
+from localize import main
+from model import build_network
+from model.files import save_atomically
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "model.pth"
+    save_atomically(build_network("ResNet18", 24, backbone_weights="none").state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def database(datasets_folder, tmp_path):
+    """Return a folder with 40 database images of the mini city."""
+    source = datasets_folder / "mini_city/processed/test/database"
+    (tmp_path / "database").mkdir()
+    for path in list(list_images(source))[:40]:
+        shutil.copy(path, tmp_path / "database")
+    return tmp_path / "database"
+
+
+@pytest.fixture
+def flags(model_file, tmp_path):
+    places = [f"--resume={model_file}", f"--save_dir={tmp_path / 'run'}"]
+    return [*places, "--device=cpu", "--num_workers=0"]
+
+
+@pytest.fixture
+def index(database, flags, tmp_path):
+    """Return a place index of the database."""
+    photo = list_images(database)[0]
+    own = [f"--save_index={tmp_path / 'index'}", f"--save_dir={tmp_path / 'indexing'}"]
+    main([photo, f"--database={database}", *flags, *own])
+    return tmp_path / "index"
+
+
+def rows_of(folder):
+    with open(folder / "places.csv", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def map_data(folder):
+    page = (folder / "map.html").read_text(encoding="utf-8")
+    return json.loads(page.split('id="data">')[1].split("</script>")[0]), page
+
+
+def test_a_database_image_finds_itself_without_the_images(index, database, flags, tmp_path):
+    given = list(list_images(database))
+    photos = [shutil.copy(path, tmp_path / f"{n:02d}.jpg") for n, path in enumerate(given[:30])]
+    shutil.rmtree(database)
+    result = run("localize.py", *photos, f"--index={index}", "--top_k=3", *flags)
+    assert result.returncode == 0, result.stderr
+    rows = rows_of(tmp_path / "run")
+    assert len(rows) == 30 * 3 and [row["rank"] for row in rows[:4]] == ["1", "2", "3", "1"]
+    for photo, path, row in zip(photos, given, rows[::3], strict=False):
+        fields = parse_image_name(path)
+        assert (row["photo"], row["database_image"]) == (str(photo), path)
+        assert float(row["descriptor_distance"]) < 1e-4
+        assert float(row["latitude"]) == fields.latitude_deg
+        assert float(row["longitude"]) == fields.longitude_deg
+        assert float(row["utm_east_m"]) == fields.utm_east_m
+        assert float(row["heading_deg"]) == fields.heading_deg
+        assert row["zone"] == "10S"
+        coordinates = f"geo:{fields.latitude_deg:.6f},{fields.longitude_deg:.6f}"
+        assert f"{photo}: {coordinates}, spread " in result.stdout
+    features = json.loads((tmp_path / "run" / "places.geojson").read_text())["features"]
+    assert [feature["properties"]["photo"] for feature in features] == list(map(str, photos))
+    first = parse_image_name(given[0])
+    assert features[0]["geometry"] == {
+        "type": "Point",
+        "coordinates": [first.longitude_deg, first.latitude_deg],
+    }
+
+
+def test_an_index_gives_what_the_folder_gives(index, database, datasets_folder, flags, tmp_path):
+    photos = str(datasets_folder / "mini_city/processed/test/queries_v2")
+    main([photos, f"--index={index}", *flags])
+    own = [f"--database={database}", f"--save_dir={tmp_path / 'direct'}"]
+    main([photos, *flags, *own])
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "direct")
+    own = [f"--database={database}", f"--save_dir={tmp_path / 'ivf'}", "--search=ivf:nlist=2"]
+    main([photos, *flags, *own])
+    assert [r["database_image"] for r in rows_of(tmp_path / "ivf")] == [
+        r["database_image"] for r in rows_of(tmp_path / "run")
+    ], "all of two lists are searched"
+
+
+def test_exif_orientation_is_respected(index, database, flags, tmp_path):
+    upright = open_image(list_images(database)[5])
+    upright.save(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "rotate by 90 degrees clockwise to show"
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    main([str(tmp_path / "upright.png"), str(tmp_path / "turned.png"), f"--index={index}", *flags])
+    rows = [
+        {key: value for key, value in row.items() if key != "photo"}
+        for row in rows_of(tmp_path / "run")
+    ]
+    assert rows[:5] == rows[5:] and float(rows[0]["descriptor_distance"]) < 1e-4
+
+
+def test_mock_positions_have_no_coordinates(flags, tmp_path):
+    for number in range(3):
+        write_image(tmp_path / "mock" / f"@0@{1000 * number}@@@@@{number}@@@@@@@@.jpg")
+    photo = write_image(tmp_path / "photo.png")
+    main([str(photo), f"--database={tmp_path / 'mock'}", *flags])
+    rows = rows_of(tmp_path / "run")
+    assert sorted(row["utm_north_m"] for row in rows) == ["0.00", "1000.00", "2000.00"]
+    assert {row["latitude"] + row["longitude"] + row["zone"] for row in rows} == {""}
+    assert json.loads((tmp_path / "run" / "places.geojson").read_text())["features"] == []
+    log = (tmp_path / "run" / "info.log").read_text()
+    assert "1 photos are not in places.geojson" in log and "photo.png: UTM 0.00 " in log
+
+
+def test_the_map_holds_all_places_and_no_markup_of_names(index, database, flags, tmp_path):
+    bad = write_image(tmp_path / "a.png")
+    bad = bad.rename(tmp_path / "<img src=x onerror=alert(1)>&<.png")
+    main([str(bad), f"--index={index}", *flags])
+    data, page = map_data(tmp_path / "run")
+    assert "<img src=x" not in page and data["photos"][0]["label"] == bad.name
+    assert data["photos"][0]["thumbnail"].startswith("data:image/jpeg;base64,")
+    rows = rows_of(tmp_path / "run")
+    points = [[float(row["utm_east_m"]), float(row["utm_north_m"])] for row in rows]
+    assert [point["utm_m"] for point in data["photos"][0]["points"]] == points
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "text"),
+    [
+        (["gone.jpg", "--index=index"], 1, "There is no image .*gone.jpg"),
+        (["empty", "--index=index"], 1, "No image in .*empty"),
+        (["text.jpg", "--index=index"], 1, "The image .*text.jpg cannot be read"),
+        (["photo.png", "--index=empty"], 1, "empty is no place index: it has no index.json"),
+        (["photo.png", "--index=cut"], 1, "index.faiss is damaged"),
+        (
+            ["photo.png", "--index=index", "--resume=other.pth"],
+            1,
+            "made with the model .*model.pth",
+        ),
+        (["photo.png", "--index=index", "--resume=gone.pth"], 1, "no checkpoint gone.pth"),
+        (["photo.png", "--database=empty"], 1, "No image in .*empty"),
+        (["photo.png", "--database=unnamed"], 1, "UTM east .* is missing or not a number"),
+        (["photo.png", "--database=database", "--save_index=empty/.."], 1, "is no place index"),
+        (["photo.png", "--database=database", "--search=tree"], 2, "Unknown index 'tree'"),
+        (["photo.png", "--index=index", "--resize=big"], 2, "A resize rule is"),
+        (["photo.png", "--index=index", "--search=ivf"], 2, "an --index has its own search"),
+        (["photo.png", "--index=index", "--database=database"], 2, "either --index INDEX or"),
+        (["photo.png"], 2, "either --index INDEX or --database FOLDER"),
+        (["--index=index"], 2, "PHOTO_OR_FOLDER"),
+    ],
+)
+def test_user_errors_are_sentences(index, flags, tmp_path, refused, extra, code, text):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.jpg").write_text("no image")
+    write_image(tmp_path / "photo.png")
+    write_image(tmp_path / "unnamed" / "photo.png")
+    shutil.copytree(index, tmp_path / "cut")
+    os.truncate(tmp_path / "cut" / "index.faiss", 100)
+    other = build_network("ResNet18", 8, backbone_weights="none")
+    save_atomically(other.state_dict(), tmp_path / "other.pth")
+    message = refused(main, [*flags, *extra], code)
+    assert re.search(text, message), message
+    assert not (tmp_path / "run" / "places.csv").exists()
+
+
+def test_spread_is_the_median_distance_to_the_medoid():
+    positions_m = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 20.0], [-600.0, -600.0]])
+    assert measure_spread(positions_m) == 20  # to (0, 0): 10, 20, 849
+    assert measure_spread(positions_m[:2]) == 10
+    assert measure_spread(positions_m[:1]) is None
+
+
+@pytest.mark.parametrize(
+    ("east_m", "distances", "expected"),
+    [
+        ([0, 25, 25.1], [0.5, 0.5, 0.5], 2 / 3),
+        ([0, 100, 5], [0.5, 1.0, 1.0], (1 + 0.25) / (1 + 0.25 + 0.25)),
+        ([0, 100, 200], [0.0, 0.5, 0.6], 1),
+        ([0, 100, 0], [0.0, 0.0, 0.6], 0.5),
+        ([0], [0.5], None),
+        ([], [], None),
+    ],
+)
+def test_confidence_is_the_share_of_votes_near_the_first(east_m, distances, expected):
+    positions_m = np.stack((np.array(east_m, float), np.zeros(len(east_m))), axis=1)
+    confidence = measure_confidence(positions_m, np.array(distances, np.float32), 25.0)
+    assert confidence == (expected if expected is None else pytest.approx(expected))
+
+
+def test_coordinates_come_from_the_name_or_from_utm():
+    latitude, longitude = 37.70098, -122.49646
+    east, north, number, letter = utm.from_latlon(latitude, longitude)
+    position = {"zone_number": number, "zone_letter": letter}
+    given = name(east, north, **position, latitude_deg=latitude, longitude_deg=longitude)
+    assert find_coordinates(parse_image_name(given)) == (latitude, longitude)
+    computed = find_coordinates(parse_image_name(name(east, north, **position)))
+    assert computed == pytest.approx((latitude, longitude), abs=1e-6)
+    south = utm.from_latlon(-27.5, 153.0)
+    south_name = name(*south[:2], zone_number=south[2], zone_letter=south[3])
+    assert find_coordinates(parse_image_name(south_name)) == pytest.approx((-27.5, 153), abs=1e-6)
+    for unknown in (
+        name(east, north),
+        name(east, north, zone_number=10),
+        name(0, 1000, **position),
+        name(east, north, zone_number=99, zone_letter="S"),
+        name(east, north, zone_number=10, zone_letter="?"),
+        name(east, north, latitude_deg=137.0, longitude_deg=0.0),
+    ):
+        assert find_coordinates(parse_image_name(unknown)) is None, unknown

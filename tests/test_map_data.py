@@ -1,0 +1,89 @@
+import base64
+import json
+import zlib
+
+import numpy as np
+import pytest
+from report_runs import change_arrays, write_run
+
+from reports import map_data
+from reports.map_data import find_regions, pack_map, thin_places
+from reports.pictures import format_metres
+from reports.run_files import Positions, read_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return a run whose query 1 has its first prediction in another zone, query 2 has none."""
+    folder = write_run(tmp_path)
+    run = read_run(folder)
+    distances_m, firsts_m = run.distances_m.copy(), run.positions.first_predictions_m.copy()
+    distances_m[1, 0] = np.inf
+    distances_m[2, 0] = np.nan
+    firsts_m[2] = np.nan
+    change_arrays(folder, distances_m=distances_m, first_predictions_m=firsts_m)
+    return read_run(folder)
+
+
+def unpack(text, dtype=np.int32):
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
+
+
+def test_positions_are_kept_to_5_cm(run):
+    packed = json.loads(json.dumps(pack_map(run)))
+    positions = run.positions
+    everything_m = np.concatenate([positions.queries_m, positions.places_m])
+    origin_m = np.floor(everything_m.min(axis=0))
+    queries_m = origin_m + 0.1 * unpack(packed["queries"]).reshape(-1, 2)
+    np.testing.assert_allclose(queries_m, positions.queries_m, atol=0.0501)
+    firsts = unpack(packed["first_predictions"]).reshape(-1, 2)
+    unknown = (firsts == packed["no_position"]).all(axis=1)
+    assert np.flatnonzero(unknown).tolist() == [1, 2]
+    firsts_m = origin_m + 0.1 * firsts[~unknown]
+    np.testing.assert_allclose(firsts_m, positions.first_predictions_m[~unknown], atol=0.0501)
+    places_m = origin_m + 0.1 * unpack(packed["place_steps"]).reshape(2, -1).cumsum(axis=1).T
+    order = np.lexsort(positions.places_m.T)
+    np.testing.assert_allclose(places_m, positions.places_m[order], atol=0.0501)
+    assert packed["num_places"] == 64 and packed["has_far_zones"]
+
+
+def test_statuses_and_names_go_along(run):
+    packed = pack_map(run)
+    assert unpack(packed["statuses"], np.uint8).tolist() == [2, 1, 2, 1, 2, 1, 2, 0]
+    queries, firsts, metres = json.loads(zlib.decompress(base64.b64decode(packed["names"])))
+    assert [name.split("@")[7] for name in queries] == [f"q{query}" for query in range(8)]
+    assert firsts == [paths[0].rsplit("/", 1)[1] for paths in run.predictions]
+    assert metres == [format_metres(metres) for metres in run.distances_m[:, 0]]
+    assert metres[1:3] == ["another UTM zone", ""]
+
+
+def test_too_many_places_are_thinned_to_the_finest_grid_that_does(monkeypatch):
+    places_m = np.stack([np.arange(0, 100, 0.5), np.zeros(200)], axis=1)
+    assert thin_places(places_m) == (places_m, 0)
+    monkeypatch.setattr(map_data, "MAX_PLACES", 25)
+    thinned, cell_m = thin_places(places_m)
+    assert cell_m == 5 and thinned[:, 0].tolist() == list(range(0, 101, 5))
+
+
+def test_regions_are_told_apart_by_wide_gaps():
+    queries_m = np.array([[0, 0], [15_000, 0], [500_000, 10], [30_000, 0], [np.nan, np.nan]])
+    places_m = np.array([[0, 5], [500_000, 0], [0, 4_000_000.0]])
+    regions = find_regions(Positions(queries_m, queries_m, places_m))
+    assert [(box.tolist(), num) for box, num in regions] == [
+        ([0, 0, 30_000, 5], 3),
+        ([500_000, 0, 500_000, 10], 1),
+    ]
+
+
+def test_regions_side_by_side_in_both_directions():
+    rng = np.random.default_rng(0)
+    corners = np.array([[0, 0], [0, 1e5], [1e5, 0], [1e5, 1e5]])
+    queries_m = np.concatenate([corner + rng.uniform(0, 1e4, (5, 2)) for corner in corners])
+    regions = find_regions(Positions(queries_m, queries_m, queries_m))
+    assert [num for _, num in regions] == [5] * 4
+    assert sorted((box[:2] // 1e5).astype(int).tolist() for box, _ in regions) == [
+        [0, 0],
+        [0, 1],
+        [1, 0],
+        [1, 1],
+    ]

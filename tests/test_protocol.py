@@ -1,0 +1,219 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from conftest import name, write_image
+from layouts import write_set
+
+from datasets.eval_sets import Labels, load_test_set
+from datasets.images import load_image
+from evaluation import Protocol, evaluate
+from evaluation.descriptor_files import DescriptorFiles
+from evaluation.descriptors import Inference
+from evaluation.protocol import evaluate_all
+
+CPU = Inference(torch.device("cpu"))
+
+
+class CountingModel:
+    """Describes images by four numbers of them, and counts the images."""
+
+    def __init__(self):
+        self.num_images = 0
+
+    def __call__(self, images):
+        self.num_images += len(images)
+        height = images.shape[2]
+        parts = (images[:, :, : height // 2], images[:, :, height // 2 :])
+        return torch.cat([part.mean((2, 3)) for part in parts], dim=1)
+
+
+def by_hand(paths):
+    images = [load_image(path).float() / 255 for path in paths]
+    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    return CountingModel()(torch.stack([(image - mean) / std for image in images])).numpy()
+
+
+def write_city(folder, database, queries):
+    for part, positions in {"database": database, **queries}.items():
+        for number, position in enumerate(positions):
+            write_image(folder / part / name(*position, pano_id=f"{part}{number:03d}"))
+    return folder
+
+
+@pytest.fixture
+def city(tmp_path):
+    rng = np.random.default_rng(0)
+    queries = {part: rng.uniform(0, 120, (7, 2)) for part in ("queries_v1", "queries_night")}
+    return write_city(tmp_path / "city", rng.uniform(0, 120, (30, 2)), queries)
+
+
+def load(folder, part, **labels):
+    return load_test_set(None, "unused", folder, part, Labels(**labels))
+
+
+def test_sets_with_one_database_share_one_pass(city, tmp_path):
+    other = write_city(tmp_path / "other", [(0, 0)] * 5, {"queries": [(1, 1)] * 2})
+    sets = [load(city, "queries_v1"), load(other, "queries"), load(city, "queries_night")]
+    model = CountingModel()
+    evaluations = list(evaluate_all(model, sets, Protocol((1, 5)), CPU))
+    assert model.num_images == 30 + 7 + 7 + 5 + 2
+    assert [one.eval_set.name.split("/")[1:] for one in evaluations] == [
+        ["city", "queries_v1"],
+        ["city", "queries_night"],
+        ["other", "queries"],
+    ]
+    for evaluation in evaluations:
+        alone = evaluate(CountingModel(), evaluation.eval_set, Protocol((1, 5)), CPU)
+        assert alone.result == evaluation.result
+        np.testing.assert_array_equal(alone.predictions, evaluation.predictions)
+
+
+def test_predictions_metres_and_hits_equal_brute_force(city):
+    eval_set = load(city, "queries_v1")
+    evaluation = evaluate(CountingModel(), eval_set, Protocol((1, 4)), CPU, min_predictions=12)
+    database, queries = by_hand(eval_set.database), by_hand(eval_set.queries)
+    distances = np.linalg.norm(queries[:, None] - database[None], axis=2)
+    nearest = np.argsort(distances, axis=1)[:, :12]
+    np.testing.assert_array_equal(evaluation.predictions, nearest)
+    np.testing.assert_allclose(
+        evaluation.distances, np.take_along_axis(distances, nearest, axis=1), atol=1e-5
+    )
+    offsets = eval_set.positions.queries_m[:, None] - eval_set.positions.database_m[None]
+    metres = np.take_along_axis(np.hypot(*np.moveaxis(offsets, 2, 0)), nearest, axis=1)
+    np.testing.assert_allclose(evaluation.distances_m, metres)
+    np.testing.assert_array_equal(evaluation.correct, metres <= 25)
+    assert evaluation.result["recalls"] == {
+        f"R@{n}": pytest.approx(100 * (metres[:, :n] <= 25).any(axis=1).mean()) for n in (1, 4)
+    }
+
+
+def test_k_larger_than_the_database_lists_all_of_it(city):
+    evaluation = evaluate(CountingModel(), load(city, "queries_v1"), Protocol((1, 500)), CPU)
+    assert evaluation.predictions.shape == (7, 30)
+    assert all(sorted(row) == list(range(30)) for row in evaluation.predictions.tolist())
+
+
+def test_a_search_per_city_finds_nothing_of_another_city(tmp_path):
+    write_set(tmp_path, "msls_test", np.random.default_rng(0))
+    eval_set = load_test_set("msls_test", tmp_path)
+    evaluation = evaluate(CountingModel(), eval_set, Protocol((1, 5)), CPU, min_predictions=20)
+    database, queries = by_hand(eval_set.database), by_hand(eval_set.queries)
+    in_cph = np.array(["_cph@" in path for path in eval_set.database])
+    for query, path in enumerate(eval_set.queries):
+        own = np.flatnonzero(in_cph == ("_cph@" in path))
+        order = own[np.argsort(np.linalg.norm(database[own] - queries[query], axis=1))]
+        assert evaluation.predictions[query].tolist() == [*order, *[-1] * 8]
+    assert np.isnan(evaluation.distances_m[:, -1]).all()
+    assert "each query in its own city" in evaluation.result["search"]
+
+
+@pytest.mark.parametrize("method", ["nearest_crop", "maj_voting", "five_crops", "central_crop"])
+def test_test_methods_look_at_queries_and_not_at_the_database(city, method):
+    eval_set = load(city, "queries_v1")
+    model = CountingModel()
+    protocol = Protocol((1, 5), "24x20", method, majority_weight=0.05)
+    evaluation = evaluate(model, eval_set, protocol, CPU)
+    num_views = 1 if method == "central_crop" else 5
+    assert model.num_images == 30 + 7 * num_views
+    assert evaluation.predictions.shape == (7, 5)
+    assert all(len(set(row)) == 5 for row in evaluation.predictions.tolist())
+    assert evaluation.result["test_method"] == method
+    assert evaluation.result["image_sizes"]["database"] == {"24x20": 30}
+    side = {"24x20": 7} if method == "central_crop" else {"20x20": 7}
+    assert evaluation.result["image_sizes"]["queries"] == side
+
+
+def test_methods_resize_to_the_size_of_the_benchmark_unless_told(city):
+    result = evaluate(
+        CountingModel(), load(city, "queries_v1"), Protocol(test_method="single_query"), CPU
+    ).result
+    assert result["resize"] == "480x640"
+    assert result["image_sizes"] == {"database": {"480x640": 30}, "queries": {"480x640": 7}}
+
+
+def test_unreadable_images_count_as_misses_and_are_never_predicted(city):
+    eval_set = load(city, "queries_v1")
+    intact = evaluate(CountingModel(), eval_set, Protocol((1, 30)), CPU)
+    lost_image, lost_query = int(intact.predictions[0, 0]), 3
+    for path in (eval_set.database[lost_image], eval_set.queries[lost_query]):
+        with open(path, "wb") as file:
+            file.write(b"broken")
+    with pytest.raises(ValueError, match="cannot be read"):
+        evaluate(CountingModel(), eval_set, Protocol((1, 30)), CPU)
+    skipping = Inference(torch.device("cpu"), skip_unreadable=True)
+    evaluation = evaluate(CountingModel(), eval_set, Protocol((1, 30)), skipping)
+    assert evaluation.result["num_unreadable"] == {"database": 1, "queries": 1}
+    assert evaluation.result["num_queries"] == 7
+    for query in range(7):
+        kept = [image for image in intact.predictions[query].tolist() if image != lost_image]
+        expected = [-1] * 29 if query == lost_query else kept
+        assert evaluation.predictions[query].tolist() == expected
+    assert not evaluation.correct[lost_query].any()
+    found = [bool(evaluation.correct[query].any()) for query in range(7)]
+    assert evaluation.result["recalls"]["R@30"] == pytest.approx(100 * sum(found) / 7)
+
+
+def test_saved_descriptors_with_gaps_are_not_taken_silently(city, tmp_path):
+    eval_set = load(city, "queries_v1")
+    with open(eval_set.queries[3], "wb") as file:
+        file.write(b"broken")
+    skipping = Inference(torch.device("cpu"), skip_unreadable=True)
+    kept = tmp_path / "kept"
+    model = CountingModel()
+    list(evaluate_all(model, [eval_set], Protocol(), skipping, 1, DescriptorFiles("m", kept)))
+    files = DescriptorFiles("m", load_folder=kept)
+    with pytest.raises(ValueError, match="1 of 7 images .* could not be read .* --skip_unreadable"):
+        list(evaluate_all(model, [eval_set], Protocol(), CPU, 1, files))
+    [evaluation] = evaluate_all(model, [eval_set], Protocol(), skipping, 1, files)
+    assert evaluation.result["num_unreadable"]["queries"] == 1
+    assert model.num_images == 30 + 6, "extracted once"
+
+
+def test_without_labels_nothing_is_counted(city):
+    result = evaluate(CountingModel(), load(city, "queries_v1", none=True), Protocol(), CPU).result
+    assert result["recalls"] == {} and result["positives"] is None
+    assert result["num_queries_without_positives"] is None and result["threshold_m"] is None
+
+
+def test_results_say_what_the_recalls_depend_on(city):
+    result = evaluate(CountingModel(), load(city, "queries_v1", threshold_m=40.0), Protocol(), CPU)
+    expected = {
+        "protocol": "all queries",
+        "positives": "UTM distance of at most 40 m",
+        "threshold_m": 40.0,
+        "denominator": "all queries",
+        "resize": "none",
+        "test_method": "as the database",
+        "num_unreadable": {"database": 0, "queries": 0},
+        "descriptor_dim": 6,
+        "search_agreement": None,
+    }
+    assert {key: result.result[key] for key in expected} == expected
+    assert Counter(result.result["image_sizes"]["queries"]) == {"24x32": 7}
+
+
+def test_byte_identical_images_are_both_predicted(tmp_path):
+    """A defined result for duplicate files: the lower number first."""
+    for number, position in enumerate([(0, 0), (10, 0), (90, 0)]):
+        write_image(tmp_path / "database" / name(*position, pano_id=str(number)), colour=(9, 9, 9))
+    write_image(tmp_path / "queries" / name(1, 1), colour=(9, 9, 9))
+    evaluation = evaluate(CountingModel(), load(tmp_path, "queries"), Protocol((1, 2, 3)), CPU)
+    assert evaluation.predictions.tolist() == [[0, 1, 2]]
+    assert evaluation.distances.tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"recall_values": ()}, "--recall_values must be at least 1"),
+        ({"recall_values": (0, 1)}, "--recall_values must be at least 1"),
+        ({"resize": "big"}, "A resize rule is"),
+        ({"resize": "480", "test_method": "five_crops"}, "needs --resize_test_imgs HxW"),
+    ],
+)
+def test_impossible_protocols_are_refused(fields, text):
+    with pytest.raises(ValueError, match=text):
+        Protocol(**fields)

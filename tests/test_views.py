@@ -1,0 +1,81 @@
+import pytest
+import torch
+from torchvision.transforms.v2 import functional
+
+from datasets.images import IMAGENET_MEAN, IMAGENET_STD
+from evaluation.views import TEST_METHODS, View, parse_resize
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"), [("none", []), ("480", [480]), ("480x640", [480, 640]), ("8X9", [8, 9])]
+)
+def test_parse_resize(rule, expected):
+    assert parse_resize(rule) == expected
+
+
+@pytest.mark.parametrize("rule", ["", "big", "0", "480x", "1x2x3", "-4", "4.5"])
+def test_bad_resize_rules_are_refused(rule):
+    with pytest.raises(ValueError, match="A resize rule is"):
+        parse_resize(rule)
+
+
+def test_a_method_needs_a_height_and_a_width():
+    with pytest.raises(ValueError, match="--test_method central_crop needs .* HxW"):
+        View("480", "central_crop")
+    with pytest.raises(ValueError, match="Unknown --test_method 'big': choose from hard_resize"):
+        View("480x640", "big")
+
+
+def normalised(images):
+    return functional.normalize(images / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
+
+
+@pytest.fixture
+def images():
+    torch.manual_seed(0)
+    return torch.randint(0, 256, (2, 3, 24, 60), dtype=torch.uint8)
+
+
+def test_images_are_scaled_and_normalised(images):
+    torch.testing.assert_close(View()(images), normalised(images.float())[:, None])
+
+
+@pytest.mark.parametrize(
+    ("method", "shape"),
+    [
+        ("hard_resize", (2, 1, 3, 24, 32)),
+        ("single_query", (2, 1, 3, 24, 60)),
+        ("central_crop", (2, 1, 3, 24, 32)),
+        ("five_crops", (2, 5, 3, 24, 24)),
+        ("nearest_crop", (2, 5, 3, 24, 24)),
+        ("maj_voting", (2, 5, 3, 24, 24)),
+    ],
+)
+def test_shapes(images, method, shape):
+    assert method in TEST_METHODS
+    assert View("24x32", method)(images).shape == shape
+
+
+def test_what_is_cut_where_no_scaling_is_needed(images):
+    """The images are as high as asked for, so that pixels can be compared."""
+    whole = normalised(images.float())
+    centre = View("24x32", "central_crop")(images)[:, 0]
+    torch.testing.assert_close(centre, whole[:, :, :, 14:46])
+    crops = View("24x32", "nearest_crop")(images)
+    lefts = [0, 36, 0, 36, 18]
+    for crop, left in enumerate(lefts):
+        torch.testing.assert_close(crops[:, crop], whole[:, :, :, left : left + 24])
+
+
+def test_a_smaller_image_is_scaled_until_it_covers_the_size():
+    image = torch.zeros(1, 3, 10, 10, dtype=torch.uint8)
+    image[..., :5] = 255
+    view = View("20x40", "central_crop")(image)[0, 0, 0]
+    assert view.shape == (20, 40)
+    assert (view[:, :18] > 2).all() and (view[:, 22:] < -2).all(), "40 of 40 columns are kept"
+
+
+def test_words():
+    assert str(View()) == "not resized"
+    assert str(View("480")) == "resized to 480"
+    assert str(View("480x640", "maj_voting")) == "maj_voting 480x640"
