@@ -19,6 +19,7 @@ demo: .venv/installed
 		--num_preds_to_save 4 --save_dir $(RUNS)/untrained
 	$(BIN)/python train.py --datasets_folder $(DATA) --dataset mini_city $(NETWORK) $(TRAINING) \
 		--num_preds_to_save 4 --save_dir $(RUNS)/trained
+	$(BIN)/python -m reports.report $(RUNS)/trained
 	$(BIN)/python -m reports.compare $(RUNS)/untrained $(RUNS)/trained
 
 test: .venv/installed .venv/installed_for_tests

@@ -1,11 +1,13 @@
-"""Make the pictures of the README out of the runs of `make demo`.
+"""Make the pictures of the README out of the runs of `make demo`. Needs Chromium for report.jpg.
 
 python docs/pictures.py logs/demo/untrained logs/demo/trained data/mini_city
 """
 
 import argparse
 import csv
+import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -31,6 +33,7 @@ def main() -> None:
     args = cli.parse_args()
     compare_predictions(args.before, args.after).save(OUT / "predictions.jpg", quality=88)
     show_places(args.city).save(OUT / "mini_city.jpg", quality=88)
+    show_report(args.after / "report.html").save(OUT / "report.jpg", quality=85)
 
 
 def compare_predictions(before: Path, after: Path) -> Image.Image:
@@ -74,6 +77,17 @@ def show_places(city: Path) -> Image.Image:
             crop = open_image(images[year]).resize((CROP_PX, CROP_PX))
             sheet.paste(crop, (column * CROP_PX, row * CROP_PX))
     return sheet
+
+
+def show_report(page: Path) -> Image.Image:
+    """Draw the curves and the map of a report as a browser shows them."""
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "page.png"
+        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,2440"]
+        options += [f"--user-data-dir={folder}/profile", f"--screenshot={picture}"]
+        subprocess.run(["chromium", *options, page.resolve().as_uri()], check=True)
+        shown = Image.open(picture).convert("RGB").crop((0, 760, 1264, 2440))
+        return shown.resize((840, 1116), Image.Resampling.LANCZOS)
 
 
 if __name__ == "__main__":

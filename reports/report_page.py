@@ -34,7 +34,6 @@ _LABELS = {  # of results.json, in the order of the page
     "search": "Search",
     "search_agreement": "Exact neighbours found by the search, %",
     "model": "Model",
-    "model_file": "File of the model",
     "model_sha256": "SHA-256 of the model",
     "backbone": "Backbone",
     "pooling": "Pooling",
@@ -44,7 +43,7 @@ _LABELS = {  # of results.json, in the order of the page
     "database_folder": "Database folder",
     "queries_folder": "Queries folder",
 }
-_SHOWN_ELSEWHERE = {"dataset", "recalls", "notes"}
+_SHOWN_ELSEWHERE = {"dataset", "recalls", "notes", "model_file", "fc_output_dim"}
 _IMAGE_SIZES_SHOWN = 3
 _RECALL_TOLERANCE = 0.01  # percent
 
