@@ -14,24 +14,26 @@ from typing import Any
 from torch import nn
 
 import commons
-from datasets.catalog import TEST_SETS, look_up_test_set
+from datasets.catalog import look_up_test_set
 from datasets.eval_dataset import EvalSet
-from datasets.eval_sets import Labels, load_test_set
+from datasets.eval_sets import Labels, load_named_sets, load_own_sets
 from evaluation import Protocol
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.descriptors import Inference
-from evaluation.indexes import build_index, parse_index
+from evaluation.indexes import IndexSpec, build_index, check_fits, parse_index
 from evaluation.place_index import check_place_index_folder, save_place_index
-from evaluation.protocol import evaluate_all
+from evaluation.protocol import DEFAULT_MAJORITY_WEIGHT, evaluate_all
 from evaluation.results import NUM_RANKED, write_results
 from evaluation.retrieval import Database
 from evaluation.tables import format_result, format_table
 from model import build_network
 from model.any_model import hash_tensors, parse_model_spec
-from model.loading import load_model
+from model.loading import identify, load_model
 from parser import parse_arguments
 from reports.pictures import save_pictures
 from reports.report import write_report
+
+UNTRAINED = {"backbone": "ResNet18", "fc_output_dim": 512, "pooling": "gem"}  # unless flags say
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,38 +50,32 @@ def main(argv: Sequence[str] | None = None) -> None:
             tuple(args.recall_values),
             str(args.image_size) if args.resize_test_imgs == "" else args.resize_test_imgs,
             args.test_method,
-            args.majority_weight,
+            args.majority_weight or DEFAULT_MAJORITY_WEIGHT,
             parse_index(args.index),
         )
         device = commons.choose_device(args.device)
     labels = Labels(args.positive_dist_threshold, args.positives, args.no_labels, args.per_city)
     if args.dataset:
-        eval_sets = load_named_sets(args.dataset, args.datasets_folder, labels)
+        eval_sets, left_out = load_named_sets(args.dataset, args.datasets_folder, labels)
     else:
-        eval_sets = [
-            load_test_set(None, args.datasets_folder, args.test_set_folder, queries, labels)
-            for queries in args.queries_folder or [None]
-        ]
+        eval_sets, left_out = load_own_sets(args.test_set_folder, args.queries_folder, labels), []
     if args.save_index:
         check_one_database(eval_sets)
         check_place_index_folder(args.save_index)
+    architecture = {name: getattr(args, name) for name in ("backbone", "fc_output_dim", "pooling")}
     if args.resume_model or args.model:
         model, provenance = load_model(args.resume_model, args.model)
+        check_architecture(architecture, provenance)
     else:
-        model, provenance = build_untrained(
-            args.backbone, args.fc_output_dim, args.pooling, args.backbone_weights
-        )
-    files = DescriptorFiles(
-        provenance["model_sha256"] or provenance["model"],  # a function may have no weights
-        args.save_descriptors and Path(args.save_descriptors),
-        args.load_descriptors and Path(args.load_descriptors),
-    )
+        model, provenance = build_untrained(architecture, args.backbone_weights)
+    check_index(protocol.index, eval_sets, model)
+    files = DescriptorFiles(identify(provenance), args.save_descriptors, args.load_descriptors)
 
     run_folder = commons.make_run_folder(args.save_dir, "eval", vars(args) | provenance)
     commons.setup_logging(run_folder)
     logging.info(f"Evaluating {provenance['model']} on {', '.join(map(str, eval_sets))}")
-    for eval_set in eval_sets:
-        warn(eval_set)
+    for sentence in left_out + [note for eval_set in eval_sets for note in notes_of(eval_set)]:
+        logging.warning(sentence)
     num_listed = max(*protocol.recall_values, args.num_preds_to_save)
     provenance |= {"seed": args.seed} | software
     results = []
@@ -95,41 +91,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = folder_of(run_folder, evaluation.eval_set, len(eval_sets))
         results.append(write_results(evaluation, provenance, folder, num_listed))
         logging.info(format_result(results[-1]))
-        warn(evaluation.eval_set)  # again: this is where people look
-        if args.num_preds_to_save:
-            save_pictures(folder, args.num_preds_to_save, args.save_only_wrong_preds)
-        if not args.no_report:
-            logging.info(f"Report: {write_report(folder)}")
+        for sentence in notes_of(evaluation.eval_set):  # again: this is where people look
+            logging.warning(sentence)
+        show(folder, args.num_preds_to_save, args.save_only_wrong_preds, not args.no_report)
     write_tables(results, run_folder)
     logging.info(f"Results are in {run_folder}")
-
-
-def load_named_sets(names: Sequence[str], datasets_folder: str, labels: Labels) -> list[EvalSet]:
-    """Load test sets; "all" are those that are on disk, and the others are listed.
-
-    Raises:
-        ValueError: If a name is unknown, or a set is not as it should be.
-        FileNotFoundError: If a set that is named is not there, or none of all is.
-    """
-    if "all" not in names:
-        return [
-            load_test_set(name, datasets_folder, labels=labels) for name in dict.fromkeys(names)
-        ]
-    eval_sets, absent = [], []
-    for name in TEST_SETS:
-        try:
-            eval_sets.append(load_test_set(name, datasets_folder, labels=labels))
-        except FileNotFoundError as error:
-            logging.debug(error)
-            absent.append(name)
-    if not eval_sets:
-        raise FileNotFoundError(
-            f"No test set is below {datasets_folder}: give another --datasets_folder, or say "
-            "--dataset NAME to see what is expected where"
-        )
-    if absent:
-        logging.info(f"Not below {datasets_folder}: {', '.join(absent)}")
-    return eval_sets
 
 
 def check_one_database(eval_sets: Sequence[EvalSet]) -> None:
@@ -139,10 +105,33 @@ def check_one_database(eval_sets: Sequence[EvalSet]) -> None:
         raise ValueError(f"--save_index keeps one database, there are {', '.join(folders)}")
 
 
-def warn(eval_set: EvalSet) -> None:
-    """Log what a reader of the recalls must know."""
-    for note in eval_set.notes:
-        logging.warning(f"{eval_set.name}: {note}")
+def check_architecture(asked: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raise a ValueError if flags ask for another network than the one that was loaded."""
+    for name, value in asked.items():
+        if value is not None and value != found.get(name):
+            has = f"has {found[name]}" if name in found else "is not built by this flag"
+            raise ValueError(f"--{name} {value}: {found['model']} {has}; leave the flag out")
+
+
+def check_index(spec: IndexSpec, eval_sets: Sequence[EvalSet], model: nn.Module) -> None:
+    """Raise a ValueError, before hours of extraction, if an index does not go with a database."""
+    dim = getattr(model, "out_dim", None)  # other models tell it with the first descriptor
+    if dim is not None:
+        for eval_set in eval_sets:
+            check_fits(spec, len(eval_set.database), dim)
+
+
+def notes_of(eval_set: EvalSet) -> list[str]:
+    """Return what a reader of the recalls must know."""
+    return [f"{eval_set.name}: {note}" for note in eval_set.notes]
+
+
+def show(folder: Path, num_preds: int, only_wrong: bool, has_report: bool) -> None:
+    """Draw what is asked for of the results in a folder."""
+    if num_preds:
+        save_pictures(folder, num_preds, only_wrong)
+    if has_report:
+        logging.info(f"Report: {write_report(folder)}")
 
 
 def keep_index(folder: str, provenance: dict[str, Any], database: Database) -> None:
@@ -153,9 +142,10 @@ def keep_index(folder: str, provenance: dict[str, Any], database: Database) -> N
     logging.info(f"The index of {database.paths.folder} is in {folder}")
 
 
-def build_untrained(*architecture: Any) -> tuple[nn.Module, dict[str, Any]]:
+def build_untrained(architecture: dict[str, Any], weights: str) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network that training starts from, and what identifies it, as `load_model`."""
-    network = build_network(*architecture).eval()
+    asked = {name: value for name, value in architecture.items() if value is not None}
+    network = build_network(**(UNTRAINED | asked), backbone_weights=weights).eval()
     name = {"model": "the untrained network", "model_file": None}
     return network, name | {"model_sha256": hash_tensors(network)} | network.architecture
 

@@ -29,7 +29,7 @@ from evaluation.place_index import (
 from evaluation.views import View, parse_resize
 from flags.types import not_negative_int, positive_float, positive_int
 from model.any_model import parse_model_spec
-from model.loading import load_model
+from model.loading import identify, load_model
 from reports.place_map import MapPhoto, MapPoint, draw_place_map, make_thumbnail
 from reports.places import (
     describe_agreement,
@@ -106,15 +106,12 @@ def check_model(place_index: PlaceIndex, model_facts: dict[str, Any]) -> None:
     Raises:
         ValueError: If it was made with another one.
     """
-    made_with, given = (
-        (facts["model_sha256"] or "", facts["model"])
-        for facts in (place_index.metadata, model_facts)
-    )
-    same = made_with[0] == given[0] if given[0] else made_with == given  # some have no weights
-    if not same:
+    made_with = place_index.metadata
+    if identify(made_with) != identify(model_facts):
         raise ValueError(
-            f"This index was made with the model {made_with[1]} (SHA-256 {made_with[0][:12]}), not "
-            f"with {given[1]} (SHA-256 {given[0][:12]}): give that model, or make the index again"
+            f"This index was made with the model {made_with['model']} (SHA-256 "
+            f"{str(made_with['model_sha256'])[:12]}), not with {model_facts['model']} (SHA-256 "
+            f"{str(model_facts['model_sha256'])[:12]}): give that model, or make the index again"
         )
 
 

@@ -60,6 +60,8 @@ def parse_arguments(
     args = cli.parse_args(argv)
     if args.queries_folder and not args.test_set_folder:
         cli.error("--queries_folder goes with --test_set_folder; a --dataset has its own queries")
+    if args.save_only_wrong_preds and not args.num_preds_to_save:
+        cli.error("--save_only_wrong_preds says which pictures: how many is --num_preds_to_save")
     if not is_training:
         check_evaluation_flags(cli, args)
     return args
@@ -128,15 +130,32 @@ def _add_model(cli: argparse.ArgumentParser, is_training: bool) -> None:
             "MODULE:FUNCTION or FILE.py:FUNCTION, with :KEY=VALUE for every argument (runs that "
             "code), torchscript:FILE or onnx:FILE",
         )
-    add("--backbone", choices=BACKBONES, default="ResNet18", help="the convolutional part")
+    untrained = {} if is_training else {"default": None}  # a checkpoint has its own architecture
+    shown = "" if is_training else " of an untrained network (default: {})"
+    add(
+        "--backbone",
+        choices=BACKBONES,
+        **({"default": "ResNet18"} | untrained),
+        help="the convolutional part" + shown.format("ResNet18"),
+    )
     add(
         "--backbone_weights",
         default="imagenet",
         metavar="{imagenet,none,PATH}",
         help="what the backbone starts from: ImageNet weights (V1), random, or a file of weights",
     )
-    add("--fc_output_dim", type=positive_int, default=512, help="length of the descriptors")
-    add("--pooling", choices=POOLINGS, default="gem", help="from the feature map to a vector")
+    add(
+        "--fc_output_dim",
+        type=positive_int,
+        **({"default": 512} | untrained),
+        help="length of the descriptors" + shown.format(512),
+    )
+    add(
+        "--pooling",
+        choices=POOLINGS,
+        **({"default": "gem"} | untrained),
+        help="from the feature map to a vector" + shown.format("gem"),
+    )
     if is_training:
         add("--train_all_layers", action="store_true", help="freeze no layer of the backbone")
 

@@ -96,7 +96,8 @@ def make_descriptors(paths: ImagePaths) -> Extraction:
     """Return random descriptors of length 1."""
     descriptors = np.random.default_rng(0).normal(size=(len(paths), DIM)).astype(np.float32)
     descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
-    return Extraction(descriptors, {f"{IMAGE_SIZE_PX}x{IMAGE_SIZE_PX}": len(paths)})
+    sizes = {f"{IMAGE_SIZE_PX}x{IMAGE_SIZE_PX}": len(paths)}
+    return Extraction(descriptors, sizes, len(paths))
 
 
 def measure_extraction(paths: ImagePaths, inference: Inference) -> float:

@@ -266,7 +266,7 @@ def describe_counts(test_set: TestSet, num_database: int, num_queries: int) -> l
         ("queries", num_queries, test_set.num_queries),
     )
     return [
-        f"{count:,} {what}, expected {expected:,}: recalls do not compare with published ones"
+        f"{count:,} {what}, expected {expected:,}: recalls may not compare with published ones"
         for what, count, expected in counts
         if expected not in (None, count)
     ]

@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from datasets.catalog import (
+    TEST_SETS,
     TestSet,
     describe_counts,
     find_database,
@@ -31,12 +33,67 @@ class Labels:
     per_city: bool = False  # search only the city of the query
 
 
+def load_named_sets(
+    names: Sequence[str], datasets_folder: str, labels: Labels
+) -> tuple[list[EvalSet], list[str]]:
+    """Load test sets; "all" adds every other one that is on disk and can be evaluated.
+
+    Returns:
+        The sets, and sentences on those that "all" left out.
+
+    Raises:
+        ValueError: If a name is unknown, or a set that is named is not as it should be.
+        FileNotFoundError: If a set that is named is not there, or none of all is.
+    """
+    listed: dict[Path, ImagePaths] = {}
+    eval_sets, absent, left_out = [], [], []
+    for name in dict.fromkeys([name for name in names if name != "all"]):
+        eval_sets.append(load_test_set(name, datasets_folder, labels=labels, listed=listed))
+    for name in [name for name in TEST_SETS if name not in names] if "all" in names else []:
+        try:
+            find_test_set(name, datasets_folder)
+        except FileNotFoundError:
+            absent.append(name)
+            continue
+        try:
+            eval_sets.append(load_test_set(name, datasets_folder, labels=labels, listed=listed))
+        except (ValueError, FileNotFoundError) as error:
+            left_out.append(f"{name} is on disk, but not evaluated: {error}")
+    if absent:
+        left_out.append(f"Not below {datasets_folder}: {', '.join(absent)}")
+    if not eval_sets:
+        raise FileNotFoundError(
+            "\n".join([f"No test set can be evaluated below {datasets_folder}.", *left_out])
+        )
+    return eval_sets, left_out
+
+
+def load_own_sets(folder: str, queries_folders: Sequence[str], labels: Labels) -> list[EvalSet]:
+    """Load the queries of a folder of the user's, one set per folder of queries.
+
+    Raises:
+        ValueError: If two sets have one name, since their results would have one folder.
+    """
+    listed: dict[Path, ImagePaths] = {}
+    eval_sets = [
+        load_test_set(None, "", folder, queries, labels, listed)
+        for queries in queries_folders or [None]
+    ]
+    names = [eval_set.name for eval_set in eval_sets]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"Several folders of queries are called {names[0]}: evaluate them one at a time"
+        )
+    return eval_sets
+
+
 def load_test_set(
     name: str | None,
     datasets_folder: str | os.PathLike,
     folder: str | os.PathLike | None = None,
     queries_folder: str | None = None,
     labels: Labels | None = None,
+    listed: dict[Path, ImagePaths] | None = None,
 ) -> EvalSet:
     """List the database and the queries of a set, by name or in a folder of the user's.
 
@@ -47,19 +104,20 @@ def load_test_set(
         queries_folder: Where the queries of `folder` are: a name inside it or a path. If None,
             `queries_v1` if there is one, else `queries`.
         labels: Another ground truth than the set's own.
+        listed: Databases that were listed for other sets; this one joins them.
 
     Raises:
         ValueError: If the name is unknown, or file names lack UTM positions.
         FileNotFoundError: If a folder is not there or empty; says how to get a named set.
     """
-    labels = labels or Labels()
+    labels, listed = labels or Labels(), {} if listed is None else listed
     if folder is not None:
-        return _load_folder(Path(folder).resolve(), queries_folder, labels)
+        return _load_folder(Path(folder).resolve(), queries_folder, labels, listed)
     test_set, found = look_up_test_set(name), find_test_set(name, datasets_folder)
     notes = []
     if name == "msls_test" and found.database.resolve().parent.name == "val":
         notes.append("msls/test is a link to msls/val: these are the validation cities")
-    database, queries = list_images(found.database), list_images(found.queries)
+    database, queries = _list_once(found.database, listed), list_images(found.queries)
     query_numbers = np.arange(0, len(queries), test_set.every_nth_query)
     if test_set.only_official_queries:
         query_numbers = find_keys(queries, read_official_queries(datasets_folder))
@@ -70,7 +128,16 @@ def load_test_set(
     return dataclasses.replace(eval_set, notes=(*notes, *eval_set.notes))
 
 
-def _load_folder(root: Path, queries_folder: str | None, labels: Labels) -> EvalSet:
+def _list_once(folder: Path, listed: dict[Path, ImagePaths]) -> ImagePaths:
+    """List a database, unless another set did: millions of names take time and memory."""
+    if folder not in listed:
+        listed[folder] = list_images(folder)
+    return listed[folder]
+
+
+def _load_folder(
+    root: Path, queries_folder: str | None, labels: Labels, listed: dict[Path, ImagePaths]
+) -> EvalSet:
     database = find_database(root)
     if database is None:
         raise FileNotFoundError(
@@ -84,7 +151,8 @@ def _load_folder(root: Path, queries_folder: str | None, labels: Labels) -> Eval
     paths = list_images(queries)
     name = "/".join((*root.parts[-2:], queries.name))
     any_set = TestSet(folders=())
-    return _label(name, any_set, labels, list_images(database), paths, np.arange(len(paths)))
+    database_paths = _list_once(database, listed)
+    return _label(name, any_set, labels, database_paths, paths, np.arange(len(paths)))
 
 
 def _label(
@@ -110,14 +178,20 @@ def _label(
         truth = _frames_truth(name, test_set, labels, len(database), num_listed, query_numbers)
     else:
         truth = within_distance(positions, labels.threshold_m or test_set.threshold_m)
-    notes = [*(positions.notes if positions else ()), *_describe_repeats(database, queries)]
+    per_city = labels.per_city or test_set.per_city
+    cities = _read_city_numbers(database, queries) if per_city else None
+    notes = [
+        *(positions.notes if positions else ()),
+        *_describe_repeats(database, queries),
+        *_describe_cities(cities),
+    ]
     eval_set = EvalSet(
         name,
         database,
         queries,
         positions,
         truth,
-        _read_city_numbers(database, queries) if labels.per_city or test_set.per_city else None,
+        cities,
         test_set.resize,
         test_set.protocol,
         paper_column=test_set.paper_column,
@@ -178,6 +252,14 @@ def _describe_repeats(database: ImagePaths, queries: ImagePaths) -> list[str]:
 def _read_city_numbers(database: ImagePaths, queries: ImagePaths) -> tuple[np.ndarray, np.ndarray]:
     _, numbers = np.unique(read_cities(database) + read_cities(queries), return_inverse=True)
     return numbers[: len(database)], numbers[len(database) :]
+
+
+def _describe_cities(cities: tuple[np.ndarray, np.ndarray] | None) -> list[str]:
+    """Say how many queries are of cities that have no database image."""
+    num_lost = 0 if cities is None else int((~np.isin(cities[1], cities[0])).sum())
+    if not num_lost:
+        return []
+    return [f"{num_lost:,} queries are of cities without a database image: nothing is found"]
 
 
 def _leave_out_queries_without_positives(eval_set: EvalSet) -> EvalSet:

@@ -125,7 +125,13 @@ def _read_npy(file: Path, num_queries: int) -> list[np.ndarray]:
     try:
         with open(file, "rb") as stream:
             content = _read_array(stream)
-        if content.dtype == object and content.ndim == 2 and content.shape[1] == 2:
+        if (
+            content.ndim == 0
+            or content.dtype == bool
+            or (content.ndim > 2 and content.dtype != object)
+        ):
+            raise ValueError(f"it is a {content.ndim}-dimensional array of {content.dtype}")
+        if _are_pairs(content):
             content = _order_pairs(content)
         rows = [np.atleast_1d(np.asarray(row, dtype=np.float64)).ravel() for row in content]
         if any((row % 1 != 0).any() for row in rows):
@@ -135,6 +141,12 @@ def _read_npy(file: Path, num_queries: int) -> list[np.ndarray]:
     if len(rows) != num_queries:
         raise ValueError(f"{file} has {len(rows):,} rows of positives for {num_queries:,} queries")
     return [np.unique(row[row != -1]).astype(np.int64) for row in rows]
+
+
+def _are_pairs(content: np.ndarray) -> bool:
+    """Tell (query number, list) pairs from queries that have two positives each."""
+    is_table = content.dtype == object and content.ndim == 2 and content.shape[1] == 2
+    return is_table and all(isinstance(row, (list, np.ndarray)) for row in content[:, 1])
 
 
 def _order_pairs(pairs: np.ndarray) -> list:

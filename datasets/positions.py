@@ -42,7 +42,7 @@ def read_positions(database: ImagePaths, queries: ImagePaths) -> Positions:
     The most frequent zone takes in the images of its two neighbours. What remains is another
     region, with the most frequent zone of its own: a distance across half the globe has no use.
     Names without a zone are taken to be of the most frequent one, those without a latitude band
-    to be of the northern hemisphere.
+    of the hemisphere of most others.
 
     Raises:
         ValueError: If names lack a position, or a zone is none; counts them.
@@ -53,10 +53,22 @@ def read_positions(database: ImagePaths, queries: ImagePaths) -> Positions:
     bands = np.concatenate(
         [read_prefixes(paths, "latitude band", 1) for paths in (database, queries)]
     )
-    letters = bands.view(np.uint8) & 0xDF  # upper case
-    is_southern = (letters >= ord("C")) & (letters < ord("N"))
+    is_southern, hemisphere_notes = _find_southern(bands.view(np.uint8) & 0xDF)  # upper case
     positions_m, notes = to_plane(*np.concatenate(numbers, axis=1), is_southern)
+    notes = (*hemisphere_notes, *notes)
     return Positions(positions_m[: len(database)], positions_m[len(database) :], notes)
+
+
+def _find_southern(letters: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Tell which names are of the southern hemisphere; those without a band follow the most."""
+    is_southern = (letters >= ord("C")) & (letters < ord("N"))
+    is_unknown = (letters < ord("C")) | (letters > ord("X"))
+    if not is_southern.any() or not is_unknown.any():
+        return is_southern, ()
+    southern = bool(is_southern.sum() * 2 > (~is_unknown).sum())
+    hemisphere = "southern" if southern else "northern"
+    note = f"{is_unknown.sum():,} names without a latitude band are taken to be {hemisphere}"
+    return np.where(is_unknown, southern, is_southern), (note,)
 
 
 def to_plane(

@@ -24,12 +24,16 @@ class DescriptorFiles:
     """Folders with a .npy and a .json for each list of images, each view and each model."""
 
     model_digest: str  # of the weights: descriptors of another model are other descriptors
-    save_folder: Path | None = None
-    load_folder: Path | None = None
+    save_folder: str | os.PathLike | None = None
+    load_folder: str | os.PathLike | None = None
 
     def __post_init__(self) -> None:
-        """Raise a FileNotFoundError if there is no folder to load from."""
-        if self.load_folder is not None and not self.load_folder.is_dir():
+        """Raise a FileNotFoundError or FileExistsError if the folders cannot be used."""
+        if self.save_folder is not None:
+            if os.path.isfile(self.save_folder):
+                raise FileExistsError(f"{self.save_folder} is a file: give a folder of descriptors")
+            os.makedirs(self.save_folder, exist_ok=True)
+        if self.load_folder is not None and not os.path.isdir(self.load_folder):
             raise FileNotFoundError(f"There is no folder of descriptors {self.load_folder}")
 
     def get(self, paths: ImagePaths, view: View, extract: Callable[[], Extraction]) -> Extraction:
@@ -43,18 +47,21 @@ class DescriptorFiles:
         Raises:
             ValueError: If the files are damaged.
         """
+        if self.save_folder is None and self.load_folder is None:
+            return extract()
         description = self._describe(paths, view)
         name = _file_name(description)
         if self.load_folder is not None:
-            if (self.load_folder / f"{name}.json").is_file():
-                return _load(self.load_folder / name, len(paths))
+            folder = Path(self.load_folder)
+            if (folder / f"{name}.json").is_file():
+                return _load(folder / name, len(paths))
             _log.warning(
                 f"{self.load_folder} has no descriptors of {paths.folder} ({len(paths):,} images, "
-                f"{view}) by this model: they are extracted. {_list(self.load_folder)}"
+                f"{view}) by this model: they are extracted. {_list(folder)}"
             )
         extraction = extract()
         if self.save_folder is not None:
-            _save(self.save_folder / name, extraction, description)
+            _save(Path(self.save_folder) / name, extraction, description)
         return extraction
 
     def _describe(self, paths: ImagePaths, view: View) -> dict[str, Any]:
@@ -83,13 +90,12 @@ def _load(stem: Path, num_images: int) -> Extraction:
         if descriptors.dtype != np.float32 or len(descriptors) != num_images:
             raise ValueError(f"it has {descriptors.dtype} of shape {descriptors.shape}")
         _log.info(f"Descriptors of {content['folder']} are loaded from {stem}.npy")
-        return Extraction(descriptors, content["image_sizes"], content["unreadable"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        return Extraction(descriptors, content["image_sizes"], num_images, content["unreadable"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise ValueError(f"{stem}.npy holds no descriptors that can be used: {error}") from None
 
 
 def _save(stem: Path, extraction: Extraction, description: dict[str, Any]) -> None:
-    stem.parent.mkdir(parents=True, exist_ok=True)
     array_file = stem.with_name(f"{stem.name}.npy")
     with commons.written_whole(array_file) as temporary, open(temporary, "wb") as file:
         np.save(file, extraction.descriptors)

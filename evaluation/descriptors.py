@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from datasets.eval_dataset import ImageDataset, collate_by_size
 from datasets.image_paths import ImagePaths
 from evaluation.views import View
 
+_ROWS_PER_BLOCK = 1 << 14
 Model = Callable[[torch.Tensor], torch.Tensor]  # images [B, 3, H, W] -> descriptors [B, D]
 
 
@@ -22,12 +23,29 @@ class Extraction:
 
     descriptors: np.ndarray  # float32 [num_images, D]; [num_images, V, D] if views stay apart
     image_sizes: dict[str, int]  # "HxW" as given to the model -> number of images
+    num_images: int
     unreadable: list[int] = field(default_factory=list)  # numbers of skipped images: rows of NaN
 
     @property
     def readable(self) -> np.ndarray:
         """Numbers of the images that have descriptors, ascending. int [num_readable]."""
-        return np.setdiff1d(np.arange(len(self.descriptors)), self.unreadable)
+        return np.setdiff1d(np.arange(self.num_images), self.unreadable)
+
+    def without_unreadable_rows(self) -> "Extraction":
+        """Return the descriptors of the readable images only, [num_readable, ...].
+
+        Rows move within the array, which may be as large as the memory allows; one that is mapped
+        from a file is copied.
+        """
+        if not self.unreadable:
+            return self
+        readable, descriptors = self.readable, self.descriptors
+        if not descriptors.flags.writeable:
+            return replace(self, descriptors=descriptors[readable])
+        for first in range(0, len(readable), _ROWS_PER_BLOCK):
+            rows = readable[first : first + _ROWS_PER_BLOCK]
+            descriptors[first : first + len(rows)] = descriptors[rows]  # never before they moved
+        return replace(self, descriptors=descriptors[: len(readable)])
 
 
 @dataclass(frozen=True)
@@ -83,7 +101,7 @@ def extract_descriptors(
                 progress.update(len(images))
     if descriptors is None:
         raise ValueError(f"No image of {paths.folder} can be read, of {len(paths):,}")
-    return Extraction(descriptors, dict(image_sizes.most_common()), unreadable)
+    return Extraction(descriptors, dict(image_sizes.most_common()), len(paths), unreadable)
 
 
 def _describe(model: Model, views: torch.Tensor, takes_mean: bool) -> np.ndarray:

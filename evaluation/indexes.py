@@ -5,9 +5,10 @@ An index is named on the command line as NAME or NAME:KEY=VALUE,..., for example
 makes. What is left out follows the size of the database.
 """
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -98,6 +99,13 @@ def choose_params(spec: IndexSpec, num_database: int, dim: int) -> IndexSpec:
     return IndexSpec(spec.name, params)
 
 
+def check_fits(spec: IndexSpec, num_database: int, dim: int) -> None:
+    """Raise a ValueError if an index cannot be made for a database; nothing is trained."""
+    spec = choose_params(spec, num_database, dim)
+    with _explained(spec, num_database, dim):
+        _construct(spec, dim)
+
+
 def describe_index(spec: IndexSpec) -> str:
     """Return one phrase for results: "exact L2", "ivf (nlist 64, nprobe 8), approximate L2"."""
     if spec.name == EXACT.name:
@@ -123,7 +131,7 @@ def build_index(database: np.ndarray, spec: IndexSpec, seed: int = 0) -> faiss.I
         ValueError: If the parameters do not go with the database.
     """
     spec = choose_params(spec, *database.shape)
-    try:
+    with _explained(spec, *database.shape):
         index = _construct(spec, database.shape[1])
         if not index.is_trained:
             index.train(_training_sample(index, database, seed))
@@ -131,14 +139,21 @@ def build_index(database: np.ndarray, spec: IndexSpec, seed: int = 0) -> faiss.I
         block = _BLOCK if isinstance(index, faiss.IndexPreTransform) else len(database)
         for first in range(0, len(database), block):
             index.add(np.ascontiguousarray(database[first : first + block]))
+    logging.debug(f"Index of {len(database):,} descriptors: {describe_index(spec)}")
+    return index
+
+
+@contextlib.contextmanager
+def _explained(spec: IndexSpec, num_database: int, dim: int) -> Iterator[None]:
+    """Turn an error of faiss into a sentence."""
+    try:
+        yield
     except RuntimeError as error:
         reason = str(error).rsplit("failed: ", 1)[-1]
         raise ValueError(
-            f"faiss cannot make the index {describe_index(spec)} for {len(database):,} descriptors "
-            f"of length {database.shape[1]}: {reason}"
+            f"faiss cannot make the index {describe_index(spec)} for {num_database:,} descriptors "
+            f"of length {dim}: {reason}"
         ) from None
-    logging.debug(f"Index of {len(database):,} descriptors: {describe_index(spec)}")
-    return index
 
 
 def _check_name(name: str) -> None:

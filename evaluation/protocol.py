@@ -15,6 +15,8 @@ from evaluation.recall import compute_recalls
 from evaluation.retrieval import Database, Extractor, Found, prepare_database, search
 from evaluation.views import BENCHMARK_SIZE, View, parse_resize
 
+DEFAULT_MAJORITY_WEIGHT = 0.01  # the benchmark's
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -23,7 +25,7 @@ class Protocol:
     recall_values: tuple[int, ...] = (1, 5, 10, 20)
     resize: str | None = None  # "none", shorter side "480", "480x640" (HxW); None: the set's own
     test_method: str | None = None  # how queries are looked at; None: as the database
-    majority_weight: float = 0.01  # of the test method maj_voting
+    majority_weight: float = DEFAULT_MAJORITY_WEIGHT  # of the test method maj_voting
     index: IndexSpec = EXACT
 
     def __post_init__(self) -> None:
@@ -118,12 +120,14 @@ def evaluate_all(
     database = None
     for eval_set in _ordered_by_database(eval_sets):
         view = protocol.database_view(eval_set)
-        if database is None or not database.is_of(eval_set.database, view):
+        index = protocol.index if eval_set.cities is None else EXACT
+        if database is None or not database.is_of(eval_set.database, view, index):
             database = None  # two databases at once may be too much for the memory
-            database = prepare_database(extract, eval_set.database, view, protocol.index)
+            database = prepare_database(extract, eval_set.database, view, index)
             if keep is not None:
                 keep(database)
         queries = extract(eval_set.queries, protocol.queries_view(eval_set), "Queries")
+        queries = queries.without_unreadable_rows()
         found = search(database, queries, k, eval_set.cities, weight)
         result = _describe(eval_set, protocol, database, queries, found)
         yield Evaluation(eval_set, result, found.predictions, found.distances)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import commons
+from datasets.name_fields import read_fields, read_prefixes
 from evaluation.protocol import Evaluation
 
 NUM_RANKED = 100  # predictions of each query in predictions.npz, for the curves of reports
@@ -48,19 +49,22 @@ def _write_predictions(evaluation: Evaluation, path: Path, num_listed: int) -> N
     """Write one row per query and rank; `rank` counts from 1, `correct` is 0 or 1."""
     eval_set = evaluation.eval_set
     num_queries, k = evaluation.predictions.shape
-    unknown = np.full((num_queries, k), "", dtype=object)
+    listed = slice(num_listed)
+    unknown = np.full((num_queries, min(k, num_listed)), "", dtype=object)
     metres, correct = evaluation.distances_m, evaluation.correct
+    metres_cells = unknown if metres is None else metres[:, listed]
+    correct_cells = unknown if correct is None else correct[:, listed].astype(int)
     text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
     with commons.written_whole(path) as temporary, open(temporary, "w", **text) as file:
         writer = csv.writer(file)
         writer.writerow(PREDICTIONS_COLUMNS)
         for query_num, query in enumerate(eval_set.queries):
             columns = zip(
-                evaluation.predictions[query_num, :num_listed].tolist(),
-                evaluation.distances[query_num].tolist(),
-                (unknown if metres is None else metres)[query_num].tolist(),
-                (unknown if correct is None else correct.astype(int))[query_num].tolist(),
-                strict=False,
+                evaluation.predictions[query_num, listed].tolist(),
+                evaluation.distances[query_num, listed].tolist(),
+                metres_cells[query_num].tolist(),
+                correct_cells[query_num].tolist(),
+                strict=True,
             )
             writer.writerows(
                 (
@@ -97,4 +101,18 @@ def _collect_arrays(evaluation: Evaluation) -> dict[str, np.ndarray]:
         arrays["queries_m"] = eval_set.positions.queries_m
         arrays["first_predictions_m"] = np.where(first[:, None] < 0, np.nan, places_m[first])
         arrays["places_m"] = np.unique(places_m, axis=0)
-    return arrays
+    return arrays | _read_years_and_headings(evaluation)
+
+
+def _read_years_and_headings(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    """Return what '@' names tell beside positions: 0 and NaN where they do not."""
+    eval_set, first = evaluation.eval_set, evaluation.predictions[:, 0]
+    years = read_prefixes(eval_set.queries, "timestamp", 4)
+    is_year = np.char.isdigit(years) & (np.char.str_len(years) == 4)
+    (headings_deg,) = read_fields(eval_set.queries, ["heading"])
+    (first_deg,) = read_fields(eval_set.database.subset(np.maximum(first, 0)), ["heading"])
+    return {
+        "query_years": np.where(is_year, years, b"0").astype(np.int16),
+        "query_headings_deg": headings_deg.astype(np.float32),
+        "first_prediction_headings_deg": np.where(first < 0, np.nan, first_deg).astype(np.float32),
+    }

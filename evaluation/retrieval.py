@@ -44,8 +44,8 @@ class Extractor:
         if extraction.unreadable and not self.inference.skip_unreadable:
             raise ValueError(
                 f"{len(extraction.unreadable):,} of {len(paths):,} images of {paths.folder} could "
-                "not be read when their descriptors were saved: repair them, or say "
-                "--skip_unreadable"
+                "not be read when their descriptors were saved: repair them and extract again "
+                "without --load_descriptors, or say --skip_unreadable"
             )
         return extraction
 
@@ -56,10 +56,15 @@ class Database:
 
     paths: ImagePaths
     view: View
-    extraction: Extraction
-    descriptors: np.ndarray  # of the readable images. float32 [num_readable, D]
-    spec: IndexSpec  # how they are searched, with all parameters
+    extraction: Extraction  # without rows of unreadable images
+    asked: IndexSpec  # how they are to be searched
+    spec: IndexSpec  # the same, with all parameters
     index: faiss.Index | None  # None: exact search among the descriptors
+
+    @property
+    def descriptors(self) -> np.ndarray:
+        """Descriptors of the readable images. float32 [num_readable, D]."""
+        return self.extraction.descriptors
 
     @property
     def readable_paths(self) -> ImagePaths:
@@ -67,10 +72,10 @@ class Database:
         unreadable = self.extraction.unreadable
         return self.paths.subset(self.extraction.readable) if unreadable else self.paths
 
-    def is_of(self, paths: ImagePaths, view: View) -> bool:
-        """Tell whether these are the same images, seen in the same way."""
+    def is_of(self, paths: ImagePaths, view: View, asked: IndexSpec) -> bool:
+        """Tell whether these are the same images, seen and searched in the same way."""
         same_images = self.paths.folder == paths.folder and len(self.paths) == len(paths)
-        return same_images and self.view == view
+        return same_images and (self.view, self.asked) == (view, asked)
 
 
 class Found(NamedTuple):
@@ -86,13 +91,10 @@ def prepare_database(
     extractor: Extractor, paths: ImagePaths, view: View, spec: IndexSpec
 ) -> Database:
     """Extract a database and index it, unless the search is exact."""
-    extraction = extractor(paths, view, "Database")
-    descriptors = extraction.descriptors
-    if extraction.unreadable:
-        descriptors = descriptors[extraction.readable]
-    spec = choose_params(spec, *descriptors.shape)
-    index = None if spec == EXACT else build_index(descriptors, spec)
-    return Database(paths, view, extraction, descriptors, spec, index)
+    extraction = extractor(paths, view, "Database").without_unreadable_rows()
+    chosen = choose_params(spec, *extraction.descriptors.shape)
+    index = None if spec == EXACT else build_index(extraction.descriptors, chosen)
+    return Database(paths, view, extraction, spec, chosen, index)
 
 
 def search(
@@ -106,12 +108,13 @@ def search(
 
     Args:
         database: What is searched.
-        queries: One descriptor per query, or one per crop: see `merge_crops`.
+        queries: One descriptor per query, or one per crop: see `merge_crops`. Without rows of
+            unreadable queries.
         k: How many; at most all are returned.
         cities: Of all images; each query is searched in its own city only, always exactly.
         majority_weight: See `merge_crops`.
     """
-    asked = queries.descriptors[queries.readable] if queries.unreadable else queries.descriptors
+    asked = queries.descriptors
     flat = asked.reshape(-1, asked.shape[-1])  # one row per crop
     words, agreement = describe_index(database.spec), None
     if cities is not None:
@@ -145,7 +148,7 @@ def _number_all(
         predictions = np.where(predictions < 0, -1, database.readable[predictions])
     if not queries.unreadable:
         return predictions, distances
-    shape = (len(queries.descriptors), predictions.shape[1])
+    shape = (queries.num_images, predictions.shape[1])
     all_predictions, all_distances = np.full(shape, -1), np.full(shape, np.inf, np.float32)
     all_predictions[queries.readable] = predictions
     all_distances[queries.readable] = distances

@@ -31,6 +31,10 @@ def check_evaluation_flags(cli: argparse.ArgumentParser, args: argparse.Namespac
         cli.error("--no_labels counts no recalls: it goes without other labels")
     if args.positives and args.positive_dist_threshold:
         cli.error("--positives tells what is right: --positive_dist_threshold has no meaning")
+    if args.majority_weight and args.test_method != "maj_voting":
+        cli.error("--majority_weight belongs to --test_method maj_voting")
+    if args.per_city and args.index != "exact":
+        cli.error("--per_city searches each city exactly: leave --index out")
     several = len(args.dataset) > 1 or "all" in args.dataset or len(args.queries_folder or []) > 1
     if args.positives and several:
         cli.error("--positives belongs to one test set: evaluate on one at a time")
@@ -64,8 +68,8 @@ def _add_search(cli: argparse.ArgumentParser) -> None:
     add(
         "--majority_weight",
         type=positive_float,
-        default=0.01,
-        help="of --test_method maj_voting: taken off the squared distances of shared predictions",
+        help="of --test_method maj_voting: taken off the squared distances of shared predictions "
+        "(default: 0.01)",
     )
     add(
         "--index",

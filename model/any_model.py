@@ -110,7 +110,10 @@ def load_any_model(text: str) -> AnyModel:
 
 
 def describe_any_model(model: AnyModel) -> dict[str, str | None]:
-    """Return where a model comes from, and a SHA-256 of its file or else of its tensors."""
+    """Return where a model comes from, and a SHA-256 of its file or else of its tensors.
+
+    The tensors do not tell a model alone: see `model.loading.identify`.
+    """
     if model.file is not None:
         digest = hashlib.sha256(Path(model.file).read_bytes()).hexdigest()
     else:

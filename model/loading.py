@@ -1,11 +1,15 @@
 """The model that a command line names, and what identifies it in results."""
 
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 import commons
-from model.any_model import describe_any_model, load_any_model
+from model.any_model import describe_any_model, load_any_model, parse_model_spec
 from model.checkpoints import load_network
 
 
@@ -22,6 +26,29 @@ def load_model(checkpoint: str | None, spec: str | None) -> tuple[nn.Module, dic
     """
     if checkpoint is None:
         model = load_any_model(spec)
-        return model, describe_any_model(model)
+        return model, describe_any_model(model) | _describe_code(spec)
     network = load_network(checkpoint).eval()
     return network, commons.describe_model(checkpoint) | network.architecture
+
+
+def identify(facts: Mapping[str, Any]) -> str:
+    """Return a text that is the same for models that give the same descriptors.
+
+    A file is known by its SHA-256 wherever it lies. What is made by a function is known by its
+    text, its tensors and its architecture: arguments that are in no tensor change descriptors.
+
+    Args:
+        facts: Of `load_model`, and more.
+    """
+    if facts.get("model_file"):
+        return facts["model_sha256"]
+    names = ("model", "model_sha256", "code_sha256", "backbone", "pooling", "fc_output_dim")
+    return json.dumps({name: facts.get(name) for name in names})
+
+
+def _describe_code(spec: str) -> dict[str, str]:
+    """Return a SHA-256 of the file of FILE.py:FUNCTION; other code has versions of its own."""
+    file = Path(parse_model_spec(spec).source).expanduser()
+    if file.suffix != ".py" or not file.is_file():
+        return {}
+    return {"code_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}

@@ -18,7 +18,7 @@ def paths(tmp_path):
     return list_images(tmp_path / "city" / "test" / "database")
 
 
-EXTRACTION = Extraction(np.arange(6, dtype=np.float32).reshape(3, 2), {"24x32": 3}, [1])
+EXTRACTION = Extraction(np.arange(6, dtype=np.float32).reshape(3, 2), {"24x32": 3}, 3, [1])
 
 
 def forbidden():
@@ -55,7 +55,7 @@ def test_descriptors_of_something_else_are_not_taken(paths, tmp_path, caplog, ch
     else:
         paths.folder.rename(tmp_path / "moved")
         paths = list_images(tmp_path / "moved")
-    other = Extraction(np.zeros((len(paths), 2), np.float32), {})
+    other = Extraction(np.zeros((len(paths), 2), np.float32), {}, len(paths))
     files = DescriptorFiles(model, load_folder=tmp_path / "kept")
     with caplog.at_level(logging.WARNING):
         assert files.get(paths, view, lambda: other) is other

@@ -9,6 +9,7 @@ from conftest import run, write_image
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
+from datasets.image_paths import parse_image_name
 from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 from eval import main as eval_main
 from model import build_network
@@ -147,7 +148,14 @@ def test_pictures_show_each_query_or_only_the_wrong_ones(flags, tmp_path):
         (["--dataset=mini_city_test_v1", "--resize_test_imgs=big"], 2, "A resize rule is"),
         (["--dataset=paris"], 2, "Unknown test set 'paris': choose from sf_xl_val"),
         ([], 2, "either --dataset NAME or --test_set_folder FOLDER"),
-        (["--dataset", "all", "--datasets_folder=gone"], 1, "No test set is below gone"),
+        (["--dataset", "all", "--datasets_folder=gone"], 1, "can be evaluated below gone"),
+        (["--dataset=mini_city_val", "--fc_output_dim=99"], 1, "model.pth has 24; leave the flag"),
+        (["--dataset=mini_city_val", "--majority_weight=0.1"], 2, "belongs to --test_method"),
+        (["--dataset=mini_city_val", "--per_city", "--index=hnsw"], 2, "leave --index out"),
+        (["--dataset=mini_city_val", "--index=ivf_pq:m=7"], 1, "m=7 does not divide"),
+        (["--dataset=mini_city_val", "--index=faiss:nonsense"], 1, "faiss cannot make the index"),
+        (["--dataset=mini_city_val", "--save_only_wrong_preds"], 2, "is --num_preds_to_save"),
+        (["--dataset=mini_city_val", "--save_descriptors=text.pth"], 1, "text.pth is a file"),
         (["--dataset=mini_city_val", "--model=m:f"], 2, "--resume and --model both name a model"),
         (
             ["--dataset=mini_city_val", "--no_labels", "--positives=p.csv"],
@@ -219,12 +227,26 @@ def test_several_sets_share_a_database_and_end_in_one_table(flags, datasets_fold
     assert result.stdout.count("mini_city_test_v2") > 1 and "R@20\n" in result.stdout
 
 
-def test_all_are_those_on_disk_and_the_others_are_listed(flags, tmp_path, caplog):
-    with caplog.at_level("INFO"):
-        eval_main([*flags, "--datasets", "all", "--no_report"])
+def test_all_are_those_on_disk_and_the_others_are_listed(flags, tmp_path):
+    eval_main([*flags, "--datasets", "all", "--no_report"])
     folders = {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()}
     assert folders == {"mini_city_val", "mini_city_test_v1", "mini_city_test_v2"}
-    assert "Not below" in caplog.text and "pitts30k, " in caplog.text and "tokyo247" in caplog.text
+    log = (tmp_path / "run" / "info.log").read_text()
+    assert "Not below" in log and "pitts30k, " in log and "tokyo247" in log
+
+
+def test_all_goes_on_past_a_set_that_is_broken(flags, datasets_folder, tmp_path):
+    root = tmp_path / "sets"
+    root.mkdir()
+    (root / "mini_city").symlink_to(datasets_folder / "mini_city")
+    for part in ("database", "queries"):
+        (root / "tokyo247/images/test" / part).mkdir(parents=True)
+    eval_main([*flags, f"--datasets_folder={root}", "--datasets", "all", "--no_report"])
+    log = (tmp_path / "run" / "info.log").read_text()
+    assert "tokyo247 is on disk, but not evaluated: No image in" in log
+    assert len(list((tmp_path / "run").glob("mini_city*"))) == 3
+    with pytest.raises(FileNotFoundError, match="No image in"):
+        eval_main([*flags, f"--datasets_folder={root}", "--datasets", "all", "tokyo247"])
 
 
 def test_several_query_folders(flags, datasets_folder, tmp_path):
@@ -302,5 +324,18 @@ def test_arrays_for_curves_and_maps(flags, make_eval_folder, tmp_path):
     assert arrays["num_positives"].tolist() == [1, 2]
     assert arrays["queries_m"].tolist() == [[0, 1], [50, 2]]
     assert arrays["places_m"].tolist() == [[0, 0], [50, 0], [90, 0]]
+    assert arrays["query_years"].tolist() == [0, 0]
+    assert np.isnan(arrays["query_headings_deg"]).all(), "the names tell neither"
     first = np.array(database)[arrays["predictions"][:, 0]]
     assert arrays["first_predictions_m"].tolist() == first.tolist()
+
+
+def test_years_and_headings_come_from_the_names(flags, datasets_folder, tmp_path):
+    eval_main([*flags, TEST_SET, "--no_report"])
+    arrays = np.load(tmp_path / "run" / "predictions.npz", allow_pickle=False)
+    with open(tmp_path / "run" / "predictions.csv") as file:
+        first = [row for row in csv.DictReader(file) if row["rank"] == "1"]
+    names = [(parse_image_name(row["query"]), parse_image_name(row["prediction"])) for row in first]
+    assert arrays["query_years"].tolist() == [int(query.timestamp[:4]) for query, _ in names]
+    headings = [image.heading_deg for _, image in names]
+    assert arrays["first_prediction_headings_deg"].tolist() == headings

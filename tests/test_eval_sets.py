@@ -162,6 +162,14 @@ def test_cities_may_be_sub_folders(tmp_path):
         load_test_set(None, "unused", tmp_path, labels=Labels(per_city=True))
 
 
+def test_queries_of_cities_without_a_database_image_are_counted(tmp_path):
+    for part, cities in (("database", ["miami"]), ("queries", ["miami", "athens"])):
+        for city in cities:
+            write_image(tmp_path / part / city / name(1, 2))
+    notes = load_test_set(None, "unused", tmp_path, labels=Labels(per_city=True)).notes
+    assert notes == ("1 queries are of cities without a database image: nothing is found",)
+
+
 def make(folder, database, queries):
     write_image(folder / database / name(1, 2))
     write_image(folder / queries / name(3, 4))

@@ -83,6 +83,11 @@ def test_npy(tmp_path, images, content):
     assert lists(read_positives(tmp_path / "right.npy", *images)) == [[1, 3], [], [0]]
 
 
+def test_two_positives_each_are_no_pairs(tmp_path, images):
+    np.save(tmp_path / "two.npy", np.array([[0, 1], [1, 2], [2, 3]], object), allow_pickle=True)
+    assert lists(read_positives(tmp_path / "two.npy", *images)) == [[0, 1], [1, 2], [2, 3]]
+
+
 class Bomb:
     def __reduce__(self):
         return os.system, ("touch bomb_went_off",)
@@ -101,6 +106,8 @@ class Bomb:
         ("right.npy", np.zeros((2, 1), int), "has 2 rows of positives for 3 queries"),
         ("right.npy", np.full((3, 1), 4), "database images 4 to 4; there are 4, numbered from 0"),
         ("right.npy", np.full((3, 1), 0.5), "holds other things than whole numbers"),
+        ("right.npy", np.array([[True, False]] * 3), "2-dimensional array of bool"),
+        ("right.npy", np.zeros((3, 2, 2), int), "3-dimensional array of int64"),
         ("right.npy", ragged(["a"], [1], [2]), "is no array of positives"),
         ("right.npy", ragged(Bomb(), 1, 2), "asks for .*system, which is no array"),
         ("right.npy", np.array([[0, [1]], [0, [1]], [2, [1]]], object), "does not number"),

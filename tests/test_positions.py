@@ -87,6 +87,13 @@ def test_names_without_a_zone_are_of_the_most_frequent_one(tmp_path):
     assert distances[0, 0] == 0 and np.isinf(distances[0, 2])
 
 
+def test_names_without_a_band_are_of_the_hemisphere_of_most(tmp_path):
+    brisbane = [(-27.5, 153.0), (-27.5, 153.0001)]
+    distances, notes = measure(tmp_path, brisbane, brisbane[:1], zone_letter="")
+    assert distances[0, 0] == 0 and distances[0, 1] == pytest.approx(9.9, abs=0.2)
+    assert notes == ("1 names without a latitude band are taken to be southern",)
+
+
 def test_zones_that_are_none_are_refused(tmp_path):
     with pytest.raises(ValueError, match="zones .* are 1 to 60, not 61"):
         measure(tmp_path, [(37.76, -122.44)], [(37.76, -122.44)], zone_number=61)

@@ -43,7 +43,7 @@ Direction (GPSImgDirection), altitude and DateTimeOriginal are taken along where
 """
 _COMMON = """
 Images in UTM zones that touch are projected to the zone of most of them. Headings are written as
-they are given. Images whose fields are all equal get a number in their note: none is lost.
+they are given. Images whose fields are all equal get a number after their pano_id: none is lost.
 """
 _PANORAMAS = """Cut 360-degree panoramas into crops as SF-XL does. Panoramas have '@' names with a
 heading, which csv and exif give them. A crop is a square of 512 of 3328 pixels of the width, 55

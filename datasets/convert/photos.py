@@ -44,8 +44,8 @@ class Photos:
 def format_names(photos: Photos) -> list[str]:
     """Return one '@' name per photo, all different, also where case does not count.
 
-    Images that all fields agree on are told apart by a number in their notes: 2, 3 and so on. The
-    pano_id and the note get "_" for characters that file systems or '@' names do not allow.
+    Images that all fields agree on are told apart by a number after the pano_id: 2, 3 and so on.
+    The pano_id and the note get "_" for characters that file systems or '@' names do not allow.
 
     Raises:
         ValueError: If a name is longer than a file system takes.
@@ -56,8 +56,8 @@ def format_names(photos: Photos) -> list[str]:
         first = name.casefold()
         while name.casefold() in numbers:
             numbers[first] += 1
-            note = f"{fields.note}_{numbers[first]}".lstrip("_")
-            name = format_image_name(replace(fields, note=note))
+            pano_id = f"{fields.pano_id}_{numbers[first]}".lstrip("_")
+            name = format_image_name(replace(fields, pano_id=pano_id))
         numbers[name.casefold()] = 1
         names.append(name)
     _check_lengths(names, photos.files)
