@@ -9,7 +9,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,9 @@ from datasets.checks.findings import (
 )
 from datasets.checks.image_files import ImageFacts, choose_sample, measure_images
 from datasets.checks.image_findings import judge_images
-from datasets.checks.layout import TRAIN, Part, find_layout
+from datasets.checks.layout import TRAIN, Pair, Part, find_layout
 from datasets.checks.name_findings import judge_names
+from datasets.checks.named_sets import judge_named_set
 from datasets.checks.names import NameFacts, measure_names
 from datasets.checks.pairs import (
     DEFAULT_THRESHOLD_M,
@@ -42,6 +43,7 @@ from datasets.checks.pairs import (
 from datasets.checks.walk import judge_walk
 from datasets.image_paths import ImagePaths
 from datasets.partition import PartitionParams
+from flags.types import not_negative_int, positive_float
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         checked[part.folder] = check_part(part, params, looking)
         sections.append(checked[part.folder].section)
         _print(format_section(sections[-1]))
-    for pair in layout.pairs:
-        database, queries = checked[pair.database.folder], checked[pair.queries.folder]
-        if database.names is None or queries.names is None:
-            continue
-        threshold_m = args.positive_dist_threshold or pair.threshold_m or DEFAULT_THRESHOLD_M
-        sections.append(check_pair(database, queries, threshold_m))
-        _print(format_section(sections[-1]))
+    for section in _check_pairs(
+        layout.pairs, checked, args.datasets_folder, args.positive_dist_threshold
+    ):
+        sections.append(section)
+        _print(format_section(section))
     _print(format_remedies(sections))
     if args.bad_list:
         _write_bad_list(Path(args.bad_list), [part.images for part in checked.values()])
@@ -150,6 +150,45 @@ def check_pair(database: CheckedPart, queries: CheckedPart, threshold_m: float) 
     return Section(queries.label, f"searched in {database.label}", tuple(findings))
 
 
+def check_named_set(
+    name: str,
+    datasets_folder: str,
+    database: CheckedPart,
+    queries: CheckedPart,
+    threshold_m: float | None = None,
+) -> Section:
+    """Check a set by its own protocol: which of its queries are asked, and what is right for each.
+
+    Args:
+        name: Key of TEST_SETS.
+        datasets_folder: Where sets are looked for by name.
+        database: What is known of its database; it has images.
+        queries: What is known of its queries; there are some.
+        threshold_m: Largest distance of a positive, metres; None is that of the set.
+    """
+    num_same_bytes = count_same_bytes(database.images, queries.images)
+    findings = judge_named_set(name, datasets_folder, threshold_m, num_same_bytes)
+    findings += judge_size_mix(database.images, queries.images)
+    return Section(queries.label, f"searched in {database.label}", tuple(findings))
+
+
+def _check_pairs(
+    pairs: Iterable[Pair],
+    checked: Mapping[Path, CheckedPart],
+    datasets_folder: str,
+    threshold_m: float | None,
+) -> Iterator[Section]:
+    """Check the pairs whose folders both hold images, those of named sets by their protocols."""
+    for pair in pairs:
+        database, queries = checked[pair.database.folder], checked[pair.queries.folder]
+        if database.names is None or queries.names is None:
+            continue
+        if pair.set_name is None:
+            yield check_pair(database, queries, threshold_m or DEFAULT_THRESHOLD_M)
+        else:
+            yield check_named_set(pair.set_name, datasets_folder, database, queries, threshold_m)
+
+
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     cli = argparse.ArgumentParser(
         prog="python -m datasets.check",
@@ -174,15 +213,15 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--bad_list", metavar="FILE", help="with --decode: write the images that cannot be read")
     add(
         "--max_headers",
-        type=_not_negative_int,
+        type=not_negative_int,
         default=10_000,
         help="read the sizes of so many images of a folder; all of them with --decode",
     )
     workers = min(8, os.cpu_count() or 1)
-    add("--num_workers", type=_not_negative_int, default=workers, help="processes that decode")
+    add("--num_workers", type=not_negative_int, default=workers, help="processes that decode")
     add(
         "--positive_dist_threshold",
-        type=_positive_float,
+        type=positive_float,
         help="largest distance of a positive, in metres, instead of the data set's (25)",
     )
     group = cli.add_argument_group("classes and groups of training folders, as of train.py")
@@ -192,18 +231,6 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.bad_list and not args.decode:
         cli.error("--bad_list goes with --decode, which looks at all images")
     return args
-
-
-def _not_negative_int(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, not {value}")
-    return value
-
-
-def _positive_float(text: str) -> float:
-    if not 0 < (value := float(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, not {value}")
-    return value
 
 
 def _check_can_be_written(path: Path) -> None:

@@ -51,7 +51,8 @@ def within_frames(num_database: int, query_frames: np.ndarray, frames: int) -> G
         np.arange(max(frame - frames, 0), min(frame + frames + 1, num_database))
         for frame in query_frames
     ]
-    return GroundTruth(positives, f"at most {frames} frames away")
+    noun = "frame" if frames == 1 else "frames"
+    return GroundTruth(positives, f"at most {frames} {noun} away")
 
 
 def read_positives(

@@ -3,17 +3,21 @@
 import dataclasses
 import logging
 import os
+import re
 import shutil
 
+import numpy as np
 import pytest
 from conftest import name, run, write_image
+from layouts import write_set
+from photo_tables import convert, write_photos
 
-from datasets.catalog import TEST_SETS, TRAIN_SETS, FoundSet
+from datasets.catalog import TEST_SETS, TRAIN_SETS
 from datasets.check import main
-from datasets.checks import layout
 from datasets.checks.findings import ERROR, OK, WARNING
 from datasets.checks.layout import DATABASE, QUERIES, TRAIN, find_layout
 from datasets.class_index import load_index
+from datasets.eval_sets import load_test_set
 from datasets.partition import PartitionParams
 
 
@@ -184,13 +188,78 @@ def test_a_test_folder_that_is_the_validation_folder_is_told(make_eval_folder, t
     assert "test is the same folder as val" in findings[-1].text
 
 
-def test_expected_counts(make_eval_folder, monkeypatch, check):
-    folder = make_eval_folder([(0, 0)] * 3, [(0, 0)])
+def patch_set(monkeypatch, set_name, **fields):
+    monkeypatch.setitem(TEST_SETS, set_name, dataclasses.replace(TEST_SETS[set_name], **fields))
 
-    found = FoundSet(folder / "database", folder / "queries")
-    monkeypatch.setattr(layout, "find_test_set", lambda name, datasets_folder: found)
-    small = dataclasses.replace(TEST_SETS["sf_xl_test_v1"], num_queries=1, threshold_m=5.0)
-    monkeypatch.setitem(TEST_SETS, "sf_xl_test_v1", small)
-    code, text = check("sf_xl_test_v1")
+
+def test_expected_counts(make_eval_folder, tmp_path, monkeypatch, check):
+    folder = make_eval_folder([(0, 0)] * 3, [(0, 0)])
+    (folder / "queries").rename(folder / "queries_v1")
+    (tmp_path / "sf_xl" / "processed").mkdir(parents=True)
+    folder.rename(tmp_path / "sf_xl" / "processed" / "test")
+    patch_set(monkeypatch, "sf_xl_test_v1", num_queries=1, threshold_m=5.0)
+    code, text = check("sf_xl_test_v1", "--datasets_folder", tmp_path)
     assert code == 0 and "warning count 3 images, expected 2,805,840" in text
-    assert "ok count 1, as published" in text and "within 5 m" in text
+    assert "ok count 1 query, as published" in text and "within 5 m" in text
+    assert text.count(", expected ") == 1
+
+
+@pytest.mark.parametrize("set_name", TEST_SETS)
+def test_named_sets_are_checked_by_their_own_protocol(tmp_path, check, set_name):
+    write_set(tmp_path, set_name, np.random.default_rng(1))
+    eval_set = load_test_set(set_name, tmp_path)
+    code, text = check(set_name, "--datasets_folder", tmp_path)
+    assert code == 0
+    num_queries, missing = len(eval_set.queries), (~eval_set.truth.has_positives).sum()
+    assert f"protocol {eval_set.protocol}: {num_queries} queries" in text
+    if missing:
+        assert f"{missing} of {num_queries} queries have none within" in text
+    else:
+        assert "every query has some" in text
+
+
+def test_nordland_of_one_frame(tmp_path, monkeypatch, check):
+    """45 frames, the names of both seasons alike; a query has itself and one frame either side."""
+    write_set(tmp_path, "nordland_1f", np.random.default_rng(0))
+    patch_set(monkeypatch, "nordland_1f", num_database=45, num_queries=5)
+    code, text = check("nordland_1f", "--datasets_folder", tmp_path)
+    assert code == 0 and "every query has some at most 1 frame away, in the median 3 " in text
+    assert "ok count 45 images, as published" in text and "ok count 5 queries, as pub" in text
+    assert "5 queries with the name of a database image" in text
+    assert "Nothing has to be renamed or changed" in text
+    code, text = check("nordland_1f", "--datasets_folder", tmp_path, "--positive_dist_threshold=5")
+    assert code == 1 and "--positive_dist_threshold has no meaning for nordland_1f" in text
+    next((tmp_path / TEST_SETS["nordland_1f"].folders[0] / "queries").iterdir()).unlink()
+    code, text = check("nordland_1f", "--datasets_folder", tmp_path)
+    assert code == 1 and "ERROR protocol nordland_1f is evaluated by frame number" in text
+    assert "44 database images and 45 query images" in text
+
+
+def test_official_queries_of_msls_need_its_metadata(tmp_path, check):
+    """10 of 16 queries are official; those without positives are left out, as published."""
+    write_set(tmp_path, "msls_val_740", np.random.default_rng(1))
+    code, text = check("msls_val_740", "--datasets_folder", tmp_path)
+    assert code == 0 and "every query has some within 25 m" in text
+    kept = int(re.search(r"searched together: (\d+) queries", text)[1])
+    assert 0 < kept < 10 and f"note {10 - kept} queries without positives are left out" in text
+    assert f"warning count {kept} queries, expected 740" in text
+    shutil.rmtree(tmp_path / "msls" / "train_val")
+    code, text = check("msls_val_740", "--datasets_folder", tmp_path)
+    assert code == 1 and "ERROR protocol The metadata of MSLS is not at" in text
+
+
+def test_a_converted_list_of_photos_with_other_names_is_sound(tmp_path, check):
+    write_photos(tmp_path)
+    for role in ("database", "queries"):
+        convert(tmp_path, "--mode=list", out=f"set/{role}")
+    code, text = check(tmp_path / "set")
+    assert code == 0 and "ERROR" not in text and text.count("every listed image exists") == 2
+    assert text.count("3 (.jpg: 2, .png: 1), as listed in") == 2
+    assert "every query has some within 25 m" in text and "3 queries with the name of" in text
+
+
+def test_unknown_names_get_near_ones_first(tmp_path):
+    with pytest.raises(ValueError, match="data set: did you mean tokyo247.*? All are: sf_xl, "):
+        find_layout("tokyo_247", tmp_path)
+    with pytest.raises(ValueError, match="'?zzz'? is neither .* data set: choose from sf_xl, "):
+        find_layout("zzz", tmp_path)

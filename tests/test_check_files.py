@@ -9,12 +9,20 @@ import pytest
 from conftest import write_image
 from PIL import Image
 
-from datasets.checks.files import find_repeated, hash_names, judge_files, measure_files
+from datasets.checks.files import (
+    find_repeated,
+    hash_names,
+    hash_paths,
+    judge_files,
+    make_name_cases,
+    measure_files,
+)
 from datasets.checks.findings import (
     ERROR,
     FACT,
     OK,
     WARNING,
+    Cases,
     Finding,
     Section,
     format_counts,
@@ -26,7 +34,7 @@ from datasets.checks.findings import (
 from datasets.checks.image_files import choose_sample, inspect_image, measure_images
 from datasets.checks.image_findings import judge_images
 from datasets.checks.walk import judge_walk, walk_folder
-from datasets.image_paths import list_images
+from datasets.image_paths import list_images, split_names
 
 
 def texts(findings, level):
@@ -58,6 +66,7 @@ def test_walk_finds_the_images_that_are_read_and_everything_else(tmp_path):
     ]
     for file in ("a.webp", "b/b.HEIC", "c.HEIC", "readme.txt", "LICENSE", "b/new\nline.jpg"):
         (folder / file).touch()
+    (folder / "tab\t.png").touch()
     (folder / "gone.jpg").symlink_to("nowhere.jpg")
     (folder / "self.jpg").symlink_to("self.jpg")
     (folder / "self").symlink_to("self")
@@ -68,12 +77,12 @@ def test_walk_finds_the_images_that_are_read_and_everything_else(tmp_path):
     assert texts(findings, ERROR) == [
         "2 links with the name of an image and no file behind:",
         "1 image name of a pipe or a device, not of a file:",
-        "1 image with a newline in the name:",
+        "2 images with a newline or a tab in the name:",
         "1 file of macOS, not images but read as such:",
     ]
     assert texts(findings, WARNING) == ["of types that are not read: .heic: 2, .webp: 1"]
     assert texts(findings, FACT) == ["not images, not read: no extension: 2, .txt: 1"]
-    assert findings[2].details == (r"again/new\nline.jpg",)
+    assert findings[2].details == (r"again/new\nline.jpg", r"tab\t.png")
 
 
 def test_folders_that_cannot_be_opened_are_counted(tmp_path, monkeypatch):
@@ -128,6 +137,38 @@ def test_wrong_lists_have_their_own_remedies(tmp_path, text, remedy):
     assert len(errors) == 1 and remedy in errors[0].remedy
 
 
+def test_lines_with_a_name_after_a_tab(tmp_path):
+    """Questions about files are asked of the path, questions about names of the '@' name."""
+    for file in ("set/1.jpg", "set/2.JPG", "photos/3.png"):
+        write_image(tmp_path / file)
+    lines = ["1.jpg\t@1@2@a@.jpg", "../photos/3.png\t@3@4@a@.png", "1.jpg\t@5@6@b@.jpg"]
+    (tmp_path / "set_images_paths.txt").write_text("\n".join(lines))
+    facts = measure_files(tmp_path / "set")
+    assert not facts.is_missing.any() and facts.num_by_extension == {".jpg": 2, ".png": 1}
+    assert facts.listed_twice == Cases(1, ("1.jpg",)) and facts.not_listed == Cases(1, ("2.JPG",))
+    assert make_name_cases(facts.paths, np.array([2])).examples == ("@5@6@b@.jpg",)
+    assert facts.walk.images == [], "the names are kept once"
+
+    def remedy_of(line):
+        (tmp_path / "set_images_paths.txt").write_bytes(os.fsencode(line))
+        (error,) = (f for f in judge_files(measure_files(tmp_path / "set")) if f.level == ERROR)
+        assert "\t" not in error.details[0]
+        return error.remedy
+
+    assert "take its name off" in remedy_of("set/1.jpg\t@1@2@.jpg")
+    assert "must have / between" in remedy_of("a\\1.jpg\t@1@2@.jpg")
+    only_place_of_names = remedy_of("gone.jpg\t@1@2@a\\b@.jpg")
+    assert "bring 1 missing" in only_place_of_names and "delete" not in only_place_of_names
+    shown_with_a_backslash = remedy_of(b"g\xe9ant.jpg")
+    assert "bring 1 missing" in shown_with_a_backslash and "delete" in shown_with_a_backslash
+
+
+def test_equal_names_are_found_whatever_the_files_are_called(tmp_path):
+    text = b"x/1.jpg\t@1@2@.jpg\nx/@1@2@.jpg\ny/@1@2@.jpg\t@3@4@.jpg\n"
+    hashes = hash_names(split_names(tmp_path, np.frombuffer(text, np.uint8)))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
 def test_an_unreadable_list_is_told_and_the_folder_read(tmp_path, monkeypatch):
     write_image(tmp_path / "set" / "1.jpg")
     (tmp_path / "set_images_paths.txt").touch()
@@ -149,7 +190,7 @@ def test_real_names_without_their_images(shared_data, tmp_path):
     facts = measure_files(tmp_path / "database")
     assert len(facts.paths) == 75_984 and facts.is_missing.all()
     assert facts.listed_twice.num == 0 and facts.num_by_extension == {".jpg": 75_984}
-    assert len(np.unique(hash_names(facts.paths))) == len(set(names.split()))
+    assert len(np.unique(hash_paths(facts.paths))) == len(set(names.split()))
 
 
 def test_repeated_values_are_all_but_the_first():

@@ -34,7 +34,7 @@ def test_threshold_is_inclusive():
 def test_frames():
     truth = within_frames(6, np.array([0, 3, 5]), 1)
     assert lists(truth) == [[0, 1], [2, 3, 4], [4, 5]]
-    assert (truth.rule, truth.threshold_m) == ("at most 1 frames away", None)
+    assert (truth.rule, truth.threshold_m) == ("at most 1 frame away", None)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class FileFacts:
 
     Attributes:
         paths: The listed images if there is a list, else those that lie in the folder.
-        walk: What lies in the folder.
+        walk: What else lies in the folder; the names of the images are in `paths` alone.
         is_missing: Which of the images do not exist. bool [num_images].
         num_by_extension: How many images have which extension, in lower case.
         not_listed: Images in the folder that the list does not name.
@@ -55,7 +55,8 @@ def measure_files(folder: Path) -> FileFacts:
     """Walk through a folder and compare it with the list beside it, if there is one."""
     given, folder = Path(os.path.abspath(folder)), Path(os.path.realpath(folder))
     walk = walk_folder(folder)
-    blob = np.frombuffer(b"".join(name + b"\n" for name in walk.images), np.uint8)
+    blob = np.frombuffer(b"\n".join(walk.images), np.uint8)
+    walk.images.clear()  # tens of millions of names take several GB
     in_folder = split_names(folder, blob)
     list_file, list_problem = find_list_file(given, folder), ""
     if list_file is not None:
@@ -74,25 +75,23 @@ def measure_files(folder: Path) -> FileFacts:
 
 
 def make_cases(paths: ImagePaths, indices: np.ndarray) -> Cases:
-    """Count images by their indices and keep the names of the first ones."""
-    return Cases(len(indices), tuple(show(_name(paths, index)) for index in indices[:_EXAMPLES]))
+    """Count images by their indices and keep the relative paths of the first ones."""
+    return Cases(len(indices), tuple(show(_path(paths, index)) for index in indices[:_EXAMPLES]))
 
 
-def hash_names(paths: ImagePaths, only_basename: bool = False) -> np.ndarray:
-    """Return a number per name, equal for equal names within this process. int64 [num_images].
+def make_name_cases(paths: ImagePaths, indices: np.ndarray) -> Cases:
+    """Count images by their indices and keep the '@' names of the first ones."""
+    return Cases(len(indices), tuple(show(paths.name(index)) for index in indices[:_EXAMPLES]))
 
-    Args:
-        paths: The images.
-        only_basename: Whether to leave out the folders above a file.
-    """
-    hashes = np.empty(len(paths), np.int64)
-    first = 0
-    for names in _blocks_of_names(paths):
-        if only_basename:
-            names = [name[name.rfind(b"/") + 1 :] for name in names]
-        hashes[first : first + len(names)] = [hash(name) for name in names]
-        first += len(names)
-    return hashes
+
+def hash_paths(paths: ImagePaths) -> np.ndarray:
+    """Return a number per path, equal for equal paths within this process. int64 [num_images]."""
+    return _hash_lines(paths, _path_of)
+
+
+def hash_names(paths: ImagePaths) -> np.ndarray:
+    """Return a number per '@' name without folders, equal for equal ones. int64 [num_images]."""
+    return _hash_lines(paths, _basename_of)
 
 
 def find_repeated(values: np.ndarray) -> np.ndarray:
@@ -104,19 +103,42 @@ def find_repeated(values: np.ndarray) -> np.ndarray:
 
 def judge_files(facts: FileFacts, num_expected: int | None = None) -> list[Finding]:
     """Say how many images there are, and whether the list beside the folder is right."""
-    findings = [_judge_count(facts), _judge_expected(len(facts.paths), num_expected)]
+    findings = [_judge_count(facts), judge_expected(len(facts.paths), num_expected, "image")]
     if facts.list_problem or facts.paths.list_file:
         findings += [_judge_missing(facts), _judge_not_listed(facts), _judge_twice(facts)]
     return [finding for finding in findings if finding is not None]
 
 
+def judge_expected(num: int, num_expected: int | None, noun: str) -> Finding | None:
+    """Say whether a count is the published one, if that is known.
+
+    Args:
+        num: The count.
+        num_expected: The published count.
+        noun: What is counted, one of it.
+    """
+    if num_expected is None:
+        return None
+    text = plural(num, noun)
+    if num == num_expected:
+        return Finding(OK, "count", f"{text}, as published")
+    return Finding(
+        WARNING,
+        "count",
+        f"{text}, expected {num_expected:,}",
+        remedy=f"{text} instead of {num_expected:,}: recalls cannot be compared with "
+        "published ones",
+    )
+
+
 def _compare(paths: ImagePaths, in_folder: ImagePaths, walk: Walk) -> FileFacts:
-    listed, lying = hash_names(paths), hash_names(in_folder)
+    listed, lying = hash_paths(paths), hash_paths(in_folder)
     is_missing = _find_missing(paths, ~np.isin(listed, lying))
     begins_with_folder = False
     if is_missing.any():
-        name = os.fsdecode(_name(paths, np.argmax(is_missing)))
-        begins_with_folder = os.path.exists(os.path.join(paths.folder.parent, name))
+        parent = os.fsencode(paths.folder.parent)
+        first = _path(paths, np.argmax(is_missing))
+        begins_with_folder = os.path.exists(os.path.join(parent, first))
     return FileFacts(
         paths,
         walk,
@@ -129,19 +151,28 @@ def _compare(paths: ImagePaths, in_folder: ImagePaths, walk: Walk) -> FileFacts:
 
 
 def _find_missing(paths: ImagePaths, is_doubtful: np.ndarray) -> np.ndarray:
-    """Ask for each doubtful name: "./a.jpg", "../b.jpg" or another case may well exist."""
+    """Ask for each doubtful path: "./a.jpg", "../b.jpg" or another case may well exist."""
     root = os.fsencode(paths.folder)
     folder_exists = functools.cache(lambda name: os.path.isdir(os.path.join(root, name)))
     is_missing = np.zeros(len(paths), bool)
     for index in np.flatnonzero(is_doubtful):
-        name = _name(paths, index)
+        path = _path(paths, index)
         is_missing[index] = not (
-            folder_exists(name.rpartition(b"/")[0]) and os.path.exists(os.path.join(root, name))
+            folder_exists(path.rpartition(b"/")[0]) and os.path.exists(os.path.join(root, path))
         )
     return is_missing
 
 
-def _blocks_of_names(paths: ImagePaths) -> Iterator[list[bytes]]:
+def _hash_lines(paths: ImagePaths, part_of: Callable[[bytes], bytes]) -> np.ndarray:
+    hashes = np.empty(len(paths), np.int64)
+    first = 0
+    for lines in _blocks_of_lines(paths):
+        hashes[first : first + len(lines)] = [hash(part_of(line)) for line in lines]
+        first += len(lines)
+    return hashes
+
+
+def _blocks_of_lines(paths: ImagePaths) -> Iterator[list[bytes]]:
     for first in range(0, len(paths), _NAMES_PER_BLOCK):
         block = slice(first, first + _NAMES_PER_BLOCK)
         starts, ends = paths.starts[block], paths.ends[block]
@@ -150,14 +181,25 @@ def _blocks_of_names(paths: ImagePaths) -> Iterator[list[bytes]]:
         yield [text[start:end] for start, end in places]
 
 
-def _name(paths: ImagePaths, index: int) -> bytes:
-    return paths.blob[paths.starts[index] : paths.ends[index]].tobytes()
+def _path(paths: ImagePaths, index: int) -> bytes:
+    return _path_of(paths.blob[paths.starts[index] : paths.ends[index]].tobytes())
+
+
+def _path_of(line: bytes) -> bytes:
+    """Return the path of the image: what follows a tab is its '@' name."""
+    return line.partition(b"\t")[0]
+
+
+def _basename_of(line: bytes) -> bytes:
+    """Return the '@' name of the image, without folders."""
+    name = line.rpartition(b"\t")[2]
+    return name[name.rfind(b"/") + 1 :]
 
 
 def _count_extensions(paths: ImagePaths) -> dict[str, int]:
     counts: Counter[bytes] = Counter()
-    for names in _blocks_of_names(paths):
-        counts.update(map(extension_of, names))
+    for lines in _blocks_of_lines(paths):
+        counts.update(extension_of(_path_of(line)) for line in lines)
     return {show(extension): count for extension, count in counts.items()}
 
 
@@ -177,20 +219,6 @@ def _judge_count(facts: FileFacts) -> Finding:
     return Finding(OK, "images", text)
 
 
-def _judge_expected(num: int, num_expected: int | None) -> Finding | None:
-    if num_expected is None:
-        return None
-    if num == num_expected:
-        return Finding(OK, "count", f"{num:,}, as published")
-    return Finding(
-        WARNING,
-        "count",
-        f"{num:,} images, expected {num_expected:,}",
-        remedy=f"{num:,} images instead of {num_expected:,}: recalls cannot be compared with "
-        "published ones",
-    )
-
-
 def _judge_missing(facts: FileFacts) -> Finding | None:
     if facts.list_problem:
         return Finding(
@@ -203,10 +231,12 @@ def _judge_missing(facts: FileFacts) -> Finding | None:
         return Finding(OK, "list", "every listed image exists")
     folder, name = show(str(facts.paths.folder)), show(facts.paths.list_file.name)
     num = plural(missing.num, "missing image")
-    remedy = f"bring {num} into {folder}, or delete {name}: it is optional"
+    remedy = f"bring {num} into {folder}"
+    if _is_optional(facts.paths):
+        remedy += f", or delete {name}: it is optional"
     if facts.begins_with_folder:
         remedy = f"lines of {name} must be relative to {folder}: take its name off their beginning"
-    elif "\\" in missing.examples[0]:
+    elif b"\\" in _path(facts.paths, np.argmax(facts.is_missing)):
         remedy = f"lines of {name} must have / between folders, not \\"
     text = f"{missing.num:,} of {len(facts.paths):,} listed images do not exist:"
     return Finding(ERROR, "list", text, missing.examples, remedy)
@@ -216,14 +246,21 @@ def _judge_not_listed(facts: FileFacts) -> Finding | None:
     num = facts.not_listed.num
     if not num or facts.list_problem:
         return None
-    name = show(facts.paths.list_file.name)
+    remedy = f"add {plural(num, 'image')} to {show(facts.paths.list_file.name)}"
+    if _is_optional(facts.paths):
+        remedy += ", or delete it: without it, all images are read"
     return Finding(
         WARNING,
         "list",
         f"{plural(num, 'image')} in the folder and not in the list; not read:",
         facts.not_listed.examples,
-        f"add {plural(num, 'image')} to {name}, or delete it: without it, all images are read",
+        remedy,
     )
+
+
+def _is_optional(listed: ImagePaths) -> bool:
+    """Tell whether a list says no more than the folder: no '@' names after tabs."""
+    return not (listed.blob == ord("\t")).any()
 
 
 def _judge_twice(facts: FileFacts) -> Finding | None:

@@ -1,5 +1,6 @@
 """Which folders there are to check: a data set by name, a tree of splits, or a plain folder."""
 
+import difflib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Pair:
 
     database: Part
     queries: Part
-    threshold_m: float | None = None  # of a named set; None if it has no own one
+    set_name: str | None = None  # key of TEST_SETS; None in a folder of the user's
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,12 @@ def find_layout(target: str, datasets_folder: str | os.PathLike) -> Layout:
         return find_in_folder(Path(target))
     if os.path.lexists(target):
         raise ValueError(f"{show(target)} is not a folder: give the folder that holds the images")
-    names = ", ".join([*TRAIN_SETS, *TEST_SETS])
-    raise ValueError(f"{show(target)} is neither a folder nor the name of a data set: {names}")
+    names = [*TRAIN_SETS, *TEST_SETS]
+    near = difflib.get_close_matches(target, names, n=5, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}? All are: " if near else "choose from "
+    raise ValueError(
+        f"{show(target)} is neither a folder nor the name of a data set: {hint}{', '.join(names)}"
+    )
 
 
 def find_in_folder(folder: Path, label: str = "") -> Layout:
@@ -131,19 +136,15 @@ def _find_train_set(name: str, datasets_folder: str | os.PathLike) -> Layout:
 
 
 def _find_pair(name: str, datasets_folder: str | os.PathLike, label: str) -> Layout:
-    test_set = TEST_SETS[name]
     try:
         found = find_test_set(name, datasets_folder)
     except FileNotFoundError as error:
         text, *how_to_get = str(error).split("\n")
         return Layout(findings=(_missing(name, text, tuple(how_to_get)),))
-    every_query = test_set.every_nth_query == 1 and not test_set.only_official_queries
-    num_queries = test_set.num_queries if every_query else None
-    database = Part(
-        f"{label}{found.database.name}", found.database, DATABASE, test_set.num_database
-    )
-    queries = Part(f"{label}{found.queries.name}", found.queries, QUERIES, num_queries)
-    return Layout((database, queries), (Pair(database, queries, test_set.threshold_m),))
+    num_database = TEST_SETS[name].num_database
+    database = Part(f"{label}{found.database.name}", found.database, DATABASE, num_database)
+    queries = Part(f"{label}{found.queries.name}", found.queries, QUERIES)  # not all may be asked
+    return Layout((database, queries), (Pair(database, queries, name),))
 
 
 def _find_splits(folder: Path, label: str) -> Layout:

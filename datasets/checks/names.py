@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets.checks.files import find_repeated, hash_names, make_cases
+from datasets.checks.files import find_repeated, hash_names, hash_paths, make_name_cases
 from datasets.checks.findings import Cases
 from datasets.checks.positions import (
     Positions,
@@ -78,7 +78,7 @@ def measure_names(paths: ImagePaths) -> NameFacts:
     years, bad_timestamps = _measure_years(paths)
 
     def cases(flawed: np.ndarray) -> Cases:
-        return make_cases(paths, np.flatnonzero(flawed))
+        return make_name_cases(paths, np.flatnonzero(flawed))
 
     return NameFacts(
         positions,
@@ -88,20 +88,20 @@ def measure_names(paths: ImagePaths) -> NameFacts:
         bad_heading=cases(~np.isfinite(heading_deg) & ~heading_is_empty & positions.is_known),
         odd_heading=cases(np.isfinite(heading_deg) & ((heading_deg < 0) | (heading_deg >= 360))),
         zones=zones,
-        impossible=make_cases(paths, find_impossible(positions)),
+        impossible=make_name_cases(paths, find_impossible(positions)),
         are_degrees=look_like_degrees(positions),
         num_with_degrees=int((~np.isnan(distances_m)).sum()),
         contradicting=cases(distances_m > CONTRADICTION_M),
         contradiction_m=float(distances_m[np.isfinite(distances_m)].max(initial=0)),
         years=years,
         bad_timestamps=bad_timestamps,
-        same_name=make_cases(paths, _find_same_names(paths, positions.is_known)),
+        same_name=make_name_cases(paths, _find_same_names(paths, positions.is_known)),
     )
 
 
 def _find_same_names(paths: ImagePaths, is_known: np.ndarray) -> np.ndarray:
-    listed_twice = find_repeated(hash_names(paths))
-    same = np.setdiff1d(find_repeated(hash_names(paths, only_basename=True)), listed_twice)
+    listed_twice = find_repeated(hash_paths(paths))
+    same = np.setdiff1d(find_repeated(hash_names(paths)), listed_twice)
     return same[is_known[same]]
 
 
@@ -118,4 +118,4 @@ def _measure_years(paths: ImagePaths) -> tuple[dict[int, int], Cases]:
         for text, count, good in zip(texts, counts, is_year, strict=True)
         if good
     }
-    return years, make_cases(paths, np.flatnonzero(is_bad[inverse.reshape(-1)]))
+    return years, make_name_cases(paths, np.flatnonzero(is_bad[inverse.reshape(-1)]))
