@@ -12,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from training_runs import SMALL
 
 import commons
 from datasets.image_paths import ImageName, format_image_name
+from model import build_network
+from model.files import save_atomically
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -112,3 +115,20 @@ def flags(datasets_folder: Path, tmp_path: Path) -> list[str]:
     """Return the flags of a small training that writes below tmp_path."""
     places = {"datasets_folder": datasets_folder, "cache_folder": tmp_path / "cache"}
     return [*SMALL, *(f"--{key}={value}" for key, value in places.items())]
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the checkpoint of an untrained ResNet-18 with 24-D descriptors."""
+    torch.manual_seed(0)
+    network = build_network("ResNet18", 24, backbone_weights="none")
+    path = tmp_path_factory.mktemp("model") / "model.pth"
+    save_atomically(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def eval_flags(model_file: Path, datasets_folder: Path, tmp_path: Path) -> list[str]:
+    """Return the flags of an evaluation of that model that writes below tmp_path."""
+    places = [f"--resume={model_file}", f"--datasets_folder={datasets_folder}"]
+    return [*places, f"--save_dir={tmp_path / 'run'}", "--device=cpu", "--num_workers=0"]

@@ -6,30 +6,17 @@ import os
 
 import numpy as np
 import pytest
-import torch
 from conftest import run, write_image
 
 from datasets.image_paths import parse_image_name
 from eval import main as eval_main
-from model import build_network
-from model.files import save_atomically
 
 TEST_SET = "--dataset=mini_city_test_v1"
 
 
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    torch.manual_seed(0)
-    network = build_network("ResNet18", 24, backbone_weights="none")
-    path = tmp_path_factory.mktemp("model") / "model.pth"
-    save_atomically(network.state_dict(), path)
-    return path
-
-
 @pytest.fixture
-def flags(model_file, datasets_folder, tmp_path):
-    places = [f"--resume={model_file}", f"--datasets_folder={datasets_folder}"]
-    return [*places, f"--save_dir={tmp_path / 'run'}", "--device=cpu", "--num_workers=0"]
+def flags(eval_flags):
+    return eval_flags
 
 
 def results_of(folder):
