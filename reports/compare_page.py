@@ -1,14 +1,10 @@
 """A comparison of runs as one HTML page that needs no other file: tables, sentences, pictures."""
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from html import escape
 
 import numpy as np
-from PIL import Image
 
-from datasets.images import open_image
 from reports.compare_tables import (
     Table,
     count_tests,
@@ -23,8 +19,10 @@ from reports.compare_tables import (
 from reports.comparison import Bootstrap, Comparison, Pair
 from reports.pictures import COLOURS, QUERY_COLOUR, format_metres
 from reports.runs import Run
+from reports.thumbnails import encode_thumbnail
 
 THUMBNAIL_PX = (380, 224)  # largest width and height; twice what is shown, for sharp screens
+_JPEG_QUALITY = 80
 _STYLE = f"""
 body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1240px;
   padding: 0 1em; color: #222; }}
@@ -144,24 +142,17 @@ def _show_predictions(run: Run, query: str, problems: list[str]) -> str:
         kind, mark = ("right", "✓") if row["correct"] == "1" else ("wrong", "✗")
         caption = f"{mark} {format_metres(float(row['distance_m'] or 'nan'))}"
         tiles.append(_tile(row["prediction"], kind, caption, problems))
-    shown = "".join(tiles) or "no predictions: the query could not be read"
+    without = "no predictions: the query could not be read, or the search found nothing for it"
+    shown = "".join(tiles) or without
     return f'<div class="run"><b>{_text(run.label)}</b><div class="tiles">{shown}</div></div>'
 
 
 def _tile(path: str, kind: str, caption: str, problems: list[str]) -> str:
     """Show an image in its frame; one that is gone leaves the frame empty."""
     try:
-        image = f'<img src="{_thumbnail(path)}" alt="{_text(path)}" title="{_text(path)}">'
+        uri = encode_thumbnail(path, THUMBNAIL_PX, _JPEG_QUALITY)
+        image = f'<img src="{uri}" alt="{_text(path)}" title="{_text(path)}">'
     except (OSError, ValueError) as error:
         problems.append(str(error))
         image = f'<span title="{_text(path)}">cannot be shown</span>'
     return f'<figure class="{kind}">{image}<figcaption>{_text(caption)}</figcaption></figure>'
-
-
-def _thumbnail(path: str) -> str:
-    """Return a small version of an image as a data URI."""
-    image = open_image(path)
-    image.thumbnail(THUMBNAIL_PX, Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,12 +1,9 @@
 """The numbers behind the charts of a report."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from datasets.image_paths import ImageName, parse_image_name
 
 ERROR_EDGES_M = (0, 1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 HEADING_EDGES_DEG = (0, 15, 30, 60, 90, 180)
@@ -78,26 +75,13 @@ def count_errors(errors_m: np.ndarray) -> np.ndarray:
     return np.bincount(bins, minlength=len(ERROR_EDGES_M))
 
 
-def read_image_names(paths: Sequence[str]) -> list[ImageName | None]:
-    """Read '@' file names; None for names of another kind."""
-    return [_read_image_name(path) for path in paths]
-
-
-def _read_image_name(path: str) -> ImageName | None:
-    try:
-        return parse_image_name(path) if "@" in os.path.basename(path) else None
-    except ValueError:
-        return None
-
-
-def group_by_year(queries: Sequence[ImageName | None], right: np.ndarray) -> Groups | None:
-    """Group queries by the year of their timestamps; None if not two years are told.
+def group_by_year(years: np.ndarray, right: np.ndarray) -> Groups | None:
+    """Group queries by year; None if not two years are told.
 
     Args:
-        queries: Their names.
+        years: Of the queries, 0 is not known. int [num_queries].
         right: Which first predictions are right. bool [num_queries].
     """
-    years = np.array([_year(name) for name in queries])
     labels = [year for year in np.unique(years) if year]
     if len(labels) < 2:
         return None
@@ -106,20 +90,16 @@ def group_by_year(queries: Sequence[ImageName | None], right: np.ndarray) -> Gro
 
 
 def group_by_heading(
-    queries: Sequence[ImageName | None],
-    predictions: Sequence[ImageName | None],
-    right: np.ndarray,
+    queries_deg: np.ndarray, predictions_deg: np.ndarray, right: np.ndarray
 ) -> Groups | None:
     """Group queries by how far their first predictions look another way; None if none tells.
 
     Args:
-        queries: Their names.
-        predictions: The name of the first prediction of each.
+        queries_deg: Headings of the queries, NaN is not known. float [num_queries].
+        predictions_deg: Headings of the first prediction of each. float [num_queries].
         right: Which first predictions are right. bool [num_queries].
     """
-    differences_deg = np.array(
-        [_heading_difference_deg(*pair) for pair in zip(queries, predictions, strict=True)]
-    )
+    differences_deg = abs((queries_deg - predictions_deg + 180) % 360 - 180)
     groups = np.searchsorted(HEADING_EDGES_DEG[1:], differences_deg, side="left")
     groups[np.isnan(differences_deg)] = -1
     edges = list(zip(HEADING_EDGES_DEG, HEADING_EDGES_DEG[1:], strict=False))
@@ -133,16 +113,3 @@ def group_by_heading(
 def _count_groups(labels: list[str], members: list[np.ndarray]) -> Groups:
     counts = np.array([[right.sum(), len(right)] for right in members])
     return Groups(labels, *counts.T)
-
-
-def _year(name: ImageName | None) -> str:
-    """Return four digits; empty if the name has no such timestamp."""
-    year = name.timestamp[:4] if name else ""
-    return year if len(year) == 4 and year.isdecimal() else ""
-
-
-def _heading_difference_deg(one: ImageName | None, other: ImageName | None) -> float:
-    """Return the angle between two headings, 0 to 180; NaN if one is not told."""
-    if one is None or other is None or one.heading_deg is None or other.heading_deg is None:
-        return np.nan
-    return abs((one.heading_deg - other.heading_deg + 180) % 360 - 180)

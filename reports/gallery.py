@@ -1,16 +1,13 @@
 """The gallery of a report: which queries to show, and small pictures of them."""
 
-import base64
-import io
 import os
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
-from datasets.images import open_image
 from reports.pictures import format_metres
-from reports.run_files import LATER, MISSED, RIGHT, Run
+from reports.run_files import LATER, MISSED, RIGHT, RunArrays
+from reports.thumbnails import encode_thumbnail
 
 THUMBNAIL_PX = (240, 180)
 _JPEG_QUALITY = 70
@@ -51,7 +48,7 @@ class Card:
         return "\n".join(picture.file for picture in self.pictures)
 
 
-def choose_queries(run: Run, num_gallery: int) -> np.ndarray:
+def choose_queries(run: RunArrays, num_gallery: int) -> np.ndarray:
     """Choose queries, the surest first predictions first: wrong ones, then right ones.
 
     As many of either kind as there are, so that the gallery is full if it can be. Without labels
@@ -78,12 +75,12 @@ def choose_queries(run: Run, num_gallery: int) -> np.ndarray:
     return np.concatenate([wrong, right[: num_gallery - len(wrong)]])
 
 
-def make_cards(run: Run, query_nums: np.ndarray) -> list[Card]:
+def make_cards(run: RunArrays, query_nums: np.ndarray) -> list[Card]:
     """Read the images of some queries and of their first predictions."""
     return [_make_card(run, int(query)) for query in query_nums]
 
 
-def _make_card(run: Run, query: int) -> Card:
+def _make_card(run: RunArrays, query: int) -> Card:
     thumbnail, problem = make_thumbnail(run.queries[query])
     pictures = [Picture(run.queries[query], "query", "query", thumbnail, problem)]
     for rank, path in enumerate(run.predictions[query]):
@@ -108,7 +105,7 @@ def _make_card(run: Run, query: int) -> Card:
     )
 
 
-def _headline(run: Run, query: int) -> str:
+def _headline(run: RunArrays, query: int) -> str:
     """Say where among the predictions the first right one is."""
     if run.correct is None:
         return ""
@@ -123,12 +120,8 @@ def _headline(run: Run, query: int) -> str:
 def make_thumbnail(path: str) -> tuple[str, str]:
     """Return a small JPEG as a data URI and an empty text, or an empty URI and the problem."""
     try:
-        image = open_image(path)
+        return encode_thumbnail(path, THUMBNAIL_PX, _JPEG_QUALITY), ""
     except FileNotFoundError:
         return "", "this image is gone"
     except ValueError:
         return "", "this image cannot be read"
-    image.thumbnail(THUMBNAIL_PX, Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}", ""

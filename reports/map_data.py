@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from reports.pictures import format_metres
-from reports.run_files import Positions, Run
+from reports.regions import lay_out
+from reports.run_files import Positions, RunArrays
 
 UNIT_M = 0.1  # what coordinates are rounded to
 NO_POSITION = np.iinfo(np.int32).min
@@ -18,17 +19,19 @@ _REGION_GAP_M = 20_000  # images with such a gap between them are of different r
 _CELLS_M = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-def pack_map(run: Run) -> dict[str, Any]:
+def pack_map(run: RunArrays) -> dict[str, Any]:
     """Return what the script of the page draws; plain values without any name in clear.
 
+    Regions of UTM zones that do not touch are drawn side by side: they are too far apart for int32.
     Arrays are little-endian, compressed by zlib and written in base64. Positions are int32 pairs
     (east, north) in units of UNIT_M from an origin.
 
     Args:
         run: A run with positions.
     """
-    positions = run.positions
-    origin_m = np.floor(np.concatenate([positions.queries_m, positions.places_m]).min(axis=0))
+    positions, num_regions = _bring_together(run.positions)
+    everything_m = np.concatenate([positions.queries_m, positions.places_m])
+    origin_m = np.floor(np.nanmin(everything_m, axis=0))
     places_m, cell_m = thin_places(positions.places_m)
     names = [
         [os.path.basename(path) for path in run.queries],
@@ -37,7 +40,7 @@ def pack_map(run: Run) -> dict[str, Any]:
     ]
     firsts_m = np.where(
         np.isfinite(run.distances_m[:, :1]), positions.first_predictions_m, np.nan
-    )  # a position in another UTM zone has no place on this map
+    )  # a line to another UTM zone would have no true length or direction
     places = _to_units(places_m, origin_m)
     places = places[np.lexsort(places.T)]  # by north: small steps compress well
     steps = np.diff(places, axis=0, prepend=np.zeros((1, 2), np.int32))
@@ -45,7 +48,7 @@ def pack_map(run: Run) -> dict[str, Any]:
         "unit_m": UNIT_M,
         "no_position": int(NO_POSITION),
         "cell_m": cell_m,
-        "has_far_zones": bool(np.isinf(run.distances_m).any()),
+        "has_far_zones": num_regions > 1,
         "num_places": len(places),
         "place_steps": _pack(steps.T.tobytes()),  # norths and easts apart, see above
         "queries": _pack(_to_units(positions.queries_m, origin_m).tobytes()),
@@ -57,6 +60,14 @@ def pack_map(run: Run) -> dict[str, Any]:
             for box_m, n in find_regions(positions)
         ],
     }
+
+
+def _bring_together(positions: Positions) -> tuple[Positions, int]:
+    """Return positions with their regions side by side, and the number of regions."""
+    everything_m = np.concatenate([positions.queries_m, positions.places_m])
+    layout = lay_out(everything_m, gap_m=1.5 * _REGION_GAP_M)  # so that `find_regions` sees it
+    parts = (positions.queries_m, positions.first_predictions_m, positions.places_m)
+    return Positions(*map(layout.move, parts)), len(layout.numbers)
 
 
 def thin_places(places_m: np.ndarray) -> tuple[np.ndarray, float]:

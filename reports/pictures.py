@@ -36,24 +36,26 @@ def save_pictures(run_folder: Path, num_preds: int, only_wrong: bool = False) ->
 
     Raises:
         FileNotFoundError: If there is no `predictions.csv`, or an image is gone.
+        ValueError: If the file is damaged; older pictures stay then.
     """
     predictions_file = run_folder / "predictions.csv"
     if not predictions_file.is_file():
         raise FileNotFoundError(
             f"There is no {predictions_file}: evaluate a model with --save_dir {run_folder} first"
         )
+    queries = [
+        rows[:num_preds]
+        for rows in iterate_queries(predictions_file)
+        if not (only_wrong and rows[0]["correct"] == "1")
+    ]
     pictures_folder = run_folder / "preds"
     pictures_folder.mkdir(exist_ok=True)
     for old in pictures_folder.glob("*.jpg"):
         old.unlink()
-    num_pictures = 0
-    for rows in iterate_queries(predictions_file):
-        if only_wrong and rows[0]["correct"] == "1":
-            continue
-        picture = draw_predictions(rows[:num_preds])
+    for rows in queries:
+        picture = draw_predictions(rows)
         picture.save(pictures_folder / f"{int(rows[0]['query_num']):05d}.jpg", quality=90)
-        num_pictures += 1
-    return num_pictures
+    return len(queries)
 
 
 def draw_predictions(rows: list[dict[str, str]]) -> Image.Image:

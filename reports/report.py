@@ -12,7 +12,7 @@ from pathlib import Path
 
 import commons
 from reports.report_page import render_page
-from reports.run_files import read_run
+from reports.run_files import read_run_arrays
 
 NUM_GALLERY = 24
 
@@ -32,7 +32,7 @@ def write_report(run_folder: Path, num_gallery: int = NUM_GALLERY) -> Path:
         FileNotFoundError: If one of the three files is missing.
         ValueError: If one of them is damaged, or they are of different runs.
     """
-    page = render_page(read_run(run_folder), num_gallery)
+    page = render_page(read_run_arrays(run_folder), num_gallery)
     path = run_folder / "report.html"
     with commons.written_whole(path) as temporary:
         # names of files may be any bytes: what is not text becomes a question mark

@@ -6,12 +6,12 @@ import numpy as np
 
 from reports import charts, curves
 from reports.charts import Chart
-from reports.run_files import Run
+from reports.run_files import RunArrays
 
 _THRESHOLDS_M = np.arange(1, 101)
 
 
-def make_charts(run: Run) -> list[Chart]:
+def make_charts(run: RunArrays) -> list[Chart]:
     """Draw what can be told: nothing without labels, no errors without positions."""
     if run.correct is None:
         return []
@@ -21,13 +21,13 @@ def make_charts(run: Run) -> list[Chart]:
     return charts_of_run + list(_group_charts(run))
 
 
-def _marked(run: Run) -> list[int]:
+def _marked(run: RunArrays) -> list[int]:
     """Return the values of N of the run's own recalls, as far as there are predictions."""
     own = [int(name.removeprefix("R@")) for name in run.results["recalls"]]
     return [n for n in own if n <= run.distances_m.shape[1]] or [1]
 
 
-def _recall_chart(run: Run) -> Chart:
+def _recall_chart(run: RunArrays) -> Chart:
     recalls, marked, bound = curves.recall_curve(run.correct), _marked(run), None
     caption = ""
     if run.num_positives is not None and not run.num_positives.all():
@@ -40,7 +40,7 @@ def _recall_chart(run: Run) -> Chart:
     return Chart(name, title, svg, f"In percent: {said}.", caption)
 
 
-def _threshold_chart(run: Run) -> Chart:
+def _threshold_chart(run: RunArrays) -> Chart:
     threshold_m = run.results.get("threshold_m")
     marked = _marked(run)
     recalls = curves.recalls_by_threshold(run.distances_m, marked, _THRESHOLDS_M)
@@ -62,7 +62,7 @@ def _threshold_chart(run: Run) -> Chart:
     return Chart("recall-by-threshold", title, svg, f"In percent, {said}.", caption)
 
 
-def _error_chart(run: Run) -> Chart:
+def _error_chart(run: RunArrays) -> Chart:
     errors_m = run.distances_m[:, 0]
     total = curves.count_errors(errors_m)
     right = curves.count_errors(errors_m[run.correct[:, 0]])
@@ -79,21 +79,21 @@ def _error_chart(run: Run) -> Chart:
     return Chart("errors", title, svg, description, caption.strip())
 
 
-def _group_charts(run: Run) -> Iterator[Chart]:
-    queries = curves.read_image_names(run.queries)
-    firsts = curves.read_image_names([paths[0] if paths else "" for paths in run.predictions])
-    right = run.correct[:, 0]
+def _group_charts(run: RunArrays) -> Iterator[Chart]:
+    captures, right = run.captures, run.correct[:, 0]
     interval = "Lines: 95% interval (Wilson)."
-    years = curves.group_by_year(queries, right)
+    years = curves.group_by_year(captures.query_years, right)
     if years:
-        caption = interval + _told("a year", years, len(queries))
+        caption = interval + _told("The year is", years, len(right))
         yield _group_chart("years", "R@1 by year of the query", years, "year", caption)
-    headings = curves.group_by_heading(queries, firsts, right)
+    headings = curves.group_by_heading(
+        captures.query_headings_deg, captures.first_prediction_headings_deg, right
+    )
     if headings:
         caption = (
-            f"{interval} Headings are those of the file names; those of crops are of the leftmost "
-            "column, so that crops of different widths compare only roughly."
-        ) + _told("both headings", headings, len(queries))
+            f"{interval} Headings are as the data set tells them; those of crops are of the "
+            "leftmost column, so that crops of different widths compare only roughly."
+        ) + _told("Both headings are", headings, len(right))
         title = "R@1 by heading difference of query and first prediction, degrees"
         yield _group_chart("headings", title, headings, "heading difference", caption)
 
@@ -108,4 +108,4 @@ def _group_chart(name: str, title: str, groups: curves.Groups, label: str, capti
 def _told(what: str, groups: curves.Groups, num_queries: int) -> str:
     """Say how many queries are in the chart, if not all are."""
     num_told = groups.num_queries.sum()
-    return "" if num_told == num_queries else f" File names tell {what} of {num_told:,} queries."
+    return "" if num_told == num_queries else f" {what} known for {num_told:,} queries."

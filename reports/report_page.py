@@ -13,7 +13,7 @@ from reports.curves import recall_curve
 from reports.gallery import choose_queries, make_cards
 from reports.map_data import pack_map
 from reports.report_charts import make_charts
-from reports.run_files import LATER, MISSED, RIGHT, Run
+from reports.run_files import LATER, MISSED, RIGHT, RunArrays
 
 _FOLDER = Path(__file__).with_name("page")
 _SCRIPTS = ("gallery.js", "map.js")
@@ -48,7 +48,7 @@ _IMAGE_SIZES_SHOWN = 3
 _RECALL_TOLERANCE = 0.01  # percent
 
 
-def render_page(run: Run, num_gallery: int) -> str:
+def render_page(run: RunArrays, num_gallery: int) -> str:
     """Return the HTML of a report; everything from outside is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER, encoding="utf-8"),
@@ -79,7 +79,7 @@ def render_page(run: Run, num_gallery: int) -> str:
     )
 
 
-def check_recalls(run: Run) -> list[str]:
+def check_recalls(run: RunArrays) -> list[str]:
     """Return a sentence for each recall that the predictions do not confirm."""
     if run.correct is None:
         return []
@@ -93,7 +93,7 @@ def check_recalls(run: Run) -> list[str]:
     ]
 
 
-def count_statuses(run: Run) -> dict[str, int] | None:
+def count_statuses(run: RunArrays) -> dict[str, int] | None:
     """Count the queries behind each filter of the page; None without labels."""
     if run.statuses is None:
         return None

@@ -1,19 +1,18 @@
 """Read what an evaluation left in the folder of its run, as arrays and names."""
 
-import csv
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluation.results import PREDICTIONS_COLUMNS
-from reports.runs import read_results
+from reports.captures import Captures, read_captures
+from reports.runs import NUM_SHOWN, iterate_queries, read_results
 
-NUM_NAMED_PREDICTIONS = 3  # of each query
 MISSED, LATER, RIGHT = range(3)  # none of the K predictions is right; not the first one; the first
 _TWO_DIMENSIONAL = ("predictions", "descriptor_distances", "distances_m", "correct")
+_CAPTURES = tuple(field.name for field in fields(Captures))
 _POSITIONS = ("queries_m", "first_predictions_m", "places_m")
 _UNKNOWN = "The positions of the images are not known."
 _MOCK = "The positions in the file names are not those of a map: all have the same east coordinate."
@@ -35,19 +34,20 @@ class Positions:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One evaluation of Q queries with K predictions each; unknown distances are NaN."""
+class RunArrays:
+    """The arrays and names of an evaluation of Q queries with K predictions; NaN is not known."""
 
     folder: Path
     results: dict[str, Any]  # what results.json holds
-    queries: list[str]  # paths, "" for a query that could not be read
-    predictions: list[list[str]]  # paths of the first three predictions of each query
+    queries: list[str]  # paths, "" for a query without predictions
+    predictions: list[list[str]]  # paths of the first NUM_SHOWN predictions of each query
     descriptor_distances: np.ndarray  # float32 [Q, K]
     distances_m: np.ndarray  # float32 [Q, K]; inf is in a UTM zone that does not touch
     correct: np.ndarray | None  # bool [Q, K]; None without labels
     num_positives: np.ndarray | None  # int32 [Q]; None without labels
     positions: Positions | None
     why_no_positions: str  # a sentence; empty if there are some
+    captures: Captures
 
     @property
     def statuses(self) -> np.ndarray | None:
@@ -58,7 +58,7 @@ class Run:
         return np.where(self.correct[:, 0], RIGHT, statuses).astype(np.uint8)
 
 
-def read_run(folder: Path) -> Run:
+def read_run_arrays(folder: Path) -> RunArrays:
     """Read results.json, predictions.npz and predictions.csv of a run.
 
     Raises:
@@ -76,7 +76,7 @@ def read_run(folder: Path) -> Run:
     queries, predictions = _read_names(folder / "predictions.csv", num_queries)
     positions, why_no_positions = _positions(arrays)
     distances_m = arrays["distances_m"]
-    return Run(
+    return RunArrays(
         folder,
         results,
         queries,
@@ -87,6 +87,7 @@ def read_run(folder: Path) -> Run:
         arrays.get("num_positives"),
         positions,
         why_no_positions,
+        read_captures(arrays, queries, [paths[0] if paths else "" for paths in predictions]),
     )
 
 
@@ -106,11 +107,16 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     expected = dict.fromkeys(_TWO_DIMENSIONAL, shape)
     expected |= {"num_positives": shape[:1], "queries_m": (shape[0], 2)}
     expected |= {"first_predictions_m": (shape[0], 2)}
+    expected |= dict.fromkeys(_CAPTURES, shape[:1])
     for name in expected.keys() & arrays.keys():
         if arrays[name].shape != expected[name] or 0 in shape or len(shape) != 2:
             raise ValueError(
                 f"{name} in {path} has the shape {arrays[name].shape}, predictions have {shape}"
             )
+    if "places_m" in arrays and arrays["places_m"].shape[1:] != (2,):
+        raise ValueError(
+            f"places_m in {path} has the shape {arrays['places_m'].shape}, not pairs of numbers"
+        )
     return arrays
 
 
@@ -126,22 +132,15 @@ def _positions(arrays: dict[str, np.ndarray]) -> tuple[Positions | None, str]:
 
 def _read_names(path: Path, num_queries: int) -> tuple[list[str], list[list[str]]]:
     """Read the paths of the queries and of their first predictions."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}: evaluate again to have it written")
     queries = [""] * num_queries
     predictions: list[list[str]] = [[] for _ in range(num_queries)]
-    wanted = {str(rank) for rank in range(1, NUM_NAMED_PREDICTIONS + 1)}
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = csv.reader(file)
-        if tuple(next(rows, ())) != PREDICTIONS_COLUMNS:
-            raise ValueError(f"{path} does not begin with {','.join(PREDICTIONS_COLUMNS)}")
-        try:
-            for query_num, query, rank, prediction, *_ in rows:
-                if rank in wanted:
-                    queries[int(query_num)] = query
-                    predictions[int(query_num)].append(prediction)
-        except (ValueError, IndexError):
+    for rows in iterate_queries(path):
+        query = int(rows[0]["query_num"])
+        if query >= num_queries:
             raise ValueError(
-                f"Line {rows.line_num} of {path} is damaged, or of another run than predictions.npz"
-            ) from None
+                f"{path} has a query of number {query}, predictions.npz only {num_queries:,} "
+                "queries, counted from 0: they are of different runs"
+            )
+        queries[query] = rows[0]["query"]
+        predictions[query] = [row["prediction"] for row in rows[:NUM_SHOWN]]
     return queries, predictions

@@ -3,16 +3,29 @@
 import csv
 import itertools
 import json
+import operator
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 NUM_SHOWN = 3  # predictions of a query that are kept to be shown
 _NEEDED = ("dataset", "num_queries", "num_database", "recalls")
+_KINDS = {  # of results.json, where these are there
+    "dataset": (str, "a text"),
+    "num_queries": (int, "a whole number"),
+    "num_database": (int, "a whole number"),
+    "recalls": (dict, "a table of R@N"),
+    "threshold_m": (int | float | None, "a number or null"),
+    "resize": (str, "a text"),
+    "queries_folder": (str, "a text"),
+    "image_sizes": (dict, "a table"),
+    "notes": (list, "a list of sentences"),
+}
 _COLUMNS = ("query_num", "query", "rank", "prediction", "distance_m", "correct")
 
 
@@ -27,17 +40,19 @@ class Predictions:
         right_ranks: Rank of the first right prediction, from 1; inf if none that was kept is right.
         num_ranks: How many predictions were kept per query.
         has_labels: Whether the run knew what is right.
+        repeated: A query that the file has twice; empty if there is none.
     """
 
     rows: dict[str, list[dict[str, str]]]
     right_ranks: dict[str, float]
     num_ranks: int
     has_labels: bool
+    repeated: str = ""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run on one test set.
+    """One run on one test set, as far as comparisons need it.
 
     Attributes:
         label: What it is called.
@@ -70,13 +85,19 @@ def find_sets(run: Path) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: If there are no results.
-        ValueError: If they are not those of an evaluation.
+        ValueError: If they are not those of an evaluation, or several are of one set.
     """
-    if (run / "results.json").is_file():
-        return {read_results(run)["dataset"]: run}
-    sets = {file.parent.name: file.parent for file in sorted(run.glob("*/results.json"))}
-    if not sets:
-        raise FileNotFoundError(f"There is no {run / 'results.json'}: was that run finished?")
+    files = [run / "results.json"]
+    if not files[0].is_file():
+        files = sorted(run.glob("*/results.json")) or files
+    sets: dict[str, Path] = {}
+    for folder in (file.parent for file in files):
+        name = read_results(folder)["dataset"]
+        if name in sets:
+            raise ValueError(
+                f"{sets[name]} and {folder} are both on {name}: give these folders themselves"
+            )
+        sets[name] = folder
     return sets
 
 
@@ -97,7 +118,29 @@ def read_results(folder: Path) -> dict[str, Any]:
     missing = [key for key in _NEEDED if not isinstance(result, dict) or key not in result]
     if missing:
         raise ValueError(f"{file} is not of an evaluation: it has no {', '.join(missing)}")
+    if fault := _find_fault(result):
+        raise ValueError(f"{file} is damaged: {fault}")
     return result
+
+
+def _find_fault(result: dict[str, Any]) -> str:
+    """Return what in results.json is not what an evaluation writes; empty if nothing."""
+    for key, (kind, what) in _KINDS.items():
+        if key in result and (not isinstance(result[key], kind) or isinstance(result[key], bool)):
+            return f"{key} is not {what}"
+    if min(result["num_queries"], result["num_database"]) < 1:
+        return "there are no queries or no database images"
+    for name, value in result["recalls"].items():
+        if not re.fullmatch(r"R@[1-9][0-9]{0,8}", name):
+            return f"{name!r} is no recall, such as R@1"
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+            return f"{name} is not a percentage"
+    sizes = result.get("image_sizes", {}).values()
+    if not all(isinstance(of_role, dict) for of_role in sizes):
+        return "image_sizes are not by database and queries"
+    if not all(isinstance(note, str) for note in result.get("notes", [])):
+        return "notes is not a list of sentences"
+    return ""
 
 
 def read_run(label: str, folder: Path) -> Run:
@@ -117,6 +160,11 @@ def read_run(label: str, folder: Path) -> Run:
 
 
 def _find_problem(run: Run) -> str:
+    if run.predictions.repeated:
+        return (
+            f"The predictions.csv of {run.label} has the query {run.predictions.repeated} twice: "
+            "queries cannot be paired. No intervals, no test."
+        )
     if not run.predictions.has_labels or not run.result["recalls"]:
         return f"{run.label} was evaluated without labels: it has no recalls to compare."
     ranks = np.array(list(run.predictions.right_ranks.values()))
@@ -145,40 +193,59 @@ def read_predictions(file: Path, queries_folder: str = "") -> Predictions:
             lie elsewhere are the same.
 
     Raises:
-        ValueError: If the file is not one of predictions, or has a query twice.
+        ValueError: If the file is not one of predictions.
     """
-    kept_rows, right_ranks, num_ranks, has_labels = {}, {}, 0, True
+    kept_rows, right_ranks, num_ranks, has_labels, repeated = {}, {}, 0, True, ""
     for rows in iterate_queries(file):
         query = rows[0]["query"].removeprefix(os.path.join(queries_folder, ""))
         if query in kept_rows:
-            raise ValueError(f"{file} has the query {query} twice: queries cannot be paired")
-        if not all(_is_whole(row) for row in rows):
-            raise ValueError(f"{file} has a row of {query} that is broken")
+            repeated = repeated or query
         right = [int(row["rank"]) for row in rows if row["correct"] == "1"]
         num_ranks = max(num_ranks, int(rows[-1]["rank"]))
         kept_rows[query] = rows[:NUM_SHOWN]
         right_ranks[query] = min(right, default=np.inf)
         has_labels &= all(row["correct"] for row in rows)
-    return Predictions(kept_rows, right_ranks, num_ranks, has_labels)
-
-
-def _is_whole(row: dict[str, str | None]) -> bool:
-    return (row["rank"] or "").isdecimal() and row["correct"] in ("0", "1", "")
+    return Predictions(kept_rows, right_ranks, num_ranks, has_labels, repeated)
 
 
 def iterate_queries(file: Path) -> Iterator[list[dict[str, str]]]:
     """Yield the rows of one query of a `predictions.csv` after the other.
 
+    `query_num` and `rank` are whole numbers, `distance_m` is a number or empty, `correct` is 0, 1
+    or empty: that is checked.
+
     Raises:
-        ValueError: If columns are missing, or it is no table at all.
+        FileNotFoundError: If there is no such file.
+        ValueError: If columns are missing, a row is damaged, or it is no table at all.
     """
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no {file}: evaluate again to have it written")
     with open(file, newline="", encoding="utf-8", errors="surrogateescape") as text:
-        reader = csv.DictReader(text)
-        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{file} has no column {', '.join(missing)}")
         try:
-            for _, rows in itertools.groupby(reader, key=lambda row: row["query_num"]):
-                yield list(rows)
+            rows = _read_rows(file, text)
+            for _, of_query in itertools.groupby(rows, key=operator.itemgetter("query_num")):
+                yield list(of_query)
         except csv.Error as error:
             raise ValueError(f"{file} is not a table: {error}") from None
+
+
+def _read_rows(file: Path, text: TextIO) -> Iterator[dict[str, str]]:
+    reader = csv.reader(text)
+    columns = next(reader, [])
+    if missing := [name for name in _COLUMNS if name not in columns]:
+        raise ValueError(f"{file} has no column {', '.join(missing)}")
+    for cells in filter(None, reader):
+        row = dict(zip(columns, cells, strict=False))
+        if len(cells) != len(columns) or not _is_whole(row):
+            raise ValueError(f"Line {reader.line_num} of {file} is damaged")
+        yield row
+
+
+def _is_whole(row: dict[str, str]) -> bool:
+    """Tell whether the numbers of a row are some."""
+    try:
+        float(row["distance_m"] or 0)
+    except ValueError:
+        return False
+    numbers = row["query_num"].isdecimal() and row["rank"].isdecimal() and row["rank"] != "0"
+    return numbers and row["correct"] in ("0", "1", "")

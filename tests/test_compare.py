@@ -3,7 +3,7 @@ import re
 
 import numpy as np
 import pytest
-from comparison_runs import Page, compare, make_run, make_two_runs, read_cells, read_csv
+from comparison_runs import NUM_RANKS, Page, compare, make_run, make_two_runs, read_cells, read_csv
 
 from eval import main as eval_main
 from reports.compare import main
@@ -147,7 +147,10 @@ def test_unreadable_queries_count_as_misses(tmp_path, caplog):
     assert [cell.split()[0] for cell in cells["R@1"]] == ["50.0", "50.0", "+0.0"]
     assert "won 1, lost 1, p = 1.000" in text and "chance may explain this" in text
     assert "before has no predictions for 2 queries: they count as misses." in text
-    assert "the query could not be read" in (tmp_path / "out" / "comparison.html").read_text()
+    assert (
+        "could not be read, or the search found nothing for it"
+        in (tmp_path / "out" / "comparison.html").read_text()
+    )
 
 
 def test_runs_without_labels_and_mismatched_files_have_no_test(two_runs, tmp_path, caplog):
@@ -165,6 +168,17 @@ def test_runs_without_labels_and_mismatched_files_have_no_test(two_runs, tmp_pat
     )
     longer = make_run(tmp_path / "longer", {0: 1, 1: 1}, tmp_path, num_queries=1)
     assert "longer is of 2 queries, its results.json of 1" in compare([longer], caplog)[0]
+
+
+def test_a_query_that_is_listed_twice_has_no_intervals(two_runs, tmp_path, caplog):
+    file = tmp_path / "after" / "predictions.csv"
+    header, *rows = file.read_text().splitlines()
+    again = [f"40,{row.split(',', 1)[1]}" for row in rows[:NUM_RANKS]]
+    file.write_text("\n".join([header, *rows, *again]) + "\n")
+    text, cells = compare(two_runs, caplog)
+    assert "The predictions.csv of after has the query 039.jpg twice: queries cannot be" in text
+    assert "McNemar" not in text and len(cells["R@1"]) == 2
+    assert "[" in cells["R@1"][0] and cells["R@1"][1] == "47.5"
 
 
 def test_nothing_is_overwritten(two_runs, tmp_path, refused):

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from datasets.image_paths import ImageName
 from reports import curves
 from reports.curves import Groups
 
@@ -57,41 +56,30 @@ def test_errors_on_the_edges():
     assert counts.tolist() == [2, 1, 0, 0, 1, 0, 0, 0, 0, 1, 2]
 
 
-def test_groups_by_year_leave_out_names_without_one():
-    names = [
-        ImageName(0, 0, timestamp=time)
-        for time in ("2015", "201306", "20150101_101010", "", "20x1", "2013")
-    ]
-    groups = curves.group_by_year([*names, None], np.array([1, 0, 0, 1, 1, 1, 1], bool))
+def test_groups_by_year_leave_out_what_is_not_known():
+    years = np.array([2015, 2013, 2015, 0, 0, 2013, 0], np.int16)
+    groups = curves.group_by_year(years, np.array([1, 0, 0, 1, 1, 1, 1], bool))
     assert groups.labels == ["2013", "2015"]
     assert groups.num_queries.tolist() == [2, 2] and groups.num_right.tolist() == [1, 1]
     assert groups.recalls.tolist() == [50, 50]
 
 
 def test_one_year_is_no_chart():
-    names = [ImageName(0, 0, timestamp="2015")] * 3
-    assert curves.group_by_year(names, np.ones(3, bool)) is None
+    assert curves.group_by_year(np.array([2015, 2015, 0]), np.ones(3, bool)) is None
 
 
 def test_groups_by_heading_wrap_at_north():
-    pairs = [(350, 5), (10, 355), (0, 180), (90, 44), (270, 240), (0, None), (None, 0), (5, 5)]
-    queries, predictions = (
-        [ImageName(0, 0, heading_deg=pair[i]) for pair in pairs] for i in (0, 1)
-    )
+    nan = np.nan
+    pairs = [(350, 5), (10, 355), (0, 180), (90, 44), (270, 240), (0, nan), (nan, 0), (5, 5)]
+    queries_deg, predictions_deg = np.array(pairs, np.float32).T
     right = np.array([1, 0, 0, 1, 1, 1, 1, 1], bool)
-    groups = curves.group_by_heading([*queries, None], [*predictions, None], np.append(right, 1))
+    groups = curves.group_by_heading(queries_deg, predictions_deg, right)
     assert groups.labels == ["0–15°", "15–30°", "30–60°", "90–180°"]
     assert groups.num_queries.tolist() == [3, 1, 1, 1]  # 15, 15, 0 | 30 | 46 | 180 degrees
     assert groups.num_right.tolist() == [2, 1, 1, 0]
-    assert curves.group_by_heading([queries[5]], [predictions[5]], right[:1]) is None
+    assert curves.group_by_heading(queries_deg[5:7], predictions_deg[5:7], right[:2]) is None
 
 
 def test_interval_is_wilsons():
     groups = Groups(["a", "b"], np.array([8, 0]), np.array([10, 10]))
     np.testing.assert_allclose(groups.interval, [[49.02, 0], [94.33, 27.75]], atol=0.01)
-
-
-def test_names_of_other_kinds_tell_nothing():
-    names = ["/x@y/1.jpg", "", "/a/@5.00@6.00@.jpg", "/a/@x@y@.jpg"]
-    read = curves.read_image_names(names)
-    assert [name and name.utm_east_m for name in read] == [None, None, 5.0, None]

@@ -9,7 +9,7 @@ from report_runs import change_arrays, write_run
 
 from reports.gallery import choose_queries, make_cards, make_thumbnail
 from reports.pictures import format_metres
-from reports.run_files import read_run
+from reports.run_files import read_run_arrays
 
 
 def open_thumbnail(uri):
@@ -36,9 +36,9 @@ def test_images_that_cannot_be_shown(tmp_path):
 
 def test_headlines_say_where_the_first_right_one_is(tmp_path):
     folder = write_run(tmp_path, num_queries=4)
-    num_positives = read_run(folder).num_positives.copy()
+    num_positives = read_run_arrays(folder).num_positives.copy()
     assert num_positives.tolist() == [1, 1, 1, 0]
-    cards = make_cards(read_run(folder), np.arange(4))
+    cards = make_cards(read_run_arrays(folder), np.arange(4))
     assert [card.headline for card in cards] == [
         "right",
         "wrong, the first right one has rank 3",
@@ -47,12 +47,12 @@ def test_headlines_say_where_the_first_right_one_is(tmp_path):
     ]
     num_positives[3] = 2
     change_arrays(folder, num_positives=num_positives)
-    (card,) = make_cards(read_run(folder), np.array([3]))
+    (card,) = make_cards(read_run_arrays(folder), np.array([3]))
     assert card.headline == "wrong, none of the first 12 is right" and card.status == "missed"
 
 
 def test_without_labels_the_surest_and_the_least_sure_are_chosen(tmp_path):
-    run = read_run(write_run(tmp_path, labels=False))
+    run = read_run_arrays(write_run(tmp_path, labels=False))
     surest = np.argsort(run.descriptor_distances[:, 0]).tolist()
     assert choose_queries(run, 4).tolist() == [surest[0], surest[1], surest[7], surest[6]]
     assert sorted(choose_queries(run, 100)) == list(range(8))

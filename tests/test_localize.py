@@ -139,7 +139,7 @@ def test_the_map_holds_all_places_and_no_markup_of_names(index, database, flags,
     assert data["photos"][0]["thumbnail"].startswith("data:image/jpeg;base64,")
     rows = rows_of(tmp_path / "run")
     points = [[float(row["utm_east_m"]), float(row["utm_north_m"])] for row in rows]
-    assert [point["utm_m"] for point in data["photos"][0]["points"]] == points
+    assert [point["position_m"] for point in data["photos"][0]["points"]] == points
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import base64
 import json
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,20 +10,20 @@ from report_runs import change_arrays, write_run
 from reports import map_data
 from reports.map_data import find_regions, pack_map, thin_places
 from reports.pictures import format_metres
-from reports.run_files import Positions, read_run
+from reports.run_files import Positions, read_run_arrays
 
 
 @pytest.fixture
 def run(tmp_path):
     """Return a run whose query 1 has its first prediction in another zone, query 2 has none."""
     folder = write_run(tmp_path)
-    run = read_run(folder)
+    run = read_run_arrays(folder)
     distances_m, firsts_m = run.distances_m.copy(), run.positions.first_predictions_m.copy()
     distances_m[1, 0] = np.inf
     distances_m[2, 0] = np.nan
     firsts_m[2] = np.nan
     change_arrays(folder, distances_m=distances_m, first_predictions_m=firsts_m)
-    return read_run(folder)
+    return read_run_arrays(folder)
 
 
 def unpack(text, dtype=np.int32):
@@ -44,7 +45,36 @@ def test_positions_are_kept_to_5_cm(run):
     places_m = origin_m + 0.1 * unpack(packed["place_steps"]).reshape(2, -1).cumsum(axis=1).T
     order = np.lexsort(positions.places_m.T)
     np.testing.assert_allclose(places_m, positions.places_m[order], atol=0.0501)
-    assert packed["num_places"] == 64 and packed["has_far_zones"]
+    assert packed["num_places"] == 64 and not packed["has_far_zones"]
+
+
+def test_regions_far_apart_are_drawn_side_by_side(run):
+    """Six cities, as of the test set of MSLS: int32 ends after the second region otherwise."""
+    positions, city = run.positions, np.arange(8) % 6
+    corners_m = np.array([6, 0, 4, 2, 5, 1])[:, None] * (1e8, 0) + np.arange(6)[:, None] * (0, 7e5)
+    queries_m = positions.queries_m + corners_m[city]
+    firsts_m = positions.first_predictions_m + corners_m[city]
+    places_m = np.concatenate([positions.places_m + corner_m for corner_m in corners_m])
+    six = replace(run, positions=Positions(queries_m, firsts_m, places_m))
+    packed = json.loads(json.dumps(pack_map(six)))
+    drawn_m = 0.1 * unpack(packed["queries"]).reshape(-1, 2)
+    for one in range(8):
+        same = city == city[one]
+        apart_m = np.linalg.norm(queries_m[same] - queries_m[one], axis=1)
+        drawn_apart_m = np.linalg.norm(drawn_m[same] - drawn_m[one], axis=1)
+        np.testing.assert_allclose(drawn_apart_m, apart_m, atol=0.11)
+        assert (abs(drawn_m[~same, 0] - drawn_m[one, 0]) > 20_000).all()
+    firsts_drawn_m = 0.1 * unpack(packed["first_predictions"]).reshape(-1, 2)
+    np.testing.assert_allclose(
+        (firsts_drawn_m - drawn_m)[3:], (firsts_m - queries_m)[3:], atol=0.11
+    )  # those of 1 and 2 are not drawn
+    assert drawn_m[:, 0].max() < 6 * 40_000 and drawn_m[:, 1].max() < 1000
+    assert packed["num_places"] == 6 * 64 and packed["has_far_zones"]
+    assert sorted(region["num_queries"] for region in packed["regions"]) == [1, 1, 1, 1, 2, 2]
+    for region in packed["regions"]:
+        west, south, east, north = (0.1 * edge for edge in region["box"])
+        inside = ((drawn_m >= (west, south)) & (drawn_m <= (east, north))).all(axis=1)
+        assert inside.sum() == region["num_queries"] and east - west < 1000
 
 
 def test_statuses_and_names_go_along(run):

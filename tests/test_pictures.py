@@ -75,3 +75,12 @@ def test_run_without_predictions_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no .*predictions.csv"):
         save_pictures(tmp_path, 3)
     assert not (tmp_path / "preds").exists()
+
+
+def test_damaged_predictions_leave_older_pictures_alone(run_folder):
+    save_pictures(run_folder, 1)
+    file = run_folder / "predictions.csv"
+    file.write_text(file.read_text().rstrip() + "perhaps\n")
+    with pytest.raises(ValueError, match=r"Line 5 of .*predictions.csv is damaged"):
+        save_pictures(run_folder, 1)
+    assert len(list((run_folder / "preds").iterdir())) == 2

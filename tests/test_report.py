@@ -9,7 +9,7 @@ from report_runs import change_arrays, write_run
 from evaluation.results import PREDICTIONS_COLUMNS
 from reports.gallery import choose_queries
 from reports.report import main, write_report
-from reports.run_files import read_run
+from reports.run_files import read_run_arrays
 
 EVIL = "</script><script>alert(1)</script>&\"'<img src=x onerror=alert(1)>"
 
@@ -154,19 +154,20 @@ def test_gallery_shows_the_surest_wrong_and_right_ones(run_folder):
 
 def test_gallery_is_filled_with_right_ones_where_wrong_ones_are_few(tmp_path):
     run_folder = write_run(tmp_path)
-    correct = read_run(run_folder).correct.copy()
+    correct = read_run_arrays(run_folder).correct.copy()
     correct[:, 0] = np.arange(8) != 5
     change_arrays(run_folder, correct=correct)
-    chosen = choose_queries(read_run(run_folder), 6)
+    chosen = choose_queries(read_run_arrays(run_folder), 6)
     assert chosen[0] == 5 and len(set(chosen)) == 6
-    assert [len(choose_queries(read_run(run_folder), num)) for num in (0, 100)] == [0, 8]
+    assert [len(choose_queries(read_run_arrays(run_folder), num)) for num in (0, 100)] == [0, 8]
 
 
 def test_metres_stand_below_predictions(tmp_path):
     run_folder = write_run(tmp_path, num_queries=2)
-    distances_m = read_run(run_folder).distances_m.copy()
+    distances_m = read_run_arrays(run_folder).distances_m.copy()
     distances_m[0, :3] = 3.14159, 4321, np.inf
-    change_arrays(run_folder, distances_m=distances_m)
+    places_m = read_run_arrays(run_folder).positions.places_m
+    change_arrays(run_folder, distances_m=distances_m, places_m=places_m + (1e8, 0))
     text = Page(write_report(run_folder)).text
     assert "3.14 m" in text and "4.3 km" in text and "another UTM zone" in text
     assert "UTM zones that do not touch" in text
@@ -183,7 +184,7 @@ def test_images_that_are_gone_or_broken_are_said_to_be_so(run_folder):
 
 
 def test_texts_from_outside_are_escaped(tmp_path):
-    names = {"dataset": EVIL, "model_file": EVIL, "notes": [EVIL], "protocol": EVIL, EVIL: EVIL}
+    names = {"dataset": EVIL, "model": EVIL, "notes": [EVIL], "protocol": EVIL, EVIL: EVIL}
     run_folder = write_run(tmp_path / "<b>run", num_queries=2, **names)
     path = run_folder / "predictions.csv"
     evil_name = "<script>alert(1)<!--'\"&" + "-->.jpg"
@@ -191,7 +192,7 @@ def test_texts_from_outside_are_escaped(tmp_path):
     rows = [line.split(",") for line in text.splitlines()]
     lines = [",".join(f'"{cell}"' for cell in row) for row in rows[1:]]
     path.write_text("\n".join([",".join(PREDICTIONS_COLUMNS), *lines]) + "\n")
-    assert evil_name in read_run(run_folder).queries[0]
+    assert evil_name in read_run_arrays(run_folder).queries[0]
     page = Page(write_report(run_folder))
     assert len(page.all("script")) == 2, "the map's data and the code"
     assert not page.all("b", onerror="alert(1)") and not page.all("img", src="x")
@@ -200,7 +201,7 @@ def test_texts_from_outside_are_escaped(tmp_path):
 
 
 def test_names_of_any_bytes(tmp_path):
-    run_folder = write_run(tmp_path, num_queries=2, model_file="caf\udce9.pth")
+    run_folder = write_run(tmp_path, num_queries=2, model="caf\udce9.pth")
     path = run_folder / "predictions.csv"
     path.write_bytes(path.read_bytes().replace(b"@q0@", b"@caf\xe9\t\x01@"))
     page = Page(write_report(run_folder))
@@ -247,7 +248,7 @@ def test_queries_that_could_not_be_read(run_folder):
     path = run_folder / "predictions.csv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not line.startswith("0,")))
-    run = read_run(run_folder)
+    run = read_run_arrays(run_folder)
     arrays = ("correct", "descriptor_distances", "distances_m")
     blank = {array: getattr(run, array).copy() for array in arrays}
     blank["correct"][0] = False
@@ -266,36 +267,3 @@ def test_command_line(run_folder, caplog, refused):
     assert f"The report is {run_folder / 'report.html'}" in caplog.text
     assert len(Page(run_folder / "report.html").all("article")) == 2
     assert "must be at least 0" in refused(main, [str(run_folder), "--num_gallery", "-1"], 2)
-
-
-def test_missing_and_damaged_files_are_named(run_folder, refused):
-    argv = [str(run_folder)]
-    csv_lines = (run_folder / "predictions.csv").read_text().splitlines(keepends=True)
-    for content, message in (
-        ("".join(csv_lines[1:]), "does not begin with query_num,query,rank"),
-        ("".join([*csv_lines, "8,q,1,p,0.5,1.0,1\n"]), "Line 42 of .* is damaged"),
-        ("".join([*csv_lines, "x,q,1\n"]), "Line 42 of .* is damaged"),
-    ):
-        (run_folder / "predictions.csv").write_text(content)
-        assert re.search(message, refused(main, argv, 1))
-    change_arrays(run_folder, correct=np.ones((8, 3), bool))
-    assert r"correct in" in refused(main, argv, 1)
-    change_arrays(run_folder, remove=("distances_m",))
-    assert "lacks the arrays distances_m" in refused(main, argv, 1)
-    (run_folder / "predictions.npz").write_bytes(b"PK")
-    assert "predictions.npz is damaged" in refused(main, argv, 1)
-    write_run(run_folder, num_queries=3)
-    results = json.loads((run_folder / "results.json").read_text()) | {"num_queries": 4}
-    (run_folder / "results.json").write_text(json.dumps(results))
-    assert "files of different runs" in refused(main, argv, 1)
-    (run_folder / "results.json").write_text('{"dataset": "city", "recalls": {}}')
-    assert "results.json is not of an evaluation: it has no num_queries, num_database" in refused(
-        main, argv, 1
-    )
-    (run_folder / "results.json").write_text("{")
-    assert "results.json is not JSON" in refused(main, argv, 1)
-    assert not (run_folder / "report.html").exists()
-    for file in ("predictions.csv", "predictions.npz", "results.json"):
-        write_run(run_folder, num_queries=3)
-        (run_folder / file).unlink()
-        assert f"There is no {run_folder / file}" in refused(main, argv, 1)

@@ -7,7 +7,7 @@ from report_runs import change_arrays, write_run
 
 from reports.pictures import format_metres
 from reports.report import write_report
-from reports.run_files import read_run
+from reports.run_files import read_run_arrays
 
 webdriver = pytest.importorskip("selenium.webdriver")
 actions = pytest.importorskip("selenium.webdriver.common.action_chains")
@@ -170,7 +170,7 @@ def test_filters_work_by_keyboard(page):
 
 
 def test_search_looks_into_names_of_queries_and_predictions(page, run_folder):
-    run = read_run(run_folder)
+    run = read_run_arrays(run_folder)
     search = page.find_element("id", "search")
     search.send_keys("@Q5@")
     assert visible_cards(page) == [5]
@@ -185,7 +185,7 @@ def test_search_looks_into_names_of_queries_and_predictions(page, run_folder):
 
 
 def test_gallery_is_sorted(page, run_folder):
-    run = read_run(run_folder)
+    run = read_run_arrays(run_folder)
     chosen = visible_cards(page)
     orders = {
         "error": np.argsort(-run.distances_m[:, 0]).tolist(),
@@ -200,7 +200,7 @@ def test_gallery_is_sorted(page, run_folder):
 
 @pytest.mark.parametrize("query", [2, 5])
 def test_pointing_at_a_query_tells_the_pair(page, run_folder, query):
-    run = read_run(run_folder)
+    run = read_run_arrays(run_folder)
     tooltip = page.find_element("id", "tooltip")
     assert not tooltip.is_displayed()
     point_at(page, run, query)
@@ -218,7 +218,7 @@ def test_pointing_at_a_query_tells_the_pair(page, run_folder, query):
 
 
 def test_line_leads_to_the_first_prediction(page, run_folder):
-    run = read_run(run_folder)
+    run = read_run_arrays(run_folder)
     ends_m = run.positions.queries_m[5], run.positions.first_predictions_m[5]
     halfway = place_on_map(page, run, np.mean(ends_m, axis=0))
     assert count_dark(page, *halfway) == 0
@@ -243,7 +243,7 @@ def count_dark(browser, right, down):
 
 def test_map_zooms_about_the_pointer_and_moves(page, run_folder):
     before, top = pixels_per_metre(page), page.find_element("id", "map-canvas").rect
-    x, y = point_at(page, read_run(run_folder), 5)
+    x, y = point_at(page, read_run_arrays(run_folder), 5)
     origin = wheel.ScrollOrigin("viewport", x, y)
     actions.ActionChains(page).scroll_from_origin(origin, 0, -500).perform()
     shown_on_map(page)
@@ -294,5 +294,5 @@ def test_page_without_labels_and_positions(browser, tmp_path):
     page = open_page(browser, write_report(run_folder))
     assert page.get_log("browser") == []
     page.find_element("css selector", "#sort option[value=distance]").click()
-    distances = read_run(run_folder).descriptor_distances[:, 0]
+    distances = read_run_arrays(run_folder).descriptor_distances[:, 0]
     assert visible_cards(page) == np.argsort(distances).tolist()

@@ -200,7 +200,7 @@
     const found = [metres[query], verdict].filter(Boolean).join(", ");
     tooltip.replaceChildren(
       line(`Query ${query}`, true),
-      line(queryNames[query] || "could not be read"),
+      line(queryNames[query] || "could not be read, or nothing was found"),
       line(`first prediction${found && `: ${found}`}`),
       line(firstNames[query]),
     );
