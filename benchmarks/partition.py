@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.memory import read_memory_mb
 from datasets.class_index import load_index
 from datasets.partition import PartitionParams
 
@@ -105,18 +106,10 @@ def measure(
 def _measured(
     split: Callable[[Path], tuple[int, ...]], train_folder: Path
 ) -> tuple[float, float, tuple[int, ...]]:
-    before_mb = _memory_mb("VmRSS")
+    before_mb = read_memory_mb("VmRSS")
     start = time.perf_counter()
     result = split(train_folder)
-    return time.perf_counter() - start, _memory_mb("VmHWM") - before_mb, result
-
-
-def _memory_mb(field: str) -> float:
-    """Read a field of Linux's /proc/self/status; getrusage counts what the parent used as well."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise ValueError(f"/proc/self/status has no {field}")
+    return time.perf_counter() - start, read_memory_mb("VmHWM") - before_mb, result
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.memory import read_memory_mb
 from evaluation.indexes import (
     EXACT,
     INDEXES,
@@ -98,7 +99,7 @@ def measure(folder: Path, spec: IndexSpec) -> Cost:
 
 def _measured(folder: Path, spec: IndexSpec) -> Cost:
     database, queries = np.load(folder / "database.npy"), np.load(folder / "queries.npy")
-    before_mb = _memory_mb("VmRSS")
+    before_mb = read_memory_mb("VmRSS")
     start = time.perf_counter()
     if spec == EXACT:
         built = start
@@ -108,21 +109,13 @@ def _measured(folder: Path, spec: IndexSpec) -> Cost:
         built = time.perf_counter()
         predictions, _ = search_index(index, queries, NUM_NEIGHBORS)
     searched = time.perf_counter()
-    extra_mb = _memory_mb("VmHWM") - before_mb
+    extra_mb = read_memory_mb("VmHWM") - before_mb
     return Cost(
         build_s=built - start,
         search_s=searched - built,
         memory_ratio=1 + extra_mb * 2**20 / database.nbytes,
         agreement=measure_agreement(database, queries, predictions),
     )
-
-
-def _memory_mb(field: str) -> float:
-    """Read a field of Linux's /proc/self/status; getrusage counts what the parent used as well."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise ValueError(f"/proc/self/status has no {field}")
 
 
 if __name__ == "__main__":
