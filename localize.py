@@ -8,11 +8,14 @@ second one needs the images no more.
 """
 
 import argparse
+import dataclasses
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import commons
 from datasets.image_paths import ImagePaths, image_paths_of, list_images
@@ -81,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"'{place_index.metadata['resize']}': descriptors may not compare"
         )
     logging.info(f"Looking for {len(photos):,} photos among {place_index}")
-    descriptors = extract_descriptors(model, photos, View(resize), inference, "Photos").descriptors
+    photos, descriptors = describe_photos(
+        model, photos, resize, dataclasses.replace(inference, skip_unreadable=args.skip_unreadable)
+    )
     localizations = localize(
         place_index, list(photos), descriptors, args.top_k, args.positive_dist_threshold
     )
@@ -98,6 +103,17 @@ def list_photos(given: Sequence[str]) -> ImagePaths:
     for path in given:
         files += list_images(path) if os.path.isdir(path) else [path]
     return image_paths_of(files)
+
+
+def describe_photos(
+    model: Model, photos: ImagePaths, resize: str, inference: Inference
+) -> tuple[ImagePaths, np.ndarray]:
+    """Return the photos that can be read, and their descriptors; name those that are skipped."""
+    extraction = extract_descriptors(model, photos, View(resize), inference, "Photos")
+    for index in extraction.unreadable:
+        logging.warning(f"Skipped, it cannot be read: {photos[index]}")
+    readable = photos.subset(extraction.readable)
+    return readable, extraction.without_unreadable_rows().descriptors
 
 
 def check_model(place_index: PlaceIndex, model_facts: dict[str, Any]) -> None:
@@ -205,6 +221,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=min(8, os.cpu_count() or 1),
         help="loader processes (default: number of cores, at most 8)",
     )
+    add("--skip_unreadable", action="store_true", help="go on past photos that cannot be read")
     add("--save_dir", help="folder of this run (default: logs/localize_<time>)")
     args = cli.parse_args(argv)
     if bool(args.index) == bool(args.database):

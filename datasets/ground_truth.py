@@ -61,7 +61,8 @@ def read_positives(
     """Read which database images are right for each query from a file.
 
     A .csv has a line `query,database` and then one pair a line. Images are given by number
-    (from 0, in the order of the list of images), by path relative to the folder or by file name.
+    (from 0, in the order of the list of images), by path, relative to the folder or absolute, or by
+    file name.
     A .npy has one row of database numbers per query: a matrix, padded with -1, or an array of
     lists, or one of pairs (query number, list).
 
@@ -112,8 +113,10 @@ def _find_images(file: Path, texts: Sequence[str], paths: ImagePaths) -> list[in
         numbers[name] = -1 if name in numbers else number  # -1: several have this name
     numbers |= {path: number for number, path in enumerate(relative)}
     numbers |= {str(number): number for number in range(len(paths))}
-    found = [numbers.get(text.strip(), -1) for text in texts]
-    unknown = [text for text, number in zip(texts, found, strict=True) if number < 0]
+    prefix = os.path.join(paths.folder, "")
+    found = [numbers.get(text.strip().removeprefix(prefix), -1) for text in texts]
+    pairs = zip(texts, found, strict=True)
+    unknown = list(dict.fromkeys(text for text, number in pairs if number < 0))
     if unknown:
         raise ValueError(
             f"{file} names {len(unknown):,} images that are not in {paths.folder}, or are there "

@@ -98,7 +98,10 @@ def check_present(paths: ImagePaths, numbers: Mapping[str, np.ndarray]) -> None:
         if len(bad := np.flatnonzero(~np.isfinite(row)))
     ]
     if problems:
-        raise ValueError(f"Bad image names in {paths.folder}: " + "; ".join(problems))
+        raise ValueError(
+            f"Bad image names in {paths.folder}: {'; '.join(problems)}. "
+            "To make names: python -m datasets.convert --help"
+        )
 
 
 def _blocks(

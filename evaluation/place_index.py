@@ -7,6 +7,7 @@ the '@' names of the images in the same order, one a line; `index.json`, what bo
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -214,6 +215,7 @@ def _folder_written_whole(folder: Path) -> Iterator[Path]:
         yield temporary
         if folder.exists():
             os.replace(folder, replaced)
+            logging.info(f"The index that was in {folder} is replaced")
         os.replace(temporary, folder)
     finally:
         if replaced.exists() and not folder.exists():

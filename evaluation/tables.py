@@ -12,7 +12,8 @@ def format_result(result: dict[str, Any]) -> str:
         f"{result['num_queries']:,} queries{_format_misses(result)}",
         f"{result['num_database']:,} database images",
         result["positives"] or "no labels",
-        f"images {_format_resize(result)} ({_format_sizes(result['image_sizes'])})",
+        f"images {result['orientation']}, {_format_resize(result)} "
+        f"({_format_sizes(result['image_sizes'])})",
         f"{result['descriptor_dim']}-D",
         _format_search(result),
     ]

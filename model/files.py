@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+_CHECKPOINTS = ("best_model.pth", "last_checkpoint.pth")  # of a run of train.py
+
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """Read a dict of tensors and plain values, without running code that the file may hold.
@@ -15,6 +17,9 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, or is not a dict.
     """
+    if os.path.isdir(path):
+        files = " or ".join(os.path.join(path, name) for name in _CHECKPOINTS)
+        raise FileNotFoundError(f"{path} is a folder: give a file in it, such as {files}")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no checkpoint {path}")
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 import commons
 from reports.report_page import render_page
 from reports.run_files import read_run_arrays
+from reports.runs import find_sets
 
 NUM_GALLERY = 24
 
@@ -43,7 +44,7 @@ def write_report(run_folder: Path, num_gallery: int = NUM_GALLERY) -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the report of a run that is over."""
     cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cli.add_argument("run_folder", type=Path, help="folder of an evaluation")
+    cli.add_argument("run_folder", type=Path, help="folder of an evaluation, of one set or several")
     cli.add_argument(
         "--num_gallery",
         type=int,
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_args(argv)
     if args.num_gallery < 0:
         cli.error(f"--num_gallery must be at least 0, it is {args.num_gallery}")
-    logging.info(f"The report is {write_report(args.run_folder, args.num_gallery)}")
+    for folder in find_sets(args.run_folder).values():
+        logging.info(f"The report is {write_report(folder, args.num_gallery)}")
 
 
 if __name__ == "__main__":

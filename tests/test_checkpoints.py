@@ -201,7 +201,7 @@ def test_a_missing_file(tmp_path):
 
 
 def test_a_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no checkpoint"):
+    with pytest.raises(FileNotFoundError, match="is a folder: .*best_model.pth or"):
         load_network(tmp_path)
 
 

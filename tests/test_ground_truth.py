@@ -61,6 +61,14 @@ def test_csv(tmp_path, images, text):
     assert truth.rule == f"told by {tmp_path / 'right.csv'}" and truth.threshold_m is None
 
 
+def test_absolute_paths_are_those_of_predictions_csv(tmp_path, images):
+    database, queries = images
+    rows = [(queries[0], database[3]), (queries[0], database[1]), (queries[2], database[0])]
+    text = "".join(f"{query},{image}\n" for query, image in rows)
+    (tmp_path / "right.csv").write_text(f"query,database\n{text}")
+    assert lists(read_positives(tmp_path / "right.csv", *images)) == [[1, 3], [], [0]]
+
+
 def ragged(*rows):
     array = np.empty(len(rows), object)
     array[:] = rows

@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 import utm
 from conftest import name, run, write_image
 from PIL import Image
@@ -17,14 +16,6 @@ from evaluation.localization import find_coordinates, measure_confidence, measur
 from localize import main
 from model import build_network
 from model.files import save_atomically
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "model.pth"
-    save_atomically(build_network("ResNet18", 24, backbone_weights="none").state_dict(), path)
-    return path
 
 
 @pytest.fixture
@@ -225,3 +216,18 @@ def test_coordinates_come_from_the_name_or_from_utm():
         name(east, north, latitude_deg=137.0, longitude_deg=0.0),
     ):
         assert find_coordinates(parse_image_name(unknown)) is None, unknown
+
+
+def test_unreadable_photos_are_named_and_skipped_if_asked_for(index, database, flags, tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(list_images(database)[3], tmp_path / "photos" / "good.jpg")
+    (tmp_path / "photos" / "bad.jpg").write_bytes(b"broken")
+    command = ["localize.py", tmp_path / "photos", f"--index={index}", *flags]
+    result = run(*command)
+    assert result.returncode == 1 and "bad.jpg cannot be read" in result.stderr
+    result = run(*command, "--skip_unreadable", f"--save_dir={tmp_path / 'skipping'}")
+    assert result.returncode == 0, result.stderr
+    assert f"Skipped, it cannot be read: {tmp_path / 'photos' / 'bad.jpg'}" in result.stdout
+    assert {row["photo"] for row in rows_of(tmp_path / "skipping")} == {
+        str(tmp_path / "photos" / "good.jpg")
+    }

@@ -13,6 +13,7 @@ RESULT = {
     "num_queries_without_positives": 3,
     "num_unreadable": {"database": 0, "queries": 0},
     "positives": "UTM distance of at most 25 m",
+    "orientation": "upright by EXIF",
     "resize": "none",
     "test_method": "as the database",
     "image_sizes": {"database": {"480x640": 10000}, "queries": {"480x640": 6800, "640x480": 16}},
@@ -27,15 +28,16 @@ def test_one_line_says_all():
     assert format_result(RESULT | KNOWN) == (
         "pitts30k (all queries): R@1: 88.4, R@5: 94.5 | "
         "6,816 queries (3 without a positive, counted as misses), 10,000 database images, "
-        "UTM distance of at most 25 m, images not resized (database 480x640; queries 480x640 and "
-        "1 other sizes), 512-D, search: exact L2, m.pth (SHA-256 abababababab), code 0.1, seed 0"
+        "UTM distance of at most 25 m, images upright by EXIF, not resized (database 480x640; "
+        "queries 480x640 and 1 other sizes), 512-D, search: exact L2, m.pth "
+        "(SHA-256 abababababab), code 0.1, seed 0"
     )
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"resize": "480"}, "images resized to 480 ("),
+        ({"resize": "480"}, "by EXIF, resized to 480 ("),
         ({"resize": "480x640", "test_method": "maj_voting"}, "480x640, queries by maj_voting ("),
         ({"search": "hnsw", "search_agreement": 97.25}, "search: hnsw, 97.2% as exact"),
         ({"num_unreadable": {"database": 2, "queries": 1}}, "1 unreadable, counted as misses"),

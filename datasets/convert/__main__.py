@@ -72,7 +72,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             photos = read_exif(args.input, args.zone, args.skip_without_gps)
         write_images(photos.files, format_names(photos), folder, args.mode)
         logging.info(f"{describe(photos)}\nThey are in {folder} ({args.mode})")
-    logging.info(f"Next: python -m datasets.check {folder}")
+    logging.info(
+        f"Next: python -m datasets.check {folder} (it looks at them as training images: headings "
+        "that are missing matter for training alone)"
+    )
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
