@@ -6,21 +6,8 @@ torch.hub.load("OWNER/REPO", "cosplace", weights="best_model.pth")
 
 dependencies = ["torch", "torchvision"]
 
-import os  # noqa: E402
-
-import torch  # noqa: E402
-
-from model import GeoLocalizationNet, build_network  # noqa: E402
+from model import GeoLocalizationNet, build_network, published  # noqa: E402
 from model.checkpoints import load_network  # noqa: E402
-
-RELEASE_URL = "https://github.com/gmberton/CosPlace/releases/download/v1.0"
-TRAINED_DIMS = {  # backbone -> descriptor lengths of the published networks
-    "VGG16": (64, 128, 256, 512),
-    "ResNet18": (32, 64, 128, 256, 512),
-    "ResNet50": (32, 64, 128, 256, 512, 1024, 2048),
-    "ResNet101": (32, 64, 128, 256, 512, 1024, 2048),
-    "ResNet152": (32, 64, 128, 256, 512, 1024, 2048),
-}
 
 
 def get_trained_model(backbone: str = "ResNet18", fc_output_dim: int = 32) -> GeoLocalizationNet:
@@ -29,29 +16,14 @@ def get_trained_model(backbone: str = "ResNet18", fc_output_dim: int = 32) -> Ge
     The file is downloaded once, into the checkpoints folder of torch.hub.
 
     Args:
-        backbone: Key of TRAINED_DIMS.
+        backbone: Key of `model.published.TRAINED_DIMS`.
         fc_output_dim: Length of the descriptors, one of those published for the backbone.
 
     Raises:
         ValueError: If there is no such network.
         FileNotFoundError: If it cannot be downloaded.
     """
-    if int(fc_output_dim) not in TRAINED_DIMS.get(backbone, ()):
-        raise ValueError(
-            f"No published network has backbone {backbone} and {fc_output_dim}-D descriptors; "
-            f"there are: {TRAINED_DIMS}"
-        )
-    name = f"{backbone}_{int(fc_output_dim)}_cosplace.pth"
-    path = os.path.join(torch.hub.get_dir(), "checkpoints", name)
-    if not os.path.exists(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(f"{RELEASE_URL}/{name}", path)
-        except OSError as error:
-            raise FileNotFoundError(
-                f"Cannot download {RELEASE_URL}/{name} ({error}): put it at {path}"
-            ) from None
-    return load_network(path).eval()
+    return load_network(published.fetch_cosplace(backbone, fc_output_dim)).eval()
 
 
 def cosplace(

@@ -6,6 +6,8 @@ hub:FOLDER:ENTRY                 the same of a local copy
 MODULE:FUNCTION                  of a module that is installed, or in the current folder
 FILE.py:FUNCTION                 of a file
 torchscript:FILE, onnx:FILE      such as `python -m model.export` writes
+cosplace:BACKBONE:DIM            a released CosPlace network, see `model.published`
+landmark:TRAIN_SET:BACKBONE      a published landmark-retrieval network, see there
 
 :KEY=VALUE may follow a function, once for each argument. A value is a Python literal (512, 1e-3,
 True, None, 'text', [1, 2]) or else text as it stands; within quotes it is text in any case.
@@ -24,14 +26,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from model.checkpoints import load_network
 from model.exported import load_onnx, load_torchscript
 from model.foreign_code import call_function, call_hub_entry, explained
+from model.landmarks import load_landmark_network
+from model.published import FAMILIES, fetch_published, parse_published
 
 _FILE_KINDS = {"torchscript": load_torchscript, "onnx": load_onnx}
 _FUNCTION_KINDS = {"hub": call_hub_entry, "python": call_function}
 _SYNTAX = (
     "hub:OWNER/NAME[:REF]:ENTRY, hub:FOLDER:ENTRY, MODULE:FUNCTION or FILE.py:FUNCTION, each with "
-    ":KEY=VALUE for every argument, or torchscript:FILE or onnx:FILE; a checkpoint goes to --resume"
+    ":KEY=VALUE for every argument, torchscript:FILE or onnx:FILE, cosplace:BACKBONE:DIM or "
+    "landmark:TRAIN_SET:BACKBONE; a checkpoint goes to --resume"
 )
 _ARGUMENT = re.compile(  # up to the next one, since paths and URLs hold colons, too
     r""":([A-Za-z_]\w*)=('[^']*'|"[^"]*"|.*?)(?=:[A-Za-z_]\w*=|$)""", re.DOTALL
@@ -41,9 +47,9 @@ _ARGUMENT = re.compile(  # up to the next one, since paths and URLs hold colons,
 class ModelSpec(NamedTuple):
     """Where a model comes from."""
 
-    kind: str  # key of _FILE_KINDS or _FUNCTION_KINDS
-    source: str  # repository, folder, module or file
-    function: str  # "" for kinds of files
+    kind: str  # key of _FILE_KINDS or _FUNCTION_KINDS, or one of FAMILIES
+    source: str  # repository, folder, module, file, or name of a published network
+    function: str  # "" unless the kind is one of functions
     keywords: dict[str, Any]
 
 
@@ -66,7 +72,8 @@ class AnyModel(nn.Module):
         self.model = model
         self.spec = spec
         self.file = file
-        self.architecture: dict[str, str | int] = {}  # as GeoLocalizationNet; nothing is known here
+        self.architecture: dict[str, str | int] = {}  # as GeoLocalizationNet, where it is known
+        self.out_dim: int | None = None  # the same
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -98,6 +105,8 @@ def load_any_model(text: str) -> AnyModel:
         ValueError: If the text cannot be read, or the model cannot be made.
     """
     spec = parse_model_spec(text)
+    if spec.kind in FAMILIES:
+        return _load_published(text)
     if spec.kind in _FILE_KINDS:
         file = os.path.expanduser(spec.source)
         return AnyModel(_FILE_KINDS[spec.kind](file), text, file)
@@ -128,6 +137,9 @@ def parse_model_spec(text: str) -> ModelSpec:
         ValueError: If it cannot be read.
     """
     kind, _, rest = text.partition(":")
+    if kind in FAMILIES:
+        parse_published(text)
+        return ModelSpec(kind, rest, "", {})
     if kind in _FILE_KINDS and rest:
         return ModelSpec(kind, rest, "", {})
     if kind != "hub":
@@ -140,6 +152,18 @@ def parse_model_spec(text: str) -> ModelSpec:
     if not source or not is_named or (kind == "python" and not is_module):
         raise ValueError(f"'{text}' names no model: write {_SYNTAX}")
     return ModelSpec(kind, source, function, _read_arguments(rest[len(head) :]))
+
+
+def _load_published(text: str) -> AnyModel:
+    published = parse_published(text)
+    file = fetch_published(published)
+    if published.family == "landmark":
+        network = load_landmark_network(file, published.dim)
+    else:
+        network = load_network(file)
+    model = AnyModel(network, text, os.fspath(file))
+    model.architecture, model.out_dim = network.architecture, network.out_dim
+    return model
 
 
 def _read_arguments(text: str) -> dict[str, Any]:

@@ -24,6 +24,8 @@ IMAGES = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
         (r"C:\my code\net.py:make:x=1", "python", r"C:\my code\net.py", "make", {"x": 1}),
         ("torchscript:C:/a.pt", "torchscript", "C:/a.pt", "", {}),
         ("onnx:a=b:c=d.onnx", "onnx", "a=b:c=d.onnx", "", {}),
+        ("cosplace:ResNet50:512", "cosplace", "ResNet50:512", "", {}),
+        ("landmark:GLD:ResNet101", "landmark", "GLD:ResNet101", "", {}),
         (
             "m:f:a=1e-3:b=True:c=None:d='7':e=ResNet50:f=[1, 2]:g=-2:h=01:i=",
             "python",

@@ -7,6 +7,7 @@ from conftest import REPOSITORY
 from state_dict_keys import descriptors_by_hand, network_shapes, random_state
 
 import hubconf
+from model.published import TRAINED_DIMS
 
 # The files of the CosPlace release, by name.
 PUBLISHED = [
@@ -57,7 +58,7 @@ def test_published_names_and_their_urls(hub_cache, requests, name):
 
 
 def test_no_other_names_are_claimed():
-    claimed = {f"{name}_{dim}" for name, dims in hubconf.TRAINED_DIMS.items() for dim in dims}
+    claimed = {f"{name}_{dim}" for name, dims in TRAINED_DIMS.items() for dim in dims}
     assert claimed == set(PUBLISHED)
 
 

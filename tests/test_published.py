@@ -1,0 +1,267 @@
+import hashlib
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from landmark_files import empty_content, landmark_content, write_landmark_file
+from state_dict_keys import descriptors_by_hand, network_shapes, random_state
+
+from eval import main
+from model import published
+from model.loading import identify, load_model
+from model.published import (
+    LANDMARK_FILES,
+    PublishedModel,
+    fetch_cosplace,
+    fetch_landmark,
+    parse_published,
+)
+
+IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/networks"
+LANDMARK = "landmark:SfM120k:ResNet50"
+
+
+@pytest.fixture
+def hub_folder(tmp_path, monkeypatch):
+    """Return torch.hub's folder of checkpoints, a fresh one that is not there yet."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+    monkeypatch.setattr("torch.hub._hub_dir", None)
+    return tmp_path / "torch_home" / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Return what was asked for: (url, path, first digits of the SHA-256); nothing comes."""
+    asked = []
+
+    def download(url, path, hash_prefix=None):
+        asked.append((url, path, hash_prefix))
+        raise ConnectionError("no network here")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", download)
+    return asked
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Return a folder that takes the place of both servers; torch.hub downloads from there."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    monkeypatch.setattr(published, "LANDMARK_URL", folder.as_uri())
+    monkeypatch.setattr(published, "RELEASE_URL", folder.as_uri())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def landmark_file(tmp_path_factory):
+    """Return a file as the published ones, named by its own digits."""
+    folder = tmp_path_factory.mktemp("landmark")
+    path = write_landmark_file(landmark_content(), folder / "made.pth")
+    digits = hashlib.sha256(path.read_bytes()).hexdigest()[:7]
+    return path.rename(folder / f"made-resnet50-gem-w-{digits}.pth")
+
+
+@pytest.fixture
+def landmark_name(landmark_file, monkeypatch):
+    """Let that file be the published one; return its name."""
+    monkeypatch.setitem(LANDMARK_FILES, ("SfM120k", "ResNet50"), landmark_file.name)
+    return landmark_file.name
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        ("cosplace:ResNet50:512", ("cosplace", "SF-XL", "ResNet50", 512)),
+        ("cosplace:VGG16:64", ("cosplace", "SF-XL", "VGG16", 64)),
+        ("landmark:SfM120k:ResNet50", ("landmark", "SfM120k", "ResNet50", 2048)),
+        ("landmark:GLD:ResNet101:512", ("landmark", "GLD", "ResNet101", 512)),
+        ("landmark:GLD:ResNet50:2048", ("landmark", "GLD", "ResNet50", 2048)),
+    ],
+)
+def test_texts_are_read(text, model):
+    assert parse_published(text) == PublishedModel(*model)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["cosplace", "cosplace:", "cosplace:ResNet50", "cosplace:ResNet18:1024"],
+        *["cosplace:ResNet50:x", "cosplace:ResNet50:512:1", "cosplace:get_trained_model"],
+        *["landmark:ResNet50", "landmark:SfM120k:VGG16", "landmark:SF-XL:ResNet50"],
+        *["landmark:GLD:ResNet50:0", "landmark:GLD:ResNet50:4096", "landmark:GLD:ResNet50:-5"],
+        *["landmark:GLD:ResNet50:", "landmark:GLD:ResNet50:512:512", "hub:a/b:net"],
+    ],
+)
+def test_other_texts_list_what_there_is(text):
+    with pytest.raises(ValueError, match=f"'{text}' names no published network") as error:
+        parse_published(text)
+    for choice in ("ResNet18 32, 64, 128, 256, 512;", "landmark:GLD:ResNet101", "below 2048"):
+        assert choice in str(error.value)
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("train_set", "backbone", "file", "digits"),
+    [
+        ("SfM120k", "ResNet50", "retrieval-SfM-120k/rSfM120k-tl-resnet50-gem-w-", "97bf910"),
+        ("SfM120k", "ResNet101", "retrieval-SfM-120k/rSfM120k-tl-resnet101-gem-w-", "a155e54"),
+        ("GLD", "ResNet50", "gl18/gl18-tl-resnet50-gem-w-", "83fdc30"),
+        ("GLD", "ResNet101", "gl18/gl18-tl-resnet101-gem-w-", "a4d43db"),
+    ],
+)
+def test_without_a_network_it_says_where_to_put_the_file(
+    hub_folder, no_network, train_set, backbone, file, digits
+):
+    url = f"{URL}/{file}{digits}.pth"
+    path = hub_folder / url.rpartition("/")[2]
+    with pytest.raises(FileNotFoundError) as error:
+        fetch_landmark(train_set, backbone)
+    assert str(error.value) == f"Cannot download {url} (no network here): put it at {path}"
+    assert no_network == [(url, str(path), digits)]
+
+
+@pytest.mark.parametrize("names", [("SfM120k", "VGG16"), ("SF-XL", "ResNet50")])
+def test_unknown_landmark_networks_list_the_choices(no_network, names):
+    with pytest.raises(ValueError, match=" ".join(names) + "; there are: SfM120k ResNet50, "):
+        fetch_landmark(*names)
+    assert no_network == []
+
+
+def test_a_server_that_is_not_there(hub_folder, server):
+    with pytest.raises(FileNotFoundError, match="Cannot download file:.*_512_.*: put it at"):
+        fetch_cosplace("ResNet18", 512)
+    assert list(hub_folder.iterdir()) == []
+
+
+def test_files_are_downloaded_once(hub_folder, server, landmark_file, landmark_name):
+    shutil.copy(landmark_file, server)
+    assert fetch_landmark("SfM120k", "ResNet50") == hub_folder / landmark_name
+    (server / landmark_name).unlink()
+    assert fetch_landmark("SfM120k", "ResNet50") == hub_folder / landmark_name
+    assert (hub_folder / landmark_name).read_bytes() == landmark_file.read_bytes()
+    assert [path.name for path in hub_folder.iterdir()] == [landmark_name]
+
+    (server / "VGG16_64_cosplace.pth").write_bytes(b"weights")
+    assert fetch_cosplace("VGG16", 64).read_bytes() == b"weights"
+    (server / "VGG16_64_cosplace.pth").write_bytes(b"others")
+    assert fetch_cosplace("VGG16", 64).read_bytes() == b"weights"
+
+
+def test_another_file_from_the_server_is_not_kept(hub_folder, server, landmark_name):
+    write_landmark_file(empty_content("ResNet50"), server / landmark_name)
+    with pytest.raises(ValueError, match="sends is not the published file .*invalid hash.*put it"):
+        fetch_landmark("SfM120k", "ResNet50")
+    assert list(hub_folder.iterdir()) == []
+
+
+def test_another_file_at_the_place_is_refused(hub_folder, landmark_name):
+    hub_folder.mkdir(parents=True)
+    write_landmark_file(empty_content("ResNet50"), hub_folder / landmark_name)
+    text = f"{hub_folder / landmark_name} is not the published file: its SHA-256 begins with "
+    with pytest.raises(ValueError, match=re.escape(text) + ".*delete it.*--resume"):
+        fetch_landmark("SfM120k", "ResNet50")
+    assert (hub_folder / landmark_name).exists()  # deleting it is for the user
+
+
+# Models
+
+
+@torch.no_grad()
+def test_a_released_cosplace_network(hub_folder, server):
+    state = random_state(network_shapes("ResNet18", 64))
+    torch.save(state, server / "ResNet18_64_cosplace.pth")
+    model, facts = load_model(None, "cosplace:ResNet18:64")
+    assert not model.training
+    assert model.out_dim == 64
+    expected = descriptors_by_hand(state, IMAGES, "ResNet18")
+    torch.testing.assert_close(model(IMAGES), expected, rtol=1e-4, atol=1e-5)
+    file = hub_folder / "ResNet18_64_cosplace.pth"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert facts == {
+        **{"model": "cosplace:ResNet18:64", "model_file": str(file), "model_sha256": digest},
+        **{"backbone": "ResNet18", "pooling": "gem", "fc_output_dim": 64},
+    }
+    assert identify(facts) == identify(load_model(str(file), None)[1])
+
+
+def test_a_model_is_known_by_its_file_and_the_dimensions_kept(
+    hub_folder, server, landmark_file, landmark_name
+):
+    shutil.copy(landmark_file, server)
+    model, facts = load_model(None, LANDMARK)
+    digest = hashlib.sha256(landmark_file.read_bytes()).hexdigest()
+    assert facts == {
+        **{"model": LANDMARK, "model_file": str(hub_folder / landmark_name)},
+        **{"model_sha256": digest, "backbone": "ResNet50"},
+        **{"pooling": "gem", "fc_output_dim": 2048},
+    }
+    resumed, resumed_facts = load_model(str(landmark_file), None)
+    assert not model.training and not resumed.training
+    assert resumed_facts == facts | {"model": str(landmark_file), "model_file": str(landmark_file)}
+    assert identify(facts) == identify(resumed_facts) == digest
+    with torch.no_grad():
+        assert torch.equal(model(IMAGES), resumed(IMAGES))
+
+    cut, cut_facts = load_model(None, f"{LANDMARK}:512")
+    assert cut.out_dim == cut_facts["fc_output_dim"] == 512
+    assert identify(cut_facts) == f"{digest}:512"
+    with torch.no_grad():
+        assert cut(IMAGES).shape == (2, 512)
+
+
+# Evaluations
+
+
+@pytest.fixture
+def set_flags(datasets_folder, tmp_path):
+    """Return the flags of a small evaluation, but for the model and its folder."""
+    places = [f"--datasets_folder={datasets_folder}", "--dataset=mini_city_test_v2"]
+    return [*places, "--device=cpu", "--num_workers=0", "--resize_test_imgs=48", "--no_report"]
+
+
+def test_an_evaluation_of_a_landmark_network(
+    set_flags, tmp_path, hub_folder, landmark_file, landmark_name
+):
+    hub_folder.mkdir(parents=True)
+    shutil.copy(landmark_file, hub_folder)
+    kept = str(tmp_path / "kept")
+    results = {}
+    for name, flags in {
+        "named": [f"--model={LANDMARK}", f"--save_descriptors={kept}"],
+        "resumed": [f"--resume={landmark_file}", f"--load_descriptors={kept}"],
+        "cut": [f"--model={LANDMARK}:512", f"--load_descriptors={kept}"],
+    }.items():
+        main([*set_flags, *flags, f"--save_dir={tmp_path / name}"])
+        results[name] = json.loads((tmp_path / name / "results.json").read_text())
+    named = results["named"]
+    assert named["model"] == LANDMARK
+    assert named["model_file"] == str(hub_folder / landmark_name)
+    assert named["model_sha256"] == hashlib.sha256(landmark_file.read_bytes()).hexdigest()
+    assert (named["backbone"], named["descriptor_dim"]) == ("ResNet50", 2048)
+    # It is the same model, so its descriptors are taken; those of the shorter one are others.
+    logs = {name: (tmp_path / name / "info.log").read_text() for name in results}
+    assert "has no descriptors" not in logs["resumed"]
+    assert "has no descriptors" in logs["cut"]
+    assert results["resumed"]["recalls"] == named["recalls"]
+    assert (results["cut"]["descriptor_dim"], results["cut"]["kept_dims"]) == (512, 512)
+
+
+def test_refusals_of_an_evaluation(refused, set_flags, no_network, hub_folder, tmp_path):
+    text = refused(main, [*set_flags, "--model=cosplace:ResNet50:100"], 2)
+    assert "names no published network" in text
+    text = refused(main, [*set_flags, f"--model={LANDMARK}"], 1)
+    assert f"put it at {hub_folder}" in text
+    content = empty_content("ResNet50")
+    content["meta"]["whitening"] = False
+    write_landmark_file(content, tmp_path / "a.pth")
+    text = refused(main, [*set_flags, "--resume=a.pth"], 1)
+    assert "a.pth is another kind of network: its 'whitening' is False" in text
+    assert not (tmp_path / "logs").exists()
