@@ -70,7 +70,7 @@ def setup_logging(folder: Path | None = None) -> None:
             file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
             handlers.append(file)
     logging.basicConfig(level=logging.DEBUG, handlers=handlers, format="%(message)s", force=True)
-    for noisy in ("PIL", "matplotlib", "faiss", "tensorboard", "urllib3"):
+    for noisy in ("PIL", "matplotlib", "fontTools", "faiss", "tensorboard", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

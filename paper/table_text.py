@@ -1,0 +1,160 @@
+"""Tables of measured against published numbers: for the terminal, as Markdown, CSV and LaTeX."""
+
+import csv
+import io
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import commons
+from paper.compared import FLAG, GAP, Cell, ComparedTable, Row
+from paper.table_latex import format_latex
+
+WIDTH = 160  # characters of a wide terminal
+_CSV_COLUMNS = (
+    "dataset",
+    "metric",
+    "measured_mean",
+    "measured_std",
+    "num_seeds",
+    "published_mean",
+    "published_std",
+    "delta",
+    "flagged",
+    "missing",
+    "mark",
+    "note",
+    "caveats",
+)
+
+
+def render(table: ComparedTable, form: str) -> str:
+    """Return a table as text that ends with a line break.
+
+    Cells read "measured (paper, difference)". In a table with a mark the paper's numbers are left
+    out in all forms, for they would invite a comparison that means nothing.
+
+    Args:
+        table: The cells and what has to be known of them.
+        form: One of FORMS.
+
+    Raises:
+        ValueError: If there is no such form.
+    """
+    if form not in FORMS:
+        raise ValueError(f"Tables are written as {', '.join(FORMS)}, not as {form}")
+    return FORMS[form][1](table.as_shown())
+
+
+def write_table(table: ComparedTable, folder: Path, stem: str) -> list[Path]:
+    """Write <stem>.txt, .md, .csv and .tex into a folder, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for form, (suffix, _) in FORMS.items():
+        paths.append(folder / f"{stem}{suffix}")
+        with commons.written_whole(paths[-1]) as temporary:
+            content = render(table, form).encode("utf-8", "surrogateescape")
+            temporary.write_bytes(content)
+    return paths
+
+
+def _format_text(table: ComparedTable) -> str:
+    """Return blocks of columns below one another, none wider than WIDTH if that can be."""
+    parts = [table.title]
+    for columns in table.blocks(WIDTH):
+        header = [*table.row_headers, *(table.columns[index].header for index in columns)]
+        rows = [
+            [*table.labels(row), *(_flagged_text(row.cells[index]) for index in columns)]
+            for row in table.rows
+        ]
+        lines = list(_align(header, rows, len(table.row_headers)))
+        parts.append("\n".join([f"[{table.mark}]", *lines] if table.mark else lines))
+    notes = [*table.legend(FLAG.strip()), *_numbered_notes(table)]
+    notes += [f"- {caveat}" for caveat in table.all_caveats()]
+    parts.append("\n".join(_wrap(note) for note in notes))
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _align(header: list[str], rows: list[list[str]], num_labels: int) -> Iterator[str]:
+    """Align labels left and cells right, and rule off the header."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for number, texts in enumerate([header, *rows]):
+        labels = map(str.ljust, texts[:num_labels], widths)
+        cells = map(str.rjust, texts[num_labels:], widths[num_labels:])
+        yield (" " * GAP).join([*labels, *cells]).rstrip()
+        if number == 0:
+            yield "-" * (sum(widths) + GAP * (len(widths) - 1))
+
+
+def _wrap(text: str) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _flagged_text(cell: Cell) -> str:
+    return FLAG * cell.flagged + cell.describe()
+
+
+def _numbered_notes(table: ComparedTable) -> list[str]:
+    return [f"[{number}] {note}" for number, note in enumerate(table.notes(), 1)]
+
+
+def _format_markdown(table: ComparedTable) -> str:
+    header = [*table.row_headers, *(column.header for column in table.columns)]
+    rule = ["---"] * len(table.row_headers) + ["---:"] * len(table.columns)
+    rows = [[*table.labels(row), *map(_flagged_text, row.cells)] for row in table.rows]
+    lines = [f"| {' | '.join(map(_escape, texts))} |" for texts in [header, *rows]]
+    lines.insert(1, f"| {' | '.join(rule)} |")
+    notes = [*table.legend(FLAG.strip()), *_numbered_notes(table), *table.all_caveats()]
+    parts = [
+        f"# {_escape(table.title)}",
+        f"**{_escape(table.mark)}**" if table.mark else "",
+        "\n".join(lines),
+        "\n".join(f"- {_escape(note)}" for note in notes),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _escape(text: str) -> str:
+    """Keep Markdown from reading marks in names."""
+    return re.sub(r"([\\`*_{}\[\]<>|#&$~])", r"\\\1", " ".join(text.split()))
+
+
+def _format_csv(table: ComparedTable) -> str:
+    """Return one line per cell, numbers to six decimals; mark and caveats are columns."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*table.row_headers, *_CSV_COLUMNS])
+    for row in table.rows:
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            names = [*row.labels, column.dataset, column.metric]
+            writer.writerow([*names, *_csv_numbers(cell), *_csv_words(table, row, cell)])
+    return text.getvalue()
+
+
+def _csv_numbers(cell: Cell) -> list[object]:
+    """Return the cells from measured_mean to flagged; what is not known is empty."""
+    published = cell.published
+    numbers = [
+        cell.mean,
+        cell.std,
+        len(cell.measured),
+        published and published.mean,
+        published and published.std,
+        cell.delta,
+    ]
+    rounded = ["" if number is None else round(number, 6) for number in numbers]
+    return [*rounded, "" if cell.delta is None else str(cell.flagged).lower()]
+
+
+def _csv_words(table: ComparedTable, row: Row, cell: Cell) -> list[str]:
+    caveats = " ".join(dict.fromkeys([*table.caveats, *cell.caveats]))
+    return [cell.missing, table.mark, row.note, caveats]
+
+
+FORMS: dict[str, tuple[str, Callable[[ComparedTable], str]]] = {
+    "text": (".txt", _format_text),
+    "markdown": (".md", _format_markdown),
+    "csv": (".csv", _format_csv),
+    "latex": (".tex", format_latex),
+}
