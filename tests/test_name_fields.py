@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from datasets.image_paths import list_images, parse_image_name
-from datasets.name_fields import read_fields, read_numbers, read_prefixes
+from datasets.name_fields import FIELDS, hash_fields, read_fields, read_numbers, read_prefixes
 
 
 def list_names(tmp_path, names):
@@ -114,3 +114,45 @@ def test_beginnings_of_fields_are_read_across_blocks(tmp_path, monkeypatch):
         numbers[0, [0, 1, 3]].tolist() == [2014, 201406, 8] and np.isnan(numbers[0, [2, 4]]).all()
     )
     assert numbers[1].tolist() == [1] * 5
+
+
+def test_hashes_tell_texts_apart_and_are_the_same_in_every_block(tmp_path, monkeypatch):
+    rng = np.random.default_rng(2)
+    letters = [str(letter) for letter in "ab1@"]  # an '@' moves letters to the next field
+    texts = ["".join(rng.choice(letters, rng.integers(1, 30))) for _ in range(3000)]
+    names = [f"@1@2@10@S@{text}@@pano@@30@@@@@@.jpg" for text in [*texts, *texts[::7]]]
+    paths = list_names(tmp_path, names)
+    fields = ("latitude", "longitude", "pano id")
+    hashes = hash_fields(paths, fields)
+    written = [tuple(name.split("@")[FIELDS[field]] for field in fields) for name in names]
+    assert len(set(hashes.tolist())) == len(set(written)) < len(names)
+    assert len(set(zip(hashes.tolist(), written, strict=True))) == len(set(written))
+    monkeypatch.setattr("datasets.name_fields._NAMES_PER_BLOCK", 5)
+    np.testing.assert_array_equal(hash_fields(paths, fields), hashes)
+    assert len(set(hash_fields(paths, fields[::-1]).tolist())) == len(set(written))
+
+
+def test_few_of_many_names_are_read_as_all_of_them(tmp_path):
+    rng = np.random.default_rng(3)
+    fields = ("UTM east", "UTM north", "heading")
+    names = [f"{i}/x@{i % 7}/@{i}.5@{2 * i}@10@S@@@@@{i % 360}@@@@{i}@@.jpg" for i in range(500)]
+    paths = list_names(tmp_path, names)
+    chosen = rng.choice(500, 20, replace=False)  # far apart, in any order
+    few = paths.subset(chosen)
+    np.testing.assert_array_equal(read_fields(few, fields), read_fields(paths, fields)[:, chosen])
+    np.testing.assert_array_equal(hash_fields(few, fields), hash_fields(paths, fields)[chosen])
+    assert read_prefixes(few, "timestamp", 3).tolist() == [b"%d" % i for i in chosen]
+
+
+def test_old_names_have_the_timestamp_in_their_last_part(tmp_path):
+    names = [
+        "37.7/@1@2@10@S@3@4@pano@201311.jpg",
+        "@1@2@10@S@3@4@pano@00@201312_10.a.png",
+        "@1@2@10@S@3@4@pano@00@@201401@@@@.jpg",
+        "@1@2@10@S@3@4@pano@2015",
+        "@1@2@.jpg",
+        "@1@2@10@S@3@4@pano@@30@@@@201606@@.jpg",
+    ]
+    expected = [parse_image_name(name).timestamp.encode() for name in names]
+    assert expected == [b"201311", b"201312_10.a", b"", b"", b"", b"201606"]
+    assert read_prefixes(list_names(tmp_path, names), "timestamp", 11).tolist() == expected

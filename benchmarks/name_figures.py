@@ -1,0 +1,121 @@
+"""How long figures 1 to 3 of the paper take from a list of names, against a plain loop.
+
+python -m benchmarks.name_figures --num_images 41200000
+
+Both count the panoramas of a list of a million names. The loop is the obvious program: split each
+name, put its panorama into a dict. Then the figures are drawn from as many names as SF-XL has.
+Every run is a process of its own, so that peak memories compare; what the imports take is in them.
+"""
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.make_names import write_names
+from benchmarks.memory import read_memory_mb
+from datasets.partition import PartitionParams
+from paper.name_figures import draw_panorama_figures, draw_query_years
+from paper.panoramas import count_per_cell, read_panoramas
+
+NUM_QUERIES = 1000
+
+
+class Cost(NamedTuple):
+    """What one run took, and what it found."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+    result: object
+
+
+def main() -> None:
+    """Write lists of names, count and draw, print times and memory."""
+    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cli.add_argument("--num_images", type=int, default=41_200_000)
+    cli.add_argument("--num_compared", type=int, default=1_000_000, help="names of both ways")
+    cli.add_argument(
+        "--folder", type=Path, help="with room for 100 bytes a name (default: that of tempfile)"
+    )
+    args = cli.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
+        root = Path(temporary)
+        write_names(root / "queries", NUM_QUERIES)
+        write_names(root / "few", args.num_compared)
+        start = time.perf_counter()
+        write_names(root / "train", args.num_images)
+        sys.stdout.write(
+            f"{args.num_images:,} names written in {time.perf_counter() - start:.0f} s\n"
+        )
+        loop = measure(count_by_loop, root / "few")
+        fast = measure(count_by_columns, root / "few")
+        figures = measure(draw, root / "train")
+    for label, num_images, cost in (
+        ("plain loop", args.num_compared, loop),
+        ("columns", args.num_compared, fast),
+        ("figures 1 to 3", args.num_images, figures),
+    ):
+        sys.stdout.write(
+            f"{label:15s} {num_images:12,d} names {cost.seconds:7.1f} s, of a processor "
+            f"{cost.cpu_seconds:7.1f} s, {cost.peak_mb:6,.0f} MB\n"
+        )
+    assert loop.result == fast.result, "both ways count the same panoramas"
+
+
+def count_by_loop(train: Path) -> tuple[Counter, Counter]:
+    """Count cells by their number of panoramas, and panoramas by year, name by name."""
+    panoramas = {}
+    with open(train.with_name(f"{train.name}_images_paths.txt")) as file:
+        for line in file:
+            fields = line.split("@")
+            east, north, pano_id, timestamp = fields[1], fields[2], fields[7], fields[13]
+            place = (float(east), float(north), int(timestamp[:4]))
+            panoramas[east, north, pano_id, timestamp] = place
+    side_m = PartitionParams().M
+    cells = Counter(
+        (east_m // side_m, north_m // side_m) for east_m, north_m, _ in panoramas.values()
+    )
+    return Counter(cells.values()), Counter(year for *_, year in panoramas.values())
+
+
+def count_by_columns(train: Path) -> tuple[Counter, Counter]:
+    """Count what `count_by_loop` does."""
+    panoramas = read_panoramas(train)
+    per_cell, _ = count_per_cell(panoramas, PartitionParams().M)
+    counted = (np.unique(values, return_counts=True) for values in (per_cell, panoramas.years))
+    cells, years = (
+        Counter(dict(zip(*(part.tolist() for part in parts), strict=True))) for parts in counted
+    )
+    return cells, years
+
+
+def draw(train: Path) -> list[str]:
+    """Draw figures 1 and 2 of the names, and figure 3 of as many queries as test v1 has."""
+    out = train.parent / "figures"
+    files = draw_panorama_figures(train, out) + draw_query_years(train.parent / "queries", out)
+    return [file.name for file in files]
+
+
+def measure(task: Callable[[Path], object], train: Path) -> Cost:
+    """Run in a new process; what it takes to import is not counted."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measured, (task, train))
+
+
+def _measured(task: Callable[[Path], object], train: Path) -> Cost:
+    start, cpu_start = time.perf_counter(), time.process_time()
+    result = task(train)
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    return Cost(seconds, cpu_seconds, read_memory_mb("VmHWM"), result)
+
+
+if __name__ == "__main__":
+    main()

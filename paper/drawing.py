@@ -1,0 +1,127 @@
+"""What the figures of the paper share: their style, their sizes, and how they are written.
+
+A function that draws is decorated with `styled`, so that the style file holds for as long as it
+runs and nothing is left of it afterwards:
+
+    @styled
+    def draw_recalls(folder: Path, note: str = "") -> list[Path]:
+        figure, axes = new_figure(COLUMN_IN, 2.2)
+        axes.plot(dims, recalls)
+        values = write_values(zip(dims, recalls), ("dim", "r1_percent"), folder, "fig6")
+        return [*save_figure(figure, folder, "fig6", note), values]
+"""
+
+import csv
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.transforms import Bbox
+
+import commons
+
+COLUMN_IN, PAGE_IN = 3.3, 7.0  # widths of a column and of a page of the paper
+_NOTE_COLOUR = "#B3261E"
+_NOTE_PT = 7
+_LETTERS_PER_IN = 15  # of that size; wide ones still fit
+_LINE_IN = 0.14  # whole pixels, so that the figure above is the same
+
+styled = matplotlib.style.context(
+    str(Path(__file__).with_name("style.mplstyle")),
+    after_reset=True,  # the settings of whoever draws do not count
+)
+
+
+@styled
+def new_figure(
+    width_in: float, height_in: float, rows: int = 1, columns: int = 1, **subplots: Any
+) -> tuple[Figure, Any]:
+    """Make a figure in the style of the paper, laid out so that nothing overlaps.
+
+    Args:
+        width_in: COLUMN_IN or PAGE_IN, inches.
+        height_in: Inches.
+        rows: Of panels.
+        columns: Of panels.
+        **subplots: What else `Figure.subplots` takes, such as sharey.
+
+    Returns:
+        The figure, and its Axes; an array of them if there are several.
+    """
+    figure = Figure((width_in, height_in), layout="constrained")
+    return figure, figure.subplots(rows, columns, **subplots)
+
+
+@styled
+def save_figure(figure: Figure, folder: Path, name: str, note: str = "") -> list[Path]:
+    """Write NAME.pdf (vectors) and NAME.png; the same figure gives the same bytes.
+
+    Args:
+        figure: Stays as it is.
+        folder: Is made if it is not there.
+        name: Of the files, without extension.
+        note: Printed below the figure, which grows by it, for example where it is not from.
+
+    Returns:
+        Both files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    width_in, height_in = figure.get_size_inches()
+    lines = textwrap.wrap(note, int(width_in * _LETTERS_PER_IN))
+    note_in = _LINE_IN * len(lines)
+    text = figure.text(
+        0.5,
+        -note_in / height_in,
+        "\n".join(lines),
+        **{"ha": "center", "va": "bottom", "linespacing": 1.2},
+        **{"fontsize": _NOTE_PT, "fontweight": "bold", "color": _NOTE_COLOUR},
+    )
+    whole = Bbox([[0, -note_in], [width_in, height_in]])
+    no_dates = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
+    files = [folder / f"{name}.{kind}" for kind in no_dates]
+    try:
+        for file, (kind, metadata) in zip(files, no_dates.items(), strict=True):
+            with commons.written_whole(file) as temporary:
+                figure.savefig(temporary, format=kind, bbox_inches=whole, metadata=metadata)
+    finally:
+        text.remove()
+    return files
+
+
+def write_values(
+    rows: Iterable[Sequence[Any]], header: Sequence[str], folder: Path, name: str
+) -> Path:
+    """Write what a figure shows as NAME.csv.
+
+    Args:
+        rows: As many values each as the header has.
+        header: Names of the columns, with units.
+        folder: Is made if it is not there.
+        name: Of the file, without extension.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.csv"
+    text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+    with commons.written_whole(path) as temporary, open(temporary, "w", **text) as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def write_thousands(axis: Axis) -> None:
+    """Write the numbers of an axis as 12,000; of a logarithmic one only those at powers of ten."""
+    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def write_message(axes: Axes, message: str) -> None:
+    """Say in a panel why there is nothing to see in it."""
+    axes.set_axis_off()
+    width_in = axes.figure.get_size_inches()[0] * axes.get_position().width
+    text = textwrap.fill(message, max(10, int(0.9 * width_in * _LETTERS_PER_IN)))
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
