@@ -7,6 +7,7 @@ python eval.py --resume model.pth --test_set_folder FOLDER --queries_folder quer
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ from evaluation.tables import format_result, format_table
 from model import build_network
 from model.any_model import hash_tensors, parse_model_spec
 from model.loading import identify, load_model
+from model.network import choose_resize
 from parser import parse_arguments
 from reports.pictures import save_pictures
 from reports.report import write_report
 
-UNTRAINED = {"backbone": "ResNet18", "fc_output_dim": 512, "pooling": "gem"}  # unless flags say
+UNTRAINED = {"backbone": "ResNet18"}  # unless flags say
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             parse_model_spec(args.model)
         protocol = Protocol(
             tuple(args.recall_values),
-            str(args.image_size) if args.resize_test_imgs == "" else args.resize_test_imgs,
+            choose_resize(args.resize_test_imgs, args.image_size),
             args.test_method,
             args.majority_weight or DEFAULT_MAJORITY_WEIGHT,
             parse_index(args.index),
@@ -63,11 +65,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_one_database(eval_sets)
         check_place_index_folder(args.save_index)
     architecture = {name: getattr(args, name) for name in ("backbone", "fc_output_dim", "pooling")}
-    if args.resume_model or args.model:
-        model, provenance = load_model(args.resume_model, args.model)
-        check_architecture(architecture, provenance)
-    else:
-        model, provenance = build_untrained(architecture, args.backbone_weights)
+    model, provenance = open_model(
+        args.resume_model, args.model, architecture, args.backbone_weights
+    )
+    resize = choose_resize(args.resize_test_imgs, args.image_size, model)
+    protocol = replace(protocol, resize=resize)
     check_index(protocol.index, eval_sets, model)
     files = DescriptorFiles(identify(provenance), args.save_descriptors, args.load_descriptors)
 
@@ -103,6 +105,24 @@ def check_one_database(eval_sets: Sequence[EvalSet]) -> None:
     folders = list(dict.fromkeys(str(eval_set.database.folder) for eval_set in eval_sets))
     if len(folders) > 1:
         raise ValueError(f"--save_index keeps one database, there are {', '.join(folders)}")
+
+
+def open_model(
+    checkpoint: str | None, spec: str | None, architecture: dict[str, Any], weights: str
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the model that flags name, else the one that training starts from; see `load_model`.
+
+    Args:
+        checkpoint: File of a network.
+        spec: Of any other model.
+        architecture: What flags say about the network, None where they do not.
+        weights: Of the backbone of an untrained network.
+    """
+    if checkpoint is None and spec is None:
+        return build_untrained(architecture, weights)
+    model, provenance = load_model(checkpoint, spec)
+    check_architecture(architecture, provenance)
+    return model, provenance
 
 
 def check_architecture(asked: dict[str, Any], found: dict[str, Any]) -> None:

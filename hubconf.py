@@ -29,8 +29,8 @@ def get_trained_model(backbone: str = "ResNet18", fc_output_dim: int = 32) -> Ge
 def cosplace(
     weights: str | None = None,
     backbone: str = "ResNet18",
-    fc_output_dim: int = 512,
-    pooling: str = "gem",
+    fc_output_dim: int | None = None,
+    pooling: str | None = None,
     backbone_weights: str = "imagenet",
 ) -> GeoLocalizationNet:
     """Return the network of a checkpoint, or an untrained one.
@@ -38,8 +38,10 @@ def cosplace(
     Args:
         weights: Path of a checkpoint, ours or a published one; the rest is read from it.
         backbone: Of the untrained network.
-        fc_output_dim: Length of its descriptors.
-        pooling: "gem", "avg" or "max".
+        fc_output_dim: Length of its descriptors, 0 for no linear layer; None for the backbone's
+            default, 512 for CNNs.
+        pooling: "gem", "avg", "max", "seqpool" or "none"; None for the backbone's default, "gem"
+            for CNNs.
         backbone_weights: "imagenet", "none" or a path, see `model.backbones.build_backbone`.
     """
     if weights is not None:

@@ -33,6 +33,7 @@ from evaluation.views import View, parse_resize
 from flags.types import not_negative_int, positive_float, positive_int
 from model.any_model import parse_model_spec
 from model.loading import identify, load_model
+from model.network import choose_resize
 from reports.place_map import MapPhoto, MapPoint, draw_place_map, make_thumbnail
 from reports.places import (
     describe_agreement,
@@ -71,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = model.to(device)
     inference = Inference(device, args.infer_batch_size, args.num_workers)
     if args.database:
-        metadata = model_facts | software | {"resize": args.resize or "none"}
+        resize = choose_resize(args.resize, None, model) or "none"
+        metadata = model_facts | software | {"resize": resize}
         place_index = index_database(model, database, spec, inference, metadata)
     if args.save_index:
         saved = place_index
@@ -211,7 +213,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--resize",
         metavar="{none,SIDE,HxW}",
         help="resize photos: shorter side in pixels, or height x width (default: as the index; "
-        "none for --database)",
+        "for --database the square of their size for networks that have one, else none)",
     )
     add("--infer_batch_size", type=positive_int, default=16, help="images per batch (default: 16)")
     add("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="where to compute")

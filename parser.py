@@ -25,8 +25,14 @@ BACKBONES = [
     "EfficientNet_B7",
     "EfficientNet_Lite0",
     "MobileNetV2",
+    "ViT_B16",
+    "CCT14_224",
+    "CCT14_384",
+    "DINOv2_S",
+    "DINOv2_B",
+    "DINOv2_L",
 ]
-POOLINGS = ("gem", "avg", "max")
+POOLINGS = ("gem", "avg", "max", "seqpool", "none")
 TRAIN_SETS = ("sf_xl", "sf_xl_raw", "sf_xl_small", "mini_city")
 
 
@@ -126,7 +132,8 @@ def _add_model(cli: argparse.ArgumentParser, is_training: bool) -> None:
         add(
             "--model",
             metavar="SPEC",
-            help="any other model(images) -> [B, D]: hub:OWNER/NAME[:REF]:ENTRY, hub:FOLDER:ENTRY, "
+            help="a published network, cosplace:BACKBONE:DIM or landmark:{SfM120k,GLD}:BACKBONE; "
+            "any other model(images) -> [B, D]: hub:OWNER/NAME[:REF]:ENTRY, hub:FOLDER:ENTRY, "
             "MODULE:FUNCTION or FILE.py:FUNCTION, with :KEY=VALUE for every argument (runs that "
             "code), torchscript:FILE or onnx:FILE",
         )
@@ -136,28 +143,45 @@ def _add_model(cli: argparse.ArgumentParser, is_training: bool) -> None:
         "--backbone",
         choices=BACKBONES,
         **({"default": "ResNet18"} | untrained),
-        help="the convolutional part" + shown.format("ResNet18"),
+        help="the pretrained part, from images to feature maps" + shown.format("ResNet18"),
     )
     add(
         "--backbone_weights",
         default="imagenet",
         metavar="{imagenet,none,PATH}",
-        help="what the backbone starts from: ImageNet weights (V1), random, or a file of weights",
+        help="what the backbone starts from: ImageNet weights (V1; of transformers those that they "
+        "were published with), random, or a file of weights",
     )
     add(
         "--fc_output_dim",
-        type=positive_int,
-        **({"default": 512} | untrained),
-        help="length of the descriptors" + shown.format(512),
+        type=not_negative_int,
+        help="length of the descriptors; 0: no linear layer, they are what the pooling gives "
+        "(default: that of the backbone, 512; 0 for ViT and CCT)",
     )
     add(
         "--pooling",
         choices=POOLINGS,
-        **({"default": "gem"} | untrained),
-        help="from the feature map to a vector" + shown.format("gem"),
+        help="from the feature map to a vector (default: that of the backbone, gem; seqpool for "
+        "CCT, none for ViT)",
     )
     if is_training:
-        add("--train_all_layers", action="store_true", help="freeze no layer of the backbone")
+        _add_freezing(cli)
+
+
+def _add_freezing(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("freezing").add_argument
+    add(
+        "--train_all_layers",
+        action="store_true",
+        help="freeze no layer of a CNN (transformers are trained whole anyway)",
+    )
+    add(
+        "--freeze_te",
+        type=not_negative_int,
+        default=0,
+        metavar="N",
+        help="of a transformer: freeze the embeddings and the first N blocks (0: train all)",
+    )
 
 
 def _add_evaluation(cli: argparse.ArgumentParser) -> None:
@@ -166,8 +190,8 @@ def _add_evaluation(cli: argparse.ArgumentParser) -> None:
     add(
         "--image_size",
         type=positive_int,
-        default=512,
-        help="side of training images, in pixels; see --resize_test_imgs",
+        help="side of training images, in pixels; see --resize_test_imgs (default: that of the "
+        "backbone, 512; ViT, CCT14_224 and DINOv2 224, CCT14_384 384)",
     )
     add(
         "--resize_test_imgs",
@@ -175,8 +199,8 @@ def _add_evaluation(cli: argparse.ArgumentParser) -> None:
         const="",
         metavar="{none,SIDE,HxW}",
         help="resize database and queries: shorter side in pixels, or height x width; "
-        "without a value, shorter side to --image_size (default: as the test set prescribes, none "
-        "for all of the paper's)",
+        "without a value, shorter side to --image_size (default: for transformers the square of "
+        "their size; else as the test set prescribes, none for all of the paper's)",
     )
     add("--infer_batch_size", type=positive_int, default=16, help="images per batch, of equal size")
     add(

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import commons
-from datasets.augmentations import Augmentation, AugmentationParams
+from datasets.augmentations import Augmentation
 from datasets.catalog import TRAIN_SETS, find_train_folder
 from datasets.class_index import load_index
 from datasets.eval_dataset import EvalSet
@@ -30,12 +31,14 @@ from evaluation import Evaluation, Protocol, evaluate
 from evaluation.descriptors import Inference
 from evaluation.results import NUM_RANKED, write_results
 from evaluation.tables import format_result
-from model import GeoLocalizationNet, build_network
-from model.checkpoints import load_network, network_of
-from model.files import read_checkpoint, save_atomically
+from model import GeoLocalizationNet
+from model.checkpoints import load_network
+from model.files import save_atomically
+from model.network import IMAGE_SIZE, choose_resize
 from parser import parse_arguments
 from reports.pictures import save_pictures
 from training.metrics import Metrics
+from training.start import augmentation_params, make_network
 from training.state import (
     Training,
     check_flags_unchanged,
@@ -56,9 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_flags_unchanged(checkpoint, vars(args))
     with commons.usage_errors():
         params = commons.from_flags(PartitionParams, args)
-        augmentation = Augmentation(commons.from_flags(AugmentationParams, args))
-        resize = str(args.image_size) if args.resize_test_imgs == "" else args.resize_test_imgs
-        protocol = Protocol(tuple(args.recall_values), resize)
+        strength = augmentation_params(vars(args))
+        protocol = Protocol(tuple(args.recall_values), args.resize_test_imgs or None)
         device = commons.choose_device(args.device)
     software = commons.describe_software()
 
@@ -75,18 +77,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     test_set = load_test_set(named.test, root, args.test_set_folder, args.queries_folder, labels)
 
     commons.seed_everything(args.seed)
-    start = args.resume_train or args.resume_model
-    network = (
-        network_of(checkpoint or read_checkpoint(start), start, args.train_all_layers)
-        if start
-        else build_network(
-            args.backbone,
-            args.fc_output_dim,
-            args.pooling,
-            args.backbone_weights,
-            args.train_all_layers,
-        )
-    )
+    network = make_network(vars(args), checkpoint)
+    image_size = args.image_size or network.image_size or IMAGE_SIZE
+    augmentation = Augmentation(replace(strength, image_size=image_size))
+    protocol = replace(protocol, resize=choose_resize(args.resize_test_imgs, image_size, network))
     training = Training(
         network,
         [len(index.classes(group)) for group in range(args.groups_num)],
@@ -94,19 +88,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         AMP_DTYPES[args.amp_dtype] if args.use_amp16 else None,
         device,
     )
-    flags = vars(args) | network.architecture
+    flags = vars(args) | network.architecture | {"image_size": image_size}
     run_folder = open_run(training, checkpoint, flags, index.digest)
     del checkpoint  # as large as the training itself
     logging.info(index.describe(args.groups_num))
     logging.info(f"Validation: {val_set}. Test: {test_set}. Device: {device}")
 
-    is_cuda = device.type == "cuda"
-    on_device = {"auto": is_cuda, "cuda": True, "cpu": False}[args.augmentation_device]
+    on_device = {"auto": device.type == "cuda", "cuda": True, "cpu": False}[
+        args.augmentation_device
+    ]
     loader = make_loader(
         TrainDataset(index, None if on_device else augmentation),
         GroupSampler(index, args.groups_num, args.batch_size, args.iterations_per_epoch, args.seed),
         args.num_workers,
-        pin_memory=is_cuda,
+        pin_memory=device.type == "cuda",
     )
     inference = Inference(device, args.infer_batch_size, args.num_workers)
     fit(

@@ -1,5 +1,6 @@
 """Networks out of checkpoints, ours and the published ones."""
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +14,13 @@ from model.network import GeoLocalizationNet, build_network
 
 _WRAPPERS = ("model_state_dict", "state_dict")
 _PLAIN_POOLING = "aggregation.1._extra_state"
+_LEARNED_POOLINGS = {"aggregation.1.p": "gem", "aggregation.1.attention.weight": "seqpool"}
+_LINEAR = "aggregation.3."
 
 
-def load_network(path: str | os.PathLike, train_all_layers: bool = False) -> GeoLocalizationNet:
+def load_network(
+    path: str | os.PathLike, train_all_layers: bool = False, freeze_te: int = 0
+) -> GeoLocalizationNet:
     """Make the network that a checkpoint was saved from, with its weights, on the CPU.
 
     Backbone, pooling and descriptor length are read off the tensors: nothing else is needed, and
@@ -26,23 +31,22 @@ def load_network(path: str | os.PathLike, train_all_layers: bool = False) -> Geo
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not such a checkpoint.
     """
-    return network_of(read_checkpoint(path), path, train_all_layers)
+    return network_of(read_checkpoint(path), path, train_all_layers, freeze_te)
 
 
 def network_of(
-    checkpoint: dict[str, Any], path: str | os.PathLike, train_all_layers: bool = False
+    checkpoint: dict[str, Any],
+    path: str | os.PathLike,
+    train_all_layers: bool = False,
+    freeze_te: int = 0,
 ) -> GeoLocalizationNet:
     """Do what `load_network` does with a checkpoint that was read from `path` already."""
     state = network_state(checkpoint, path)
     backbone = _recognise_backbone(state, path)
-    pooling = state.get(_PLAIN_POOLING, "gem" if "aggregation.1.p" in state else None)
-    if not isinstance(pooling, str) or pooling not in POOLINGS:
-        raise ValueError(f"{path} has no pooling of a CosPlace network: {', '.join(POOLINGS)}")
-    weight = state.get("aggregation.3.weight")
-    if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or len(weight) == 0:
-        raise ValueError(f"{path} has no linear layer: aggregation.3.weight is not a matrix")
+    pooling = _recognise_pooling(state, path)
+    dim = _recognise_dim(state, path)
     with torch.device("meta"):
-        network = build_network(backbone, len(weight), pooling, "none", train_all_layers)
+        network = build_network(backbone, dim, pooling, "none", train_all_layers, freeze_te)
     try:
         network.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
@@ -73,14 +77,41 @@ def _recognise_backbone(state: Mapping[str, Any], path: str | os.PathLike) -> st
         for key, tensor in state.items()
         if key.startswith(prefix) and isinstance(tensor, torch.Tensor)
     }
-    untried = ""
-    for name, recipe in BACKBONES.items():
+    untried = []
+    for name in BACKBONES:
         try:
-            with torch.device("meta"):
-                backbone = recipe.cut(recipe.classifier())
+            expected = _shapes_of(name)
         except ImportError as error:  # torch.hub users need not have timm
-            untried = f" ({name} was not tried: {error})"
+            untried.append(f"{name} was not tried: {error}")
             continue
-        if shapes == {key: tensor.shape for key, tensor in backbone.state_dict().items()}:
+        if shapes == expected:
             return name
-    raise ValueError(f"{path} has a backbone that is none of {', '.join(BACKBONES)}{untried}")
+    notes = f" ({'; '.join(untried)})" if untried else ""
+    raise ValueError(f"{path} has a backbone that is none of {', '.join(BACKBONES)}{notes}")
+
+
+@functools.cache
+def _shapes_of(backbone: str) -> dict[str, torch.Size]:
+    recipe = BACKBONES[backbone]
+    with torch.device("meta"):
+        state = recipe.cut(recipe.whole()).state_dict()
+    return {key: tensor.shape for key, tensor in state.items()}
+
+
+def _recognise_pooling(state: Mapping[str, Any], path: str | os.PathLike) -> str:
+    """Return the name of the pooling, which its tensors tell, or else its name in the state."""
+    learned = (name for key, name in _LEARNED_POOLINGS.items() if key in state)
+    pooling = state.get(_PLAIN_POOLING, next(learned, None))
+    if not isinstance(pooling, str) or pooling not in POOLINGS:
+        raise ValueError(f"{path} has no pooling of a CosPlace network: {', '.join(POOLINGS)}")
+    return pooling
+
+
+def _recognise_dim(state: Mapping[str, Any], path: str | os.PathLike) -> int:
+    """Return the length of what the linear layer gives; 0 if there is none."""
+    if not any(key.startswith(_LINEAR) for key in state):
+        return 0
+    weight = state.get(f"{_LINEAR}weight")
+    if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or len(weight) == 0:
+        raise ValueError(f"{path} has no linear layer: {_LINEAR}weight is not a matrix")
+    return len(weight)

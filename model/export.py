@@ -24,10 +24,13 @@ import commons
 from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 from model.checkpoints import load_network
 from model.exported import load_onnx, load_torchscript, require_packages
+from model.network import IMAGE_SIZE, GeoLocalizationNet
+from model.transformer import Transformer
 
 TOLERANCE = 1e-5  # between the numbers of two descriptors, whose length is 1
 METADATA_FILE = "metadata.json"  # inside a TorchScript file; in ONNX each entry is a property
 OPSETS = range(11, 21)  # from the first with computed padding to the last that torch 2.4 knows
+ATTENTION_OPSET = 14
 DEFAULT_OPSET = 17
 
 
@@ -41,9 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add(
         "--image_size",
         type=int,
-        default=512,
-        help="side in pixels of the images that the file is checked with (default: 512); the file "
-        "takes any size",
+        help="side in pixels of the images that the file is checked with (default: 512, or that of "
+        "the backbone); the file takes any size",
     )
     add(
         "--opset",
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_args(argv)
     if args.opset is not None and args.format != "onnx":
         cli.error("--opset goes with --format onnx")
-    if args.image_size < 1:
+    if args.image_size is not None and args.image_size < 1:
         cli.error("--image_size must be at least 1")
     difference = export_network(
         args.checkpoint, args.format, args.out, args.image_size, args.opset or DEFAULT_OPSET
@@ -67,7 +69,7 @@ def export_network(
     checkpoint: str | os.PathLike,
     file_format: str,
     out: Path,
-    image_size: int = 512,
+    image_size: int | None = None,
     opset: int = DEFAULT_OPSET,
 ) -> float:
     """Write the network of a checkpoint; the file is only left if it gives the same descriptors.
@@ -76,7 +78,7 @@ def export_network(
         checkpoint: See `load_network`.
         file_format: "torchscript" or "onnx".
         out: The file to write.
-        image_size: Side of the images to compare on, in pixels.
+        image_size: Side of the images to compare on, in pixels; None for that of the backbone.
         opset: The ONNX operator set.
 
     Returns:
@@ -91,7 +93,10 @@ def export_network(
     if file_format == "onnx":
         require_packages("onnx", "onnxruntime")
     network = load_network(checkpoint).eval().requires_grad_(False)
-    metadata = _describe(network.architecture, checkpoint)
+    image_size = image_size or network.image_size or IMAGE_SIZE
+    if file_format == "onnx" and opset < ATTENTION_OPSET:
+        _require_no_attention(network, opset)
+    metadata = _describe(network, checkpoint)
     with commons.written_whole(out) as temporary:
         with warnings.catch_warnings():
             # Deprecations, and remarks on tracing; whether the file is right is measured below.
@@ -154,13 +159,24 @@ def _write_onnx(
     onnx.save(content, path)
 
 
-def _describe(architecture: dict[str, str | int], checkpoint: str | os.PathLike) -> dict[str, Any]:
+def _require_no_attention(network: GeoLocalizationNet, opset: int) -> None:
+    if isinstance(network.backbone, Transformer):
+        raise ValueError(
+            f"--opset {opset} has no attention, which {network.architecture['backbone']} needs: "
+            f"--opset {ATTENTION_OPSET} or more"
+        )
+
+
+def _describe(network: GeoLocalizationNet, checkpoint: str | os.PathLike) -> dict[str, Any]:
     """Return what a user of the file has to know, and where it comes from."""
-    return architecture | {
-        "input": "images, float32 [B, 3, H, W]: RGB from 0 to 1, minus mean, divided by std",
+    side = network.image_size
+    made_for = "" if side is None else f"; made for {side} x {side} pixels"
+    return network.architecture | {
+        "input": "images, float32 [B, 3, H, W]: RGB from 0 to 1, minus mean, divided by std"
+        + made_for,
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
-        "output": "descriptors, float32 [B, fc_output_dim], of length 1",
+        "output": f"descriptors, float32 [B, {network.out_dim}], of length 1",
         "checkpoint": os.path.basename(checkpoint),
         "checkpoint_sha256": commons.describe_model(checkpoint)["model_sha256"],
         "code_version": commons.code_version(),

@@ -63,4 +63,41 @@ class MaxPool(_PlainPooling):
         return x.amax((2, 3), keepdim=True)
 
 
-POOLINGS = {"gem": GeM, "avg": AvgPool, "max": MaxPool}
+class NoPool(_PlainPooling):
+    """For maps of one place, which are descriptors already."""
+
+    name = "none"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return [B, C, 1, 1] as it is; fails on larger maps."""
+        return x.reshape(x.shape[0], x.shape[1], 1, 1)
+
+
+class SeqPool(nn.Module):
+    """Attention pooling of CCT: the mean of all places, weighted by a softmax over them."""
+
+    def __init__(self, channels: int) -> None:
+        """Make the layer that gives each place its logit."""
+        super().__init__()
+        self.attention = nn.Linear(channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pool [B, C, h, w] to [B, C, 1, 1]."""
+        batch, channels, _, _ = x.shape
+        places = x.reshape(batch, channels, -1)
+        weights = self.attention(places.transpose(1, 2)).softmax(dim=1)  # [B, h * w, 1]
+        return (places @ weights).reshape(batch, channels, 1, 1)
+
+
+POOLINGS = {"gem": GeM, "avg": AvgPool, "max": MaxPool, "seqpool": SeqPool, "none": NoPool}
+
+
+def make_pooling(name: str, channels: int) -> nn.Module:
+    """Make a pooling layer for maps of so many channels.
+
+    Raises:
+        ValueError: If the name is no key of POOLINGS.
+    """
+    if name not in POOLINGS:
+        raise ValueError(f"Unknown pooling '{name}': choose from {', '.join(POOLINGS)}")
+    return SeqPool(channels) if name == "seqpool" else POOLINGS[name]()

@@ -38,6 +38,7 @@ _LABELS = {  # of results.json, in the order of the page
     "backbone": "Backbone",
     "pooling": "Pooling",
     "descriptor_dim": "Descriptor dimension",
+    "kept_dims": "Whitened dimensions kept",
     "code_version": "Code version",
     "seed": "Seed",
     "database_folder": "Database folder",

@@ -6,7 +6,8 @@ import torch
 import torchvision
 from state_dict_keys import BACKBONE_SHAPES
 
-from model.backbones import BACKBONES, build_backbone
+from model.backbones import build_backbone
+from model.cnns import CNNS
 
 # Files of IMAGENET1K_V1. The hashes of the EfficientNets' have changed with torchvision's version.
 V1_FILES = {
@@ -69,7 +70,7 @@ def hub_cache(tmp_path, monkeypatch):
 
 
 def test_every_backbone_with_torchvision_weights_is_tried():
-    assert set(V1_FILES) == set(BACKBONES) - {"EfficientNet_Lite0"}
+    assert set(V1_FILES) == set(CNNS) - {"EfficientNet_Lite0"}
 
 
 def test_unknown_backbone_lists_the_choices():

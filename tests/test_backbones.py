@@ -1,9 +1,12 @@
+import itertools
+
 import pytest
 import torch
 from state_dict_keys import BACKBONE_SHAPES, OUT_CHANNELS
 from torch import nn
 
 from model.backbones import BACKBONES, build_backbone
+from model.cnns import CNNS
 
 # What the paper trains: state-dict prefixes. All else is frozen.
 TRAINED = {
@@ -20,8 +23,17 @@ def build_on_meta(name, train_all_layers=False):
         return build_backbone(name, "none", train_all_layers).eval()
 
 
-def test_the_tables_of_this_test_name_every_backbone():
-    assert set(BACKBONES) == set(BACKBONE_SHAPES) == set(OUT_CHANNELS) == set(TRAINED)
+def test_the_tables_of_this_test_name_every_cnn():
+    assert set(CNNS) == set(BACKBONE_SHAPES) == set(OUT_CHANNELS) == set(TRAINED)
+    assert set(CNNS) < set(BACKBONES)
+
+
+def test_no_two_backbones_have_the_same_keys_and_shapes():
+    shapes = []
+    for name in BACKBONES:
+        state = build_on_meta(name).state_dict()
+        shapes.append({key: tensor.shape for key, tensor in state.items()})
+    assert all(one != other for one, other in itertools.combinations(shapes, 2))
 
 
 @pytest.mark.parametrize("name", BACKBONE_SHAPES)

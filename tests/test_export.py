@@ -15,7 +15,10 @@ from model.files import save_atomically
 
 # EfficientNet_Lite0 pads by the size of the images; the poolings without parameters keep their
 # names in the state dict.
-NETWORKS = [("ResNet18", "gem"), ("EfficientNet_Lite0", "avg"), ("MobileNetV2", "max")]
+NETWORKS = [
+    *[("ResNet18", "gem"), ("EfficientNet_Lite0", "avg"), ("MobileNetV2", "max")],
+    *[("CCT14_224", "seqpool"), ("DINOv2_S", "gem")],
+]
 FORMATS = ("torchscript", "onnx")
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
@@ -118,6 +121,17 @@ def test_the_operator_set_is_the_one_asked_for(published, tmp_path, flags, opset
     out = f"{tmp_path}/net.onnx"
     main([str(published[0]), "--format=onnx", "--out", out, "--image_size=64", *flags])
     assert [entry.version for entry in onnx.load(out).opset_import] == [opset]
+
+
+def test_transformers_need_an_operator_set_with_attention(refused, tmp_path):
+    network = build_network("CCT14_224", backbone_weights="none")
+    save_atomically(network.state_dict(), tmp_path / "net.pth")
+    argv = ["net.pth", "--format=onnx", "--out=net.onnx", "--opset=13"]
+    message = refused(main, argv, code=1)
+    assert "--opset 13 has no attention, which CCT14_224 needs: --opset 14 or more" in message
+    main(["net.pth", "--format=onnx", "--out=net.onnx", "--opset=14", "--image_size=64"])
+    (entry,) = [e for e in onnx.load("net.onnx").metadata_props if e.key == "input"]
+    assert "made for 224 x 224 pixels" in entry.value
 
 
 @pytest.mark.parametrize("file_format", FORMATS)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from model.layers import POOLINGS, AvgPool, GeM, L2Norm, MaxPool
+from model.layers import POOLINGS, AvgPool, GeM, L2Norm, MaxPool, make_pooling
 
 
 @pytest.fixture
@@ -114,12 +114,12 @@ def test_l2_norm_of_half_precision_has_unit_length_to_float32(dtype):
 @pytest.mark.parametrize("saved", POOLINGS)
 @pytest.mark.parametrize("loading", POOLINGS)
 def test_a_pooling_refuses_the_state_of_another(saved, loading):
-    pooling = POOLINGS[loading]()
-    state = POOLINGS[saved]().state_dict()
+    pooling = make_pooling(loading, 5)
+    state = make_pooling(saved, 5).state_dict()
     if saved == loading:
         pooling.load_state_dict(state)
-    elif "gem" in (saved, loading):
-        with pytest.raises(RuntimeError, match="_extra_state"):
+    elif {"gem", "seqpool"} & {saved, loading}:
+        with pytest.raises(RuntimeError, match="Unexpected key|Missing key"):
             pooling.load_state_dict(state)
     else:
         with pytest.raises(ValueError, match=f"pooling is {saved}, the network's is {loading}"):

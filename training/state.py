@@ -14,7 +14,7 @@ from model.files import read_checkpoint
 
 NOT_TO_CHANGE = (  # flags that a continued training must share with the one before
     *("M", "alpha", "N", "L", "min_images_per_class", "groups_num"),
-    *("backbone", "pooling", "fc_output_dim", "train_all_layers", "save_dir"),
+    *("backbone", "pooling", "fc_output_dim", "train_all_layers", "freeze_te", "save_dir"),
 )
 
 
@@ -149,10 +149,11 @@ def read_training_checkpoint(path: str) -> dict[str, Any]:
 
 def check_flags_unchanged(checkpoint: dict[str, Any], flags: dict[str, Any]) -> None:
     """Raise a ValueError if a training would be continued with other classes or network."""
+    before = flags | checkpoint["args"]  # what an older version did not have is as it is now
     changed = [
-        f"--{name} is {flags[name]}, in the checkpoint {checkpoint['args'][name]}"
+        f"--{name} is {flags[name]}, in the checkpoint {before[name]}"
         for name in NOT_TO_CHANGE
-        if flags[name] != checkpoint["args"][name]
+        if flags[name] != before[name]
     ]
     if changed:
         raise ValueError(f"This training cannot be continued: {'; '.join(changed)}")

@@ -1,0 +1,137 @@
+"""ViT-B/16 with the class token's descriptor, tanh(W LN(CLS) + b).
+
+The blocks are timm's: they can be exported to ONNX, torchvision's cannot. timm has no pooler, the
+last linear layer and tanh; it is here.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.recipe import Recipe, Weights
+from model.transformer import Transformer, resize_positions
+from model.weights import download_weights
+
+_URL = "https://huggingface.co/google/vit-base-patch16-224-in21k/resolve/main/model.safetensors"
+_HUB_NAMES = (  # of Hugging Face, before and since transformers 5 -> ours
+    (r"^vit\.", ""),
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^(?:encoder\.layer|layers)\.", "blocks."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.(?:attention\.)?(?:query|q_proj)\.", ".attn.q."),
+    (r"\.attention\.(?:attention\.)?(?:key|k_proj)\.", ".attn.k."),
+    (r"\.attention\.(?:attention\.)?(?:value|v_proj)\.", ".attn.v."),
+    (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"^layernorm\.", "norm."),
+    (r"^pooler\.dense\.", "pooler."),
+)
+
+
+class PatchTransformer(Transformer):
+    """Square patches of an image and a class token, through the blocks of a timm ViT."""
+
+    def __init__(self, vit: nn.Module) -> None:
+        """Take over the parts of a timm VisionTransformer, under the same names."""
+        super().__init__()
+        self.patch_embed = nn.Sequential()
+        self.patch_embed.add_module("proj", vit.patch_embed.proj)
+        self.cls_token = vit.cls_token
+        self.pos_embed = vit.pos_embed
+        self.blocks = vit.blocks
+        self.norm = vit.norm
+        self.patch_side: int = vit.patch_embed.proj.kernel_size[0]
+        self.grid_side: int = vit.patch_embed.grid_size[0]
+
+    def embeddings(self) -> Iterable[nn.Parameter]:
+        """Return the parameters before the first block."""
+        return self.cls_token, self.pos_embed, *self.patch_embed.parameters()
+
+    def describe_patches(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the last block's normalised class tokens [B, C] and map of patches [B, C, h, w].
+
+        Sides that are no multiples of the patches' are resized to the nearest one (bilinear, not
+        antialiased: the change is small, and exported files could not do it). The positional
+        embedding is resized where the grid is not the native one (bicubic).
+        """
+        patches = self.patch_embed(self._fit(images))
+        batch, channels, height, width = patches.shape
+        positions = resize_positions(
+            self.pos_embed[:, 1:], self.grid_side, height, width, "bicubic"
+        )
+        class_token = self.cls_token + self.pos_embed[:, :1]
+        tokens = torch.cat(
+            (
+                class_token.expand(batch, -1, -1),
+                patches.flatten(2).transpose(1, 2) + positions,
+            ),
+            dim=1,
+        )
+        tokens = self.norm(self.blocks(tokens))  # [B, 1 + h * w, C]
+        maps = tokens[:, 1:].transpose(1, 2).reshape(batch, channels, height, width)
+        return tokens[:, 0], maps
+
+    def _fit(self, images: torch.Tensor) -> torch.Tensor:
+        side = self.patch_side
+        height = max((images.shape[2] + side // 2) // side, 1) * side
+        width = max((images.shape[3] + side // 2) // side, 1) * side
+        if height == images.shape[2] and width == images.shape[3]:
+            return images
+        return F.interpolate(images, [height, width], mode="bilinear", align_corners=False)
+
+
+class ClassTokenViT(PatchTransformer):
+    """The class token through the pooler that was pretrained with it: a map of one place."""
+
+    def __init__(self, vit: nn.Module) -> None:
+        """Add a pooler to a timm VisionTransformer."""
+        super().__init__(vit)
+        channels = vit.cls_token.shape[2]
+        self.pooler = nn.Linear(channels, channels)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images [B, 3, H, W] to [B, C, 1, 1], values in -1 to 1."""
+        class_tokens, _ = self.describe_patches(images)
+        return torch.tanh(self.pooler(class_tokens))[:, :, None, None]
+
+
+def _build_vit_b16() -> nn.Module:
+    import timm  # here, so that those who use torchvision's backbones do not need it
+
+    norm = partial(nn.LayerNorm, eps=1e-12)
+    return ClassTokenViT(timm.create_model("vit_base_patch16_224", num_classes=0, norm_layer=norm))
+
+
+def _translate(weights: Weights) -> Weights:
+    """Give the tensors of a Hugging Face ViT our names; query, key and value become one."""
+    renamed: Weights = {}
+    for name, tensor in weights.items():
+        for pattern, ours in _HUB_NAMES:
+            name = re.sub(pattern, ours, name)
+        renamed[name] = tensor
+    for name in [name for name in renamed if ".attn.q." in name]:
+        parts = [renamed.pop(name.replace(".attn.q.", f".attn.{part}."), None) for part in "qkv"]
+        shapes = {part.shape if isinstance(part, torch.Tensor) else None for part in parts}
+        if len(shapes) == 1 and shapes.isdisjoint([None, torch.Size()]):
+            renamed[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
+    return renamed
+
+
+VIT_B16 = Recipe(
+    whole=_build_vit_b16,
+    out_channels=768,
+    imagenet=partial(download_weights, _URL, "vit-base-patch16-224-in21k.safetensors"),
+    translate=_translate,
+    unused=("classifier.", "embeddings.mask_token"),
+    pooling="none",
+    fc_output_dim=0,
+    image_size=224,
+)

@@ -1,0 +1,131 @@
+"""train.py, eval.py and localize.py with a backbone that has a size of its own."""
+
+import json
+
+import pytest
+import torch
+from conftest import write_image
+from training_runs import SMALL
+
+from eval import main as eval_main
+from localize import main as localize_main
+from model import build_network
+from model.files import read_checkpoint, save_atomically
+from train import main as train_main
+
+GIVEN = ("--backbone=", "--fc_output_dim=", "--image_size=", "--resize_test_imgs=")
+CCT = [*(flag for flag in SMALL if not flag.startswith(GIVEN)), "--backbone=CCT14_224"]
+TINY = ["--image_size=64", "--resize_test_imgs=64x64", "--batch_size=2"]
+
+
+@pytest.fixture
+def places(datasets_folder, tmp_path):
+    return [f"--datasets_folder={datasets_folder}", f"--cache_folder={tmp_path / 'cache'}"]
+
+
+@pytest.fixture(scope="module")
+def cct_file(tmp_path_factory):
+    """Return the checkpoint of an untrained CCT."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("cct") / "best_model.pth"
+    save_atomically(build_network("CCT14_224", backbone_weights="none").state_dict(), path)
+    return path
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def test_a_training_ends_in_the_defaults_of_the_backbone_and_can_be_continued(places, tmp_path):
+    folder = tmp_path / "run"
+    short = ["--epochs_num=1", "--iterations_per_epoch=2", "--freeze_te=12"]
+    train_main([*CCT, *TINY, *places, *short, f"--save_dir={folder}"])
+    resolved = {"backbone": "CCT14_224", "pooling": "seqpool", "fc_output_dim": 0}
+    args, results = read_json(folder / "args.json"), read_json(folder / "results.json")
+    assert {key: args[key] for key in resolved} == resolved
+    assert (args["image_size"], args["freeze_te"]) == (64, 12)
+    assert {key: results[key] for key in resolved} == resolved
+    assert (results["resize"], results["descriptor_dim"]) == ("64x64", 384)
+    first = read_checkpoint(folder / "last_checkpoint.pth")["model_state_dict"]
+
+    last = [f"--resume_train={folder / 'last_checkpoint.pth'}"]
+    with pytest.raises(ValueError, match="--freeze_te is 11, in the checkpoint 12"):
+        train_main([*last, "--freeze_te=11"])
+    train_main([*last, "--epochs_num=2"])
+    second = read_checkpoint(folder / "last_checkpoint.pth")["model_state_dict"]
+    changed = {key for key in first if not torch.equal(first[key], second[key])}
+    assert "aggregation.1.attention.weight" in changed and "backbone.norm.weight" in changed
+    assert {".".join(key.split(".")[:3]) for key in changed if "blocks" in key} == {
+        "backbone.blocks.12",
+        "backbone.blocks.13",
+    }
+    assert not any("tokenizer" in key or "positional" in key for key in changed)
+
+
+def test_image_sizes_are_those_of_the_backbone(places, tmp_path, monkeypatch):
+    captured = []
+
+    def capture(training, loader, _augmentation, validate, **_):
+        captured.extend((next(iter(loader))[0], validate.keywords["protocol"]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("train.fit", capture)
+    with pytest.raises(KeyboardInterrupt):
+        train_main([*CCT, *places, f"--save_dir={tmp_path / 'run'}"])
+    images, protocol = captured
+    assert images.shape == (4, 3, 224, 224) and protocol.resize == "224x224"
+    assert read_json(tmp_path / "run" / "args.json")["image_size"] == 224
+
+
+@pytest.mark.parametrize(
+    ("flags", "resize", "size"),
+    [
+        ([], "224x224", "224x224"),
+        (["--resize_test_imgs=none"], "none", "24x32"),
+        (["--resize_test_imgs", "--image_size=64"], "64", "64x85"),
+        (["--test_method=single_query", "--resize_test_imgs=64x80"], "64x80", "64x80"),
+    ],
+)
+def test_evaluation_resizes_to_the_backbone_unless_flags_say(
+    cct_file, make_eval_folder, tmp_path, flags, resize, size
+):
+    folder = make_eval_folder([(0, 0), (50, 0)], [(1, 0)])
+    places = [f"--test_set_folder={folder}", f"--save_dir={tmp_path / 'run'}"]
+    own = ["--device=cpu", "--num_workers=0", "--no_report", f"--resume={cct_file}"]
+    eval_main([*own, *places, *flags])
+    results = read_json(tmp_path / "run" / "results.json")
+    assert results["resize"] == resize and results["image_sizes"]["database"] == {size: 2}
+    assert results["fc_output_dim"] == 0 and results["descriptor_dim"] == 384
+
+
+def test_localization_resizes_as_evaluation_does(cct_file, make_eval_folder, tmp_path):
+    folder = make_eval_folder([(0, 0), (50, 0)], [(1, 0)])
+    photo = write_image(tmp_path / "photo.png")
+    own = [f"--resume={cct_file}", "--device=cpu", "--num_workers=0"]
+    index = [f"--save_index={tmp_path / 'index'}", f"--save_dir={tmp_path / 'run'}"]
+    localize_main([str(photo), f"--database={folder / 'database'}", *own, *index])
+    text = (tmp_path / "index" / "index.json").read_text()
+    assert '"resize": "224x224"' in text and '"224x224": 2' in text
+
+
+def test_an_untrained_network_has_the_defaults_of_the_backbone(make_eval_folder, tmp_path):
+    folder = make_eval_folder([(0, 0)], [(1, 0)])
+    places = [f"--test_set_folder={folder}", f"--save_dir={tmp_path / 'run'}", "--device=cpu"]
+    own = ["--backbone=CCT14_224", "--backbone_weights=none", "--resize_test_imgs=32x32"]
+    eval_main([*places, *own, "--num_workers=0", "--no_report"])
+    results = read_json(tmp_path / "run" / "results.json")
+    assert (results["pooling"], results["fc_output_dim"]) == ("seqpool", 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--backbone=ResNet18", "--freeze_te=2"], "ResNet18 is none: its first layers are frozen"),
+        (["--freeze_te=99"], "--freeze_te 99: there are 14 blocks"),
+        (["--freeze_te=1", "--train_all_layers"], "give one of them"),
+        (["--pooling=none"], "--pooling none: the map of CCT14_224 has many places"),
+        (["--backbone_weights=gone.pth"], "--backbone_weights: There is no checkpoint gone.pth"),
+    ],
+)
+def test_user_errors_are_sentences(places, refused, flags, text):
+    assert text in refused(train_main, [*CCT, *places, *flags], code=1)

@@ -1,0 +1,36 @@
+"""What a training starts from, by its flags."""
+
+from dataclasses import fields
+from typing import Any
+
+from datasets.augmentations import AugmentationParams
+from model import GeoLocalizationNet, build_network
+from model.checkpoints import network_of
+from model.files import read_checkpoint
+from model.network import IMAGE_SIZE
+
+_ARCHITECTURE = ("backbone", "fc_output_dim", "pooling", "backbone_weights")
+_FREEZING = ("train_all_layers", "freeze_te")
+
+
+def make_network(flags: dict[str, Any], checkpoint: dict[str, Any] | None) -> GeoLocalizationNet:
+    """Return the network of a checkpoint, or a new one.
+
+    Args:
+        flags: Of train.py.
+        checkpoint: Of the run that is continued, if one is.
+    """
+    freezing = {name: flags[name] for name in _FREEZING}
+    if start := flags["resume_train"] or flags["resume_model"]:
+        return network_of(checkpoint or read_checkpoint(start), start, **freezing)
+    return build_network(**{name: flags[name] for name in _ARCHITECTURE}, **freezing)
+
+
+def augmentation_params(flags: dict[str, Any]) -> AugmentationParams:
+    """Return what flags say; without --image_size, it is known once the network is.
+
+    Raises:
+        ValueError: If a flag is out of its range.
+    """
+    strength = {field.name: flags[field.name] for field in fields(AugmentationParams)}
+    return AugmentationParams(**strength | {"image_size": flags["image_size"] or IMAGE_SIZE})
