@@ -85,6 +85,15 @@ PRESETS = {
         num_queries_v2=10,
         image_size_px=64,
     ),
+    "small": CityParams(
+        train=DistrictParams(block_columns=(3, 5), block_rows=(3,), visits=(6, 6)),
+        val=DistrictParams(block_columns=(3,), block_rows=(3,), visits=(1, 1), num_spots=16),
+        test=DistrictParams(block_columns=(3,), block_rows=(3,), visits=(1, 2), num_spots=24),
+        num_val_queries=50,
+        num_queries_v1=60,
+        num_queries_v2=60,
+        image_size_px=64,
+    ),
     "demo": CityParams(
         train=DistrictParams(block_columns=(3, 5, 5, 3), block_rows=(5, 5), visits=(6, 6)),
         val=DistrictParams(block_columns=(5,), block_rows=(3,), visits=(1, 1)),

@@ -1,0 +1,103 @@
+"""Figure 6: R@1 against descriptor length, a curve per backbone, a panel per data set."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from paper.drawing import PAGE_IN, new_figure, save_figure, styled, write_values
+from paper.plan import Need
+from paper.run_log import Missing
+from paper.scales import Scale
+from paper.sources import Trained
+from paper.study import Study
+
+DATASETS = {
+    "pitts250k": "Pitts250k",
+    "pitts30k": "Pitts30k",
+    "tokyo247": "Tokyo 24/7",
+    "msls_val": "MSLS",
+    "st_lucia": "St Lucia",
+    "sf_xl_test_v1": "SF-XL test v1",
+    "sf_xl_test_v2": "SF-XL test v2",
+}
+CNNS = ("VGG16", "ResNet18", "ResNet50", "ResNet101")
+TRANSFORMERS = ("ViT_B16", "CCT14_224", "CCT14_384")
+_NAMES = {
+    "VGG16": "VGG-16",
+    "ResNet18": "ResNet-18",
+    "ResNet50": "ResNet-50",
+    "ResNet101": "ResNet-101",
+    "ViT_B16": "ViT-B/16",
+    "CCT14_224": "CCT-14 at 224",
+    "CCT14_384": "CCT-14 at 384",
+}
+_OWN_DIMS = {"ViT_B16": 768, "CCT14_224": 384, "CCT14_384": 384}  # without a linear layer
+_MARKERS = "osD^vP*"
+_COLUMNS = 4
+
+
+def curve_sources(scale: Scale, backbone: str) -> dict[int, Trained]:
+    """Return {length of the descriptors: training} of a backbone."""
+    return {
+        dim or _OWN_DIMS[backbone]: scale.cosplace(backbone, dim) for dim in scale.dims[backbone]
+    }
+
+
+def dimension_needs(study: Study) -> list[Need]:
+    """Return all networks of the figure, on all its data sets."""
+    datasets = tuple(study.scale.datasets(list(DATASETS)))
+    return [
+        Need(study.resolve(source), datasets)
+        for backbone in study.scale.dims
+        if study.is_asked(_NAMES[backbone])
+        for source in curve_sources(study.scale, backbone).values()
+    ]
+
+
+@styled
+def draw_dimensions(study: Study, folder: Path) -> list[Path]:
+    """Draw Figure 6, without the curves of SFRS and NetVLAD, which are not implemented yet."""
+    datasets = study.scale.datasets(list(DATASETS))
+    num_rows = -(-(len(datasets) + 1) // _COLUMNS)  # one more, for the legend
+    figure, panels = new_figure(PAGE_IN, 1.9 * num_rows, num_rows, _COLUMNS, squeeze=False)
+    rows = []
+    for panel, dataset in zip(panels.flat, datasets, strict=False):
+        rows += _draw_panel(panel, study, dataset)
+        panel.set_title(DATASETS.get(dataset, dataset))
+    for panel in panels.flat[len(datasets) :]:
+        panel.axis("off")
+    handles, labels = panels.flat[0].get_legend_handles_labels()
+    panels.flat[len(datasets)].legend(handles, labels, loc="center", title="CosPlace with")
+    header = ("dataset", "backbone", "descriptor_dim", "mean", "std", "num_seeds", "missing")
+    return [
+        *save_figure(figure, folder, "fig6", study.scale.mark),
+        write_values(rows, header, folder, "fig6"),
+    ]
+
+
+def _draw_panel(panel: Axes, study: Study, dataset: str) -> list[tuple]:
+    rows, all_dims = [], set()
+    for number, (backbone, name) in enumerate(_NAMES.items()):
+        if backbone not in study.scale.dims or not study.is_asked(name):
+            continue
+        points = []
+        for dim, source in curve_sources(study.scale, backbone).items():
+            recalls = study.recalls(source, dataset, "R@1")
+            all_dims.add(dim)
+            if isinstance(recalls, Missing):
+                rows.append((dataset, backbone, dim, "", "", 0, recalls.reason))
+                continue
+            std = np.std(recalls, ddof=1) if len(recalls) > 1 else 0.0
+            points.append((dim, np.mean(recalls), std))
+            rows.append(
+                (dataset, backbone, dim, *(f"{x:.2f}" for x in points[-1][1:]), len(recalls), "")
+            )
+        columns = np.array(points, float).reshape(-1, 3).T
+        panel.errorbar(*columns, marker=_MARKERS[number], color=f"C{number}", label=name)
+    panel.set_xscale("log", base=2)
+    ticks = sorted(dim for dim in all_dims if dim & (dim - 1) == 0)
+    panel.set_xticks(ticks, [str(dim) for dim in ticks], rotation=45)
+    panel.set_xlabel("descriptor dimension")
+    panel.set_ylabel("R@1 (%)")
+    return rows

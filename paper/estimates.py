@@ -1,0 +1,61 @@
+"""What runs will cost, before they are done: GPU hours and disk, rough ones."""
+
+from datasets.catalog import look_up_test_set
+from paper.sources import Source, Trained
+
+# Multiply-adds of one image in 10^9 and parameters in 10^6, without the linear layer, by
+# benchmarks/backbones.py; convolutional networks at 512 x 512, transformers at their own size.
+_COSTS = {
+    "ResNet18": (9.5, 11.2),
+    "ResNet50": (21.4, 23.5),
+    "ResNet101": (40.8, 42.5),
+    "VGG16": (80.2, 14.7),
+    "ViT_B16": (17.6, 86.4),
+    "CCT14_224": (5.5, 22.0),
+    "CCT14_384": (16.7, 22.1),
+}
+_COST_SIZES = {"ViT_B16": 224, "CCT14_224": 224, "CCT14_384": 384}
+# The authors' trainings took 20 h (ResNet-18) and 75 h (ResNet-101) for 16 million images of
+# 512 x 512 on an RTX 3090: a line through these two.
+_HOURS_PER_IMAGE = 3.3 / 16e6
+_HOURS_PER_GMAC = (75 - 20) / (40.8 - 9.5) / 16e6
+_FORWARD_SHARE = 1 / 3  # of a training step
+_CLASSES_PER_GROUP = 35_000  # of SF-XL, by the paper
+_ADAM = 3  # a weight and its two moments
+
+
+def training_hours(source: Trained) -> float:
+    """Return the hours of a training on one RTX 3090."""
+    flags = dict(source.flags)
+    iterations = flags.get("epochs_num", 50) * flags.get("iterations_per_epoch", 10_000)
+    num_images = iterations * flags.get("batch_size", 32)
+    gmacs = _gmacs(flags["backbone"], flags["image_size"])
+    return num_images * (_HOURS_PER_IMAGE + _HOURS_PER_GMAC * gmacs)
+
+
+def evaluation_hours(source: Source, dataset: str, image_size: int = 512) -> float:
+    """Return the hours that descriptors of a test set take on one RTX 3090; 0 if unknown."""
+    test_set = look_up_test_set(dataset)
+    num_images = (test_set.num_database or 0) + (test_set.num_queries or 0)
+    if isinstance(source, Trained):
+        backbone, image_size = source["backbone"], source["image_size"]
+    else:
+        backbone = source.spec.split(":")[2 if source.spec.startswith("landmark") else 1]
+    gmacs = _gmacs(backbone, image_size)
+    return num_images * _FORWARD_SHARE * (_HOURS_PER_IMAGE + _HOURS_PER_GMAC * gmacs)
+
+
+def training_gigabytes(source: Trained) -> float:
+    """Return the size of the checkpoints of a training: network, heads, and their optimizers."""
+    flags = dict(source.flags)
+    network = _COSTS[flags["backbone"]][1] * 1e6
+    groups = flags.get("groups_num", 8)
+    num_classes = 100 if flags["dataset"] == "mini_city" else _CLASSES_PER_GROUP
+    head = num_classes * (flags["fc_output_dim"] or 768)
+    return 4e-9 * (_ADAM * (network + groups * head) + network)
+
+
+def _gmacs(backbone: str, image_size: int) -> float:
+    """Return multiply-adds of one image, which grow with its area."""
+    gmacs, _ = _COSTS[backbone]
+    return gmacs * (image_size / _COST_SIZES.get(backbone, 512)) ** 2

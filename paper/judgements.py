@@ -1,0 +1,88 @@
+"""Statements and what results say of them: they hold, they fail, or they cannot be judged yet."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+_MAX_SHOWN = 4  # parts of the evidence
+
+
+class Verdict(Enum):
+    """What a check came to."""
+
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    OPEN = "cannot be judged yet"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the comparisons that a statement is about."""
+
+    text: str  # the numbers, or what is missing
+    holds: bool | None  # None: a number is missing
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A statement of the paper and what the results say of it."""
+
+    statement: str
+    parts: tuple[Part, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """One counterexample refutes; all numbers must be there for a statement to hold."""
+        if any(part.holds is False for part in self.parts):
+            return Verdict.FAILS
+        if not self.parts or any(part.holds is None for part in self.parts):
+            return Verdict.OPEN
+        return Verdict.HOLDS
+
+    @property
+    def evidence(self) -> str:
+        """The parts that decided, and how many of all parts could be judged."""
+        decisive = {Verdict.FAILS: False, Verdict.OPEN: None, Verdict.HOLDS: True}[self.verdict]
+        texts = list(dict.fromkeys(part.text for part in self.parts if part.holds is decisive))
+        shown = "; ".join(texts[:_MAX_SHOWN]) + ("; ..." if len(texts) > _MAX_SHOWN else "")
+        num_judged = sum(part.holds is not None for part in self.parts)
+        num_true = sum(part.holds is True for part in self.parts)
+        missing = len(self.parts) - num_judged
+        return f"{num_true} of {num_judged} comparisons hold, {missing} are missing: {shown}"
+
+
+def compare(
+    left: tuple[str, float | str],
+    right: tuple[str, float | str],
+    test: Callable[[float, float], bool],
+    where: str,
+) -> Part:
+    """Compare two numbers, each with its name; a text instead of a number says why it is missing.
+
+    Args:
+        left: What the test's first argument is.
+        right: Its second.
+        test: Whether the statement holds.
+        where: The data set.
+    """
+    for name, value in (left, right):
+        if isinstance(value, str):
+            return Part(f"{name} on {where}: {value}", None)
+    numbers = " against ".join(f"{name} {value:.1f}" for name, value in (left, right))
+    return Part(f"{where}: {numbers}", test(left[1], right[1]))
+
+
+def format_judgements(judgements: Sequence[Judgement], mark: str) -> str:
+    """Return the judgements as a table in Markdown."""
+    lines = ["# Statements of the paper", ""]
+    lines += [f"**{mark}**", ""] if mark else []
+    lines += ["| statement | verdict | evidence |", "| --- | --- | --- |"]
+    lines += [f"| {one.statement} | {one.verdict.value} | {one.evidence} |" for one in judgements]
+    return "\n".join(lines) + "\n"
+
+
+def format_for_terminal(judgements: Iterable[Judgement]) -> str:
+    """Return the judgements as text, two lines each."""
+    return "\n".join(
+        f"{one.verdict.value.upper()}: {one.statement}\n    {one.evidence}" for one in judgements
+    )

@@ -1,0 +1,180 @@
+"""Which runs numbers need, and doing those that are missing."""
+
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.published import fetch_published, parse_published
+from paper.run_log import Missing, RunLog
+from paper.sources import Absent, Released, Source, Trained
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Need:
+    """A network that a table or figure needs, and the test sets that it needs it on.
+
+    Attributes:
+        source: The network.
+        datasets: Names of test sets; none if the validation of the training is enough.
+    """
+
+    source: Source
+    datasets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One network with one seed, and all that is asked of it."""
+
+    source: Trained | Released
+    seed: int
+    datasets: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return what is run."""
+        return str(self.source) + (f", seed {self.seed}" * isinstance(self.source, Trained))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where runs are made and with what: nothing of it changes results."""
+
+    runs_folder: Path  # new runs go here
+    datasets_folder: str
+    device: str
+    num_workers: int
+
+
+def make_steps(needs: Iterable[Need], seeds: Sequence[int]) -> list[Step]:
+    """Bring together what several tables and figures need of the same networks, in order.
+
+    Args:
+        needs: Of all tables and figures that are asked for.
+        seeds: Of trainings; a released network is one network.
+    """
+    asked: dict[tuple[Trained | Released, int], dict[str, None]] = {}
+    for need in needs:
+        if isinstance(need.source, Absent):
+            continue
+        for seed in seeds if isinstance(need.source, Trained) else seeds[:1]:
+            asked.setdefault((need.source, seed), {}).update(dict.fromkeys(need.datasets))
+    return [Step(source, seed, tuple(names)) for (source, seed), names in asked.items()]
+
+
+def missing_evaluations(step: Step, log: RunLog) -> list[str]:
+    """Return the test sets of a step that are on disk, but without results."""
+    return [
+        name
+        for name in step.datasets
+        if log.missing_set(name) is None
+        and isinstance(log.evaluation(step.source, step.seed, name), Missing)
+    ]
+
+
+def why_blocked(step: Step, log: RunLog) -> str:
+    """Return why a step cannot be done here, empty if it can; downloads released networks."""
+    if isinstance(step.source, Released):
+        if not missing_evaluations(step, log):
+            return ""
+        try:
+            fetch_published(parse_published(step.source.spec))
+        except (FileNotFoundError, ValueError) as error:
+            logging.debug(error)
+            return "no weights"
+    elif not is_trained(step, log) and not log.has_train_set(step.source):
+        return f"no training set {step.source['dataset']}"
+    return ""
+
+
+def is_trained(step: Step, log: RunLog) -> bool:
+    """Return whether the network of a step is there, or needs no training."""
+    if isinstance(step.source, Released):
+        return True
+    training = log.training(step.source, step.seed)
+    return training is not None and training.is_done
+
+
+def carry_out(steps: Sequence[Step], log: RunLog, places: Places) -> dict[Step, str]:
+    """Do what is missing of each step; go on with the next one where a run fails.
+
+    Returns:
+        Why steps could not be done, in words.
+    """
+    failures = {step: why for step in steps if (why := why_blocked(step, log))}
+    for why in dict.fromkeys(failures.values()):
+        logging.warning(f"{list(failures.values()).count(why)} networks are left out: {why}")
+    todo = [
+        step
+        for step in steps
+        if step not in failures and (not is_trained(step, log) or missing_evaluations(step, log))
+    ]
+    for number, step in enumerate(todo, start=1):
+        start_s = time.monotonic()
+        logging.info(f"[{number}/{len(todo)}] {step}")
+        try:
+            _carry_out(step, log, places)
+        except RuntimeError as error:
+            failures[step] = "failed"
+            logging.error(f"{step} failed: {error}")
+        logging.info(f"  {time.monotonic() - start_s:.0f} s")
+        log.refresh()
+    return failures
+
+
+def _carry_out(step: Step, log: RunLog, places: Places) -> None:
+    if not is_trained(step, log):
+        _train(step, log, places)
+        log.refresh()
+    names = missing_evaluations(step, log)
+    if not names:
+        return
+    if isinstance(step.source, Trained):
+        model = f"--resume={log.training(step.source, step.seed).best_model}"
+    else:
+        model = f"--model={step.source.spec}"
+    resize = [f"--resize_test_imgs={log.resize}"] if log.resize else []
+    folder = _new_folder(places.runs_folder, f"eval_{step.source.slug(step.seed)}")
+    argv = [model, "--datasets", *names, *resize, "--no_report", f"--save_dir={folder}"]
+    _run("eval.py", argv, folder, places)
+
+
+def _train(step: Step, log: RunLog, places: Places) -> None:
+    training = log.training(step.source, step.seed)
+    if training is not None:
+        resume = [f"--resume_train={training.folder / 'last_checkpoint.pth'}"]
+        _run("train.py", resume, training.folder, places)
+    else:
+        folder = _new_folder(places.runs_folder, f"train_{step.source.slug(step.seed)}")
+        _run("train.py", [*step.source.argv(step.seed), f"--save_dir={folder}"], folder, places)
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """Return a folder that is not there: the name, or the name with a number."""
+    number = 1
+    while (folder := parent / (f"{name}_{number}" if number > 1 else name)).exists():
+        number += 1
+    return folder
+
+
+def _run(script: str, argv: Sequence[str], folder: Path, places: Places) -> None:
+    """Run an entry point in a process of its own; raise a RuntimeError with what it says."""
+    command = [
+        *(sys.executable, _REPOSITORY / script, *argv),
+        f"--datasets_folder={places.datasets_folder}",
+        f"--device={places.device}",
+        f"--num_workers={places.num_workers}",
+    ]
+    logging.info(f"  {script}, see {folder / 'info.log'}")
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        code = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=said).returncode
+        said.seek(0)
+        message = said.read().rpartition("Error: ")[2].strip()
+    if code:
+        raise RuntimeError(message or f"{script} ended with exit code {code}")

@@ -1,0 +1,121 @@
+"""Tables and figures of the paper, by one command each.
+
+python -m paper.reproduce table1                  do the missing runs, then compare with the paper
+python -m paper.reproduce all --dry_run           only list the runs, with GPU hours and disk
+python -m paper.reproduce fig5 --shard 1/4        a quarter of the runs, on one of four machines
+python -m paper.reproduce table4 --published_weights      no training: the released networks
+python -m paper.reproduce all --scale mini        all of it on a made-up city, in minutes
+"""
+
+import argparse
+import dataclasses
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import commons
+from datasets.mini_city import generate
+from flags.types import not_negative_int
+from paper.outputs import TARGETS, list_needs, write_targets
+from paper.plan import Places, carry_out, make_steps
+from paper.plan_text import describe_plan
+from paper.run_log import RunLog
+from paper.scales import SCALES
+from paper.study import Study
+
+MINI_PRESET = "small"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Plan the runs, do those that are missing, and write what is asked for."""
+    args = parse_arguments(argv)
+    targets = TARGETS if "all" in args.targets else tuple(dict.fromkeys(args.targets))
+    with commons.usage_errors():
+        device = str(commons.choose_device(args.device))
+    scale, logs = SCALES[args.scale], Path(args.logs_folder).resolve()
+    root = Path(args.datasets_folder).resolve()
+    if args.scale == "mini":
+        root = root / "paper_mini"
+        generate(root / "mini_city", MINI_PRESET)
+    runs_folder = logs / ("paper_mini" if args.scale == "mini" else "paper")
+    out = Path(args.out) if args.out else runs_folder / "outputs"
+
+    log = RunLog(logs, str(root), scale.resize)
+    study = Study(scale, tuple(args.seeds), log, args.only, args.published_weights)
+    needs = list_needs(targets, study)
+    if args.only and not needs:
+        raise ValueError(f"--only: no row, curve or sweep of {', '.join(targets)} is called so")
+    steps = make_steps(needs, args.seeds)[args.shard[0] - 1 :: args.shard[1]]
+    if args.dry_run:
+        logging.info(describe_plan(steps, log))
+        return
+    places = Places(runs_folder, str(root), device, args.num_workers)
+    failures = carry_out(steps, log, places)
+    study = dataclasses.replace(study, failures=failures)
+    for text in write_targets(targets, study, out):
+        logging.info(f"\n{text}")
+    logging.info(f"Everything is in {out}")
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    cli = argparse.ArgumentParser(
+        prog="python -m paper.reproduce",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = cli.add_argument
+    add("targets", nargs="+", choices=[*TARGETS, "all"], metavar="TARGET", help="%(choices)s")
+    add("--scale", choices=SCALES, default="paper", help="mini: the mini city, for a try")
+    add("--dry_run", action="store_true", help="list the runs and stop")
+    add(
+        "--only", default="", metavar="TEXT", help="only rows, curves or sweeps that hold this text"
+    )
+    add(
+        "--seeds",
+        type=not_negative_int,
+        nargs="+",
+        default=[0],
+        help="several give mean and std",
+    )
+    add(
+        "--published_weights",
+        action="store_true",
+        help="take the released CosPlace networks instead of training, where there are",
+    )
+    add(
+        "--shard",
+        type=_shard,
+        default=(1, 1),
+        metavar="I/N",
+        help="do every N-th run, from the I-th",
+    )
+    add("--device", default="auto", help="as of train.py")
+    add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="as of train.py")
+    add(
+        "--datasets_folder",
+        default=os.environ.get("DATASETS_FOLDER", "data"),
+        help="as of train.py",
+    )
+    add("--logs_folder", default="logs", help="runs in it are used, new ones are made in it")
+    add("--out", metavar="FOLDER", help="for tables and figures (default: LOGS/paper/outputs)")
+    args = cli.parse_args(argv)
+    if args.published_weights and args.scale == "mini":
+        cli.error(
+            "--published_weights were trained on SF-XL: they have no meaning with --scale mini"
+        )
+    return args
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Read I/N, 1/N to N/N."""
+    first, _, second = text.partition("/")
+    if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 1 to N, such as 1/4, not {text}")
+    return int(first), int(second)
+
+
+if __name__ == "__main__":
+    commons.run_command(main)

@@ -1,0 +1,80 @@
+"""Where the network behind a number comes from: a training, a published file, or nowhere yet."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+CHOSEN = {"M": 10, "alpha": 30, "N": 5, "L": 2, "groups_num": 8}  # the paper's hyper-parameters
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A CosPlace network that train.py trains.
+
+    Attributes:
+        flags: Flags of train.py by name, sorted: all that differ from its defaults and decide on
+            the network, and always dataset, backbone, pooling, fc_output_dim and image_size.
+    """
+
+    flags: tuple[tuple[str, Any], ...]
+
+    def __getitem__(self, flag: str) -> Any:
+        """Return the value of a flag."""
+        return dict(self.flags)[flag]
+
+    def argv(self, seed: int) -> list[str]:
+        """Return the command line of train.py, without places."""
+        argv = [f"--seed={seed}"]
+        for name, value in self.flags:
+            argv.append(f"--{name}" if value is True else f"--{name}={value}")
+        return argv
+
+    def changed(self, **flags: Any) -> "Trained":
+        """Return the training with other values of some flags."""
+        return trained(**(dict(self.flags) | flags))
+
+    def __str__(self) -> str:
+        """Return what tells it from other trainings of the paper."""
+        flags = dict(self.flags)
+        dim = flags["fc_output_dim"]
+        parts = [flags["backbone"], f"{dim}-D" if dim else "", flags["pooling"]]
+        parts += [f"{name} {flags[name]}" for name in CHOSEN if flags.get(name) is not None]
+        return " ".join(part for part in parts if part not in ("", "none"))
+
+    def slug(self, seed: int) -> str:
+        """Return a name for the folder of the run, of its own for every setting."""
+        digest = hashlib.blake2b(json.dumps([self.flags, seed]).encode(), digest_size=3)
+        return f"{str(self).replace(' ', '_')}_seed{seed}_{digest.hexdigest()}"
+
+
+@dataclass(frozen=True)
+class Released:
+    """A network that others trained and published; `spec` is what eval.py takes as --model."""
+
+    spec: str
+
+    def __str__(self) -> str:
+        """Return its name."""
+        return self.spec
+
+    def slug(self, seed: int) -> str:
+        """Return a name for folders; the seed does not matter, the network is what it is."""
+        return self.spec.replace(":", "_")
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A network that this code cannot make."""
+
+    reason: str = "not implemented yet"
+
+
+Source = Trained | Released | Absent
+
+
+def trained(**flags: Any) -> Trained:
+    """Make a training out of flags of train.py; False and None are left out."""
+    unset = (None, False)  # by identity: 0 is a value
+    kept = ((name, value) for name, value in flags.items() if not any(value is x for x in unset))
+    return Trained(tuple(sorted(kept)))

@@ -1,0 +1,92 @@
+"""Figure 5: R@1 on the validation set against each of the five hyper-parameters of CosPlace."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from datasets.partition import PartitionParams
+from paper.drawing import PAGE_IN, new_figure, save_figure, styled, write_values
+from paper.plan import Need
+from paper.run_log import Missing
+from paper.scales import Scale
+from paper.sources import CHOSEN, Trained
+from paper.study import Study
+
+_LABELS = {"M": "$M$ (m)", "alpha": r"$\alpha$ (°)", "N": "$N$", "L": "$L$", "groups_num": "groups"}
+_BACKBONE, _DIM = "ResNet18", 512
+
+
+def sweep_source(scale: Scale, flag: str, value: int) -> Trained:
+    """Return the training with one hyper-parameter changed, on as many groups as it leaves.
+
+    The chosen 8 groups need N x N x L of at least 8; fewer are all trained.
+    """
+    flags = CHOSEN | {flag: value}
+    params = PartitionParams(**{name: flags[name] for name in ("M", "alpha", "N", "L")})
+    num_groups = params.N**2 * min(params.L, params.num_headings)
+    flags["groups_num"] = min(flags["groups_num"], num_groups)
+    changed = {name: number for name, number in flags.items() if number != CHOSEN[name]}
+    return scale.cosplace(_BACKBONE, _DIM, **changed)
+
+
+def sweep_needs(study: Study) -> list[Need]:
+    """Return the trainings of all sweeps; their validation is enough."""
+    return [
+        Need(sweep_source(study.scale, flag, value))
+        for flag, values in study.scale.sweeps.items()
+        for value in values
+        if study.is_asked(flag)
+    ]
+
+
+@styled
+def draw_sweeps(study: Study, folder: Path) -> list[Path]:
+    """Draw Figure 5: a panel per hyper-parameter, its chosen value bold, a red line at its R@1.
+
+    Values without a run keep their place on the axis, without a point.
+    """
+    sweeps = {flag: values for flag, values in study.scale.sweeps.items() if study.is_asked(flag)}
+    figure, panels = new_figure(PAGE_IN, 2.1, 1, max(len(sweeps), 1), sharey=True, squeeze=False)
+    rows = []
+    for panel, (flag, values) in zip(panels[0], sweeps.items(), strict=True):
+        found = [study.val_recalls(sweep_source(study.scale, flag, value)) for value in values]
+        _draw_sweep(panel, flag, values, found)
+        rows += [
+            _describe(flag, value, recalls) for value, recalls in zip(values, found, strict=True)
+        ]
+    panels[0][0].set_ylabel("R@1 on val (%)")
+    header = ("hyper_parameter", "value", "chosen", "mean", "std", "num_seeds", "missing")
+    return [
+        *save_figure(figure, folder, "fig5", study.scale.mark),
+        write_values(rows, header, folder, "fig5"),
+    ]
+
+
+def _draw_sweep(
+    panel: Axes, flag: str, values: Sequence[int], found: Sequence[tuple[float, ...] | Missing]
+) -> None:
+    points = {
+        place: (np.mean(recalls), np.std(recalls, ddof=1) if len(recalls) > 1 else 0.0)
+        for place, recalls in enumerate(found)
+        if not isinstance(recalls, Missing)
+    }
+    chosen = values.index(CHOSEN[flag])
+    if chosen in points:
+        panel.axhline(points[chosen][0], color="red", linewidth=1, zorder=1)
+    if points:
+        means, stds = zip(*points.values(), strict=True)
+        panel.errorbar(list(points), means, stds, marker="o", color="C0", zorder=2)
+    panel.set_xlim(-0.5, len(values) - 0.5)
+    panel.set_xticks(range(len(values)), [str(value) for value in values])
+    panel.get_xticklabels()[chosen].set_fontweight("bold")
+    panel.set_xlabel(_LABELS[flag])
+
+
+def _describe(flag: str, value: int, recalls: tuple[float, ...] | Missing) -> tuple:
+    key = (flag, value, int(value == CHOSEN[flag]))
+    if isinstance(recalls, Missing):
+        return (*key, "", "", 0, recalls.reason)
+    std = f"{np.std(recalls, ddof=1):.2f}" if len(recalls) > 1 else ""
+    return (*key, f"{np.mean(recalls):.2f}", std, len(recalls), "")

@@ -1,0 +1,69 @@
+"""Folders of runs as train.py and eval.py leave them, without running anything."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets.catalog import TEST_SETS, TRAIN_SETS
+from parser import parse_arguments
+
+
+def make_sets(root: Path, *names: str) -> Path:
+    """Make the folders of data sets, without images."""
+    for name in names:
+        if name in TRAIN_SETS:
+            (root / TRAIN_SETS[name].folder).mkdir(parents=True, exist_ok=True)
+        else:
+            for part in ("database", TEST_SETS[name].queries):
+                (root / TEST_SETS[name].folders[0] / part).mkdir(parents=True, exist_ok=True)
+    return root
+
+
+def write_training(
+    folder: Path,
+    argv: Sequence[str],
+    val_recalls: Sequence[float],
+    is_done: bool = True,
+    datasets_folder: Path | str = "data",
+) -> Path:
+    """Write a run of train.py with these flags."""
+    folder.mkdir(parents=True)
+    flags = vars(parse_arguments([*argv, f"--datasets_folder={datasets_folder}"]))
+    (folder / "args.json").write_text(json.dumps(flags))
+    lines = [json.dumps({"epoch": n, "R@1": value}) for n, value in enumerate(val_recalls)]
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    (folder / "last_checkpoint.pth").write_bytes(b"state")
+    (folder / "best_model.pth").write_bytes(str(folder).encode())
+    if is_done:
+        (folder / "results.json").write_text("{}")
+    return folder
+
+
+def write_evaluation(
+    folder: Path,
+    model: Mapping[str, str],
+    recalls: Mapping[str, Mapping[str, float]],
+    datasets_folder: Path,
+    argv: Sequence[str] = (),
+    **changed: Any,
+) -> Path:
+    """Write a run of eval.py on several sets; `model` identifies the network in results.json."""
+    folder.mkdir(parents=True)
+    flags = parse_arguments(["--datasets", *recalls, *argv], is_training=False)
+    (folder / "args.json").write_text(json.dumps(vars(flags)))
+    for name, values in recalls.items():
+        place = folder / name
+        place.mkdir()
+        database = datasets_folder / TEST_SETS[name].folders[0] / "database"
+        result = {
+            "dataset": name,
+            "database_folder": str(database),
+            "num_queries": 10,
+            "num_database": 20,
+            "recalls": dict(values),
+            "model": "best_model.pth",
+            "model_sha256": "",
+        }
+        (place / "results.json").write_text(json.dumps(result | dict(model) | changed))
+    return folder

@@ -1,0 +1,52 @@
+"""Figure 6."""
+
+import csv
+
+from drawn_figures import assert_all_is_readable, keep_figures
+from paper_studies import KnownNumbers, make_study
+
+from paper.dimensions import curve_sources, dimension_needs, draw_dimensions
+from paper.scales import MINI, PAPER
+from paper.sources import Released
+
+
+def test_transformers_have_one_length_of_their_own():
+    assert list(curve_sources(PAPER, "ViT_B16")) == [768]
+    assert list(curve_sources(PAPER, "CCT14_384")) == [384]
+    assert curve_sources(PAPER, "CCT14_384")[384]["image_size"] == 384
+    assert list(curve_sources(PAPER, "VGG16")) == [64, 128, 256, 512]
+
+
+def test_needs_are_all_networks_on_all_sets():
+    needs = dimension_needs(make_study())
+    assert len(needs) == 26 and {len(need.datasets) for need in needs} == {7}
+    needs = dimension_needs(make_study(only="vgg", use_released=True))
+    assert [need.source for need in needs] == [
+        Released(f"cosplace:VGG16:{dim}") for dim in (64, 128, 256, 512)
+    ]
+
+
+def test_curves_are_the_recalls_of_their_own_data_set(tmp_path, monkeypatch):
+    figures, numbers = keep_figures(monkeypatch), KnownNumbers()
+    for number, name in enumerate(["mini_city_test_v1", "mini_city_val"]):
+        for dim, source in curve_sources(MINI, "ResNet18").items():
+            if dim != 128:
+                recalls = {"R@1": 20.0 + 10 * number + dim / 100}
+                numbers.test[source, 0, name] = recalls
+    files = draw_dimensions(make_study(numbers, scale=MINI), tmp_path)
+    assert {file.name for file in files} == {"fig6.pdf", "fig6.png", "fig6.csv"}
+    assert_all_is_readable(figures["fig6"])
+    panels = {panel.get_title(): panel for panel in figures["fig6"].axes}
+    for name, low in (("mini_city_test_v1", 20.0), ("mini_city_val", 30.0)):
+        lines = {c.get_label(): c.lines[0] for c in panels[name].containers}
+        curve = lines["ResNet-18"]
+        assert curve.get_xdata().tolist() == [32, 512]
+        assert curve.get_ydata().tolist() == [low + 0.32, low + 5.12]
+        assert len(lines["VGG-16"].get_xdata()) == 0
+    rows = list(csv.DictReader((tmp_path / "fig6.csv").read_text().splitlines()))
+    missing = [
+        row for row in rows if row["descriptor_dim"] == "128" and row["backbone"] == "ResNet18"
+    ]
+    assert {row["missing"] for row in missing} == {"not run"} and len(missing) == 3
+    [row] = [r for r in rows if (r["dataset"], r["mean"]) == ("mini_city_val", "35.12")]
+    assert (row["backbone"], row["descriptor_dim"], row["num_seeds"]) == ("ResNet18", "512", "1")

@@ -1,0 +1,97 @@
+"""Which network fills which row, and the tables that come out."""
+
+import pytest
+from paper_studies import KnownNumbers, fill, make_study
+
+from paper.published import TABLES, Number, load_table
+from paper.scales import MINI, PAPER
+from paper.sources import Absent, Released
+from paper.tables import EXTRA_ROWS, ROWS, compare_table, source_of, table_needs
+
+TABLE_SETS = ("pitts250k", "pitts30k", "tokyo247", "msls_val", "st_lucia")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_with_a_network_are_rows_of_the_paper_and_extra_ones_are_not(name):
+    labels = {row.labels for row in load_table(name).rows}
+    assert ROWS[name].keys() <= labels
+    assert not EXTRA_ROWS.get(name, {}).keys() & labels
+
+
+def test_the_networks_of_the_tables():
+    assert source_of("table1", ("Max",), PAPER) == PAPER.cosplace("ResNet18", 512, "max")
+    vgg = PAPER.cosplace("VGG16", 512)
+    assert source_of("table2", ("CosPlace", "512", "SF-XL"), PAPER) == vgg
+    assert source_of("table3", ("CosPlace", "512", "SF-XL"), PAPER) == vgg
+    assert source_of("table2", ("NetVLAD", "512", "MSLS"), PAPER) == Absent("not implemented yet")
+    row = source_of("table4", ("GLD", "ResNet-101"), PAPER)
+    assert row == Released("landmark:GLD:ResNet101")
+    row = source_of("table4", ("SF-XL", "ResNet-50"), PAPER)
+    assert row == PAPER.cosplace("ResNet50", 2048)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_of_the_code_agrees_with_what_the_paper_says_of_it(name):
+    for row in load_table(name).rows:
+        source = source_of(name, row.labels, PAPER)
+        if not isinstance(source, Absent):
+            assert row.backbone in str(source)
+            assert row.dim in (None, dict(getattr(source, "flags", ())).get("fc_output_dim"))
+            assert isinstance(source, Released) == (row.train_set in ("SfM120k", "GLD"))
+
+
+def test_cells_hold_the_measured_beside_the_published():
+    numbers = KnownNumbers(absent_sets=("tokyo247",))
+    fill(numbers, PAPER.cosplace("VGG16", 512), list(TABLE_SETS), lambda name: 88.4)
+    table = compare_table("table2", make_study(numbers))
+    cells = {row.labels[0]: row.cells for row in table.rows}
+    assert [cell.describe() for cell in cells["CosPlace"][:2]] == [
+        *("88.4 (89.3 ± 0.2, -0.9)", "88.4 (96.2 ± 0.3, -7.8)"),
+    ]
+    assert [cell.flagged for cell in cells["CosPlace"][:2]] == [False, True]
+    assert cells["CosPlace"][4].describe() == "no data set (82.2 ± 0.5)"
+    assert cells["SFRS"][0].missing == "not implemented yet"
+    assert cells["SFRS"][0].published == Number(87.1, 0.4)
+    assert any("TokyoTM" in text for text in cells["APANet †"][4].caveats)
+
+
+def test_seeds_give_a_spread():
+    test = {
+        (PAPER.cosplace("ResNet18", 512), seed, "pitts30k"): {"R@1": recall}
+        for seed, recall in enumerate((89.0, 90.0, 91.0))
+    }
+    table = compare_table("table1", make_study(KnownNumbers(test), seeds=(0, 1, 2)))
+    assert table.rows[2].cells[1].describe() == "90.0 ± 1.0 (89.5, +0.5)"
+
+
+def test_the_mini_scale_has_columns_of_its_own_and_no_number_of_the_paper():
+    numbers = KnownNumbers()
+    sets = ["mini_city_test_v1", "mini_city_val", "mini_city_test_v2"]
+    source = MINI.cosplace("ResNet18", 512, "avg")
+    fill(numbers, source, sets, lambda name: float(sets.index(name)))
+    table = compare_table("table1", make_study(numbers, scale=MINI))
+    assert [column.header for column in table.columns] == [f"{name} R@1" for name in sets]
+    assert [cell.measured for cell in table.rows[0].cells] == [(0.0,), (1.0,), (2.0,)]
+    assert all(cell.published is None for row in table.rows for cell in row.cells)
+    assert table.mark == MINI.mark
+
+
+def test_needs_are_the_rows_that_are_asked_for_on_the_tables_sets():
+    needs = table_needs("table4", make_study(only="ResNet-50"))
+    assert len(needs) == 6 and {need.datasets for need in needs} == {TABLE_SETS}
+    assert [str(need.source) for need in needs[:3]] == [
+        *("landmark:SfM120k:ResNet50", "landmark:GLD:ResNet50", "ResNet50 2048-D gem"),
+    ]
+    [need] = table_needs("table1", make_study(only="gem", use_released=True))
+    assert need.source == Released("cosplace:ResNet18:512")
+
+
+def test_a_released_network_is_said_to_be_one():
+    table = compare_table("table1", make_study(only="gem", use_released=True))
+    assert "released" in table.rows[0].note
+    assert compare_table("table1", make_study(only="gem")).rows[0].note == ""
+
+
+def test_a_row_that_is_not_there_is_an_error():
+    with pytest.raises(ValueError, match="table1 has no row that holds 'vgg'"):
+        compare_table("table1", make_study(only="vgg"))

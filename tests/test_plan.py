@@ -1,0 +1,225 @@
+"""Planning runs and doing the missing ones; the runs themselves are faked."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from paper_runs import make_sets, write_evaluation, write_training
+
+import commons
+from paper import plan
+from paper.estimates import evaluation_hours, training_gigabytes, training_hours
+from paper.plan import Need, Places, Step, carry_out, make_steps
+from paper.plan_text import describe_plan
+from paper.run_log import RunLog
+from paper.scales import MINI, PAPER
+from paper.sources import Absent, Released
+
+SOURCE, OTHER = PAPER.cosplace("ResNet18", 512), PAPER.cosplace("VGG16", 512)
+RECALLS = {"R@1": 50.0}
+
+
+@pytest.fixture
+def data(tmp_path):
+    return make_sets(tmp_path / "data", "sf_xl", "pitts30k", "tokyo247")
+
+
+@pytest.fixture
+def places(tmp_path, data):
+    return Places(tmp_path / "logs" / "paper", str(data), "cpu", 0)
+
+
+@pytest.fixture
+def log(tmp_path, data):
+    return RunLog(tmp_path / "logs", str(data), None)
+
+
+class FakeRuns:
+    """Does what train.py and eval.py would leave behind, and keeps their command lines."""
+
+    def __init__(self, data):
+        self.data, self.commands, self.fail = data, [], {}
+
+    def __call__(self, command, stdout, stderr):
+        script, argv = Path(command[1]).name, list(map(str, command[2:]))
+        self.commands.append((script, argv))
+        flags = dict(one.removeprefix("--").split("=", 1) for one in argv if "=" in one)
+        for text, message in self.fail.items():
+            if any(text in one for one in argv):
+                stderr.write(f"a bar 10%|\nError: {message}\n")
+                return subprocess.CompletedProcess(command, 1)
+        if script == "train.py" and "resume_train" in flags:
+            (Path(flags["resume_train"]).parent / "results.json").write_text("{}")
+        elif script == "train.py":
+            write_training(Path(flags["save_dir"]), argv, (1.0,))
+        else:
+            names = [one for one in argv if not one.startswith("--")]
+            model = {"model": flags.get("model", "")}
+            if "resume" in flags:
+                model = {"model_sha256": commons.describe_model(flags["resume"])["model_sha256"]}
+            write_evaluation(
+                Path(flags["save_dir"]), model, dict.fromkeys(names, RECALLS), self.data
+            )
+        return subprocess.CompletedProcess(command, 0)
+
+    @property
+    def scripts(self):
+        return [script for script, _ in self.commands]
+
+
+@pytest.fixture
+def runs(data, monkeypatch):
+    fake = FakeRuns(data)
+    monkeypatch.setattr(plan.subprocess, "run", fake)
+    return fake
+
+
+def test_what_several_figures_need_of_one_network_is_one_step():
+    needs = [
+        *(Need(SOURCE, ("pitts30k",)), Need(OTHER), Need(Absent(), ("pitts30k",))),
+        Need(SOURCE, ("tokyo247", "pitts30k")),
+    ]
+    assert make_steps(needs, [0, 7]) == [
+        *(Step(SOURCE, 0, ("pitts30k", "tokyo247")), Step(SOURCE, 7, ("pitts30k", "tokyo247"))),
+        *(Step(OTHER, 0, ()), Step(OTHER, 7, ())),
+    ]
+
+
+def test_a_released_network_has_no_seeds():
+    released = Released("cosplace:VGG16:512")
+    assert make_steps([Need(released, ("tokyo247",))], [3, 4]) == [Step(released, 3, ("tokyo247",))]
+
+
+def test_missing_runs_are_done_and_then_found(runs, log, places):
+    steps = make_steps([Need(SOURCE, ("pitts30k", "tokyo247"))], [0])
+    assert carry_out(steps, log, places) == {}
+    assert runs.scripts == ["train.py", "eval.py"]
+    _, argv = runs.commands[0]
+    folder = places.runs_folder / f"train_{SOURCE.slug(0)}"
+    assert {f"--save_dir={folder}", "--seed=0", "--device=cpu", "--num_workers=0"} <= set(argv)
+    _, argv = runs.commands[1]
+    assert argv[:4] == [
+        *(f"--resume={folder / 'best_model.pth'}", "--datasets", "pitts30k", "tokyo247"),
+    ]
+    assert log.recalls(SOURCE, 0, "tokyo247") == RECALLS
+    assert carry_out(steps, log, places) == {} and len(runs.commands) == 2
+
+
+def test_only_the_sets_without_results_are_evaluated(runs, log, places):
+    carry_out([Step(SOURCE, 0, ("pitts30k",))], log, places)
+    carry_out([Step(SOURCE, 0, ("pitts30k", "tokyo247", "st_lucia"))], log, places)
+    assert runs.scripts == ["train.py", "eval.py", "eval.py"]
+    assert runs.commands[2][1][1:3] == ["--datasets", "tokyo247"]
+
+
+def test_an_interrupted_training_is_resumed_in_its_folder(runs, log, places):
+    folder = places.runs_folder / "old"
+    write_training(folder, SOURCE.argv(0), (1.0,), is_done=False)
+    log.refresh()
+    carry_out([Step(SOURCE, 0, ())], log, places)
+    [(script, argv)] = runs.commands
+    assert script == "train.py" and f"--resume_train={folder / 'last_checkpoint.pth'}" in argv
+    assert not any("save_dir" in one for one in argv)
+    assert log.training(SOURCE, 0).is_done
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(runs, log, places):
+    taken = places.runs_folder / f"train_{SOURCE.slug(0)}"
+    taken.mkdir(parents=True)
+    carry_out([Step(SOURCE, 0, ())], log, places)
+    assert f"--save_dir={taken}_2" in runs.commands[0][1]
+
+
+def test_evaluations_have_the_image_size_of_the_scale(runs, places, tmp_path, data):
+    log = RunLog(tmp_path / "logs", str(data), "64")
+    carry_out([Step(SOURCE, 0, ("tokyo247",))], log, places)
+    assert "--resize_test_imgs=64" in runs.commands[1][1]
+
+
+def test_a_run_that_fails_does_not_stop_the_others(runs, log, places, caplog):
+    runs.fail = {"backbone=ResNet18": "the disk is full\nbuy another"}
+    steps = [Step(SOURCE, 0, ("tokyo247",)), Step(OTHER, 0, ("tokyo247",))]
+    assert carry_out(steps, log, places) == {steps[0]: "failed"}
+    assert runs.scripts == ["train.py", "train.py", "eval.py"]
+    assert "failed: the disk is full\nbuy another" in caplog.text
+
+
+def test_a_run_that_dies_without_a_word_says_its_exit_code(runs, log, places, caplog, monkeypatch):
+    done = subprocess.CompletedProcess([], -9)
+    monkeypatch.setattr(plan.subprocess, "run", lambda *args, **kwargs: done)
+    step = Step(SOURCE, 0, ())
+    assert carry_out([step], log, places) == {step: "failed"}
+    assert "train.py ended with exit code -9" in caplog.text
+
+
+def test_without_training_images_nothing_is_run(runs, log, places):
+    step = Step(PAPER.cosplace("ResNet18", 512, M=15), 0, ("tokyo247",))
+    assert carry_out([step], log, places) == {step: "no training set sf_xl_raw"}
+    assert runs.commands == []
+
+
+def test_released_networks_need_their_file(runs, log, places, monkeypatch, tmp_path):
+    step = Step(Released("cosplace:ResNet18:512"), 0, ("tokyo247",))
+
+    def refuse(*args, **kwargs):
+        raise OSError("no route")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    assert carry_out([step], log, places) == {step: "no weights"}
+    checkpoints = tmp_path / "hub" / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    (checkpoints / "ResNet18_512_cosplace.pth").write_bytes(b"weights")
+    assert carry_out([step], log, places) == {}
+    [(script, argv)] = runs.commands
+    assert script == "eval.py" and argv[0] == "--model=cosplace:ResNet18:512"
+    assert log.recalls(step.source, 0, "tokyo247") == RECALLS
+
+
+def test_the_plan_says_what_is_there_and_what_the_rest_costs(runs, log, places):
+    steps = [
+        *(Step(SOURCE, 0, ("pitts30k", "tokyo247", "st_lucia")), Step(OTHER, 0, ())),
+        Step(PAPER.cosplace("ResNet18", 512, M=15), 0, ()),
+    ]
+    carry_out([Step(SOURCE, 0, ("pitts30k",))], log, places)
+    write_training(places.runs_folder / "old", OTHER.argv(0), (1.0,), is_done=False)
+    log.refresh()
+    lines = [" ".join(line.split()) for line in describe_plan(steps, log).splitlines()]
+    hours = evaluation_hours(SOURCE, "tokyo247")
+    vgg, r18 = (f"{training_hours(one):.1f}" for one in (OTHER, SOURCE))
+    gigabytes = [training_gigabytes(one) for one in (OTHER, SOURCE)]
+    together = training_hours(OTHER) + training_hours(SOURCE) + hours
+    assert lines == [
+        "GPU h GB run",
+        "0.0 0.0 trained ResNet18 512-D gem, seed 0",
+        "0.0 0.0 measured ResNet18 512-D gem, seed 0 on pitts30k",
+        f"{hours:.1f} 0.0 evaluate ResNet18 512-D gem, seed 0 on tokyo247",
+        "0.0 0.0 no data ResNet18 512-D gem, seed 0 on st_lucia",
+        f"{vgg} {gigabytes[0]:.1f} resume VGG16 512-D gem, seed 0",
+        f"{r18} {gigabytes[1]:.1f} train ResNet18 512-D gem M 15, seed 0 (there is no sf_xl_raw)",
+        f"{together:.1f} {sum(gigabytes):.1f} together",
+        lines[-1],
+    ]
+
+
+def test_estimates_meet_the_trainings_whose_hours_are_known():
+    assert training_hours(SOURCE) == pytest.approx(20, abs=1)
+    assert training_hours(PAPER.cosplace("ResNet101", 512)) == pytest.approx(75, abs=1)
+    half = SOURCE.changed(epochs_num=25)
+    assert training_hours(half) == pytest.approx(training_hours(SOURCE) / 2)
+    assert training_hours(MINI.cosplace("ResNet18", 512)) < 0.01
+
+
+def test_checkpoints_hold_the_heads_of_all_groups_with_their_moments():
+    heads = 3 * 4 * 8 * 35_000 * 512
+    assert training_gigabytes(SOURCE) == pytest.approx((heads + 4 * 4 * 11.2e6) / 1e9, rel=0.01)
+
+
+@pytest.mark.parametrize("scale", [PAPER, MINI], ids=lambda scale: scale.name)
+def test_every_network_of_a_scale_has_an_estimate(scale):
+    for backbone, dims in scale.dims.items():
+        assert training_hours(scale.cosplace(backbone, dims[0])) > 0
+    assert evaluation_hours(Released("landmark:GLD:ResNet101"), "pitts30k") == pytest.approx(
+        evaluation_hours(PAPER.cosplace("ResNet101", 64), "pitts30k")
+    )
+    assert evaluation_hours(Released("cosplace:VGG16:64"), "tokyo247") > 0

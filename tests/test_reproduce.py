@@ -1,0 +1,119 @@
+"""paper.reproduce as a user runs it: small, but with real runs of train.py and eval.py."""
+
+import csv
+import dataclasses
+import json
+import logging
+import shutil
+
+import pytest
+
+from paper import reproduce
+from paper.reproduce import main
+from paper.scales import MINI
+
+TINY = dataclasses.replace(
+    MINI,
+    flags=MINI.flags
+    | {"image_size": 32, "resize_test_imgs": "32", "batch_size": 4}
+    | {"epochs_num": 2, "iterations_per_epoch": 2, "min_images_per_class": 3},
+    resize="32",
+)
+
+
+@pytest.fixture
+def tiny_scale(monkeypatch):
+    """Make the mini scale smaller still."""
+    monkeypatch.setattr(reproduce, "SCALES", {"mini": TINY, "paper": reproduce.SCALES["paper"]})
+    monkeypatch.setattr(reproduce, "MINI_PRESET", "tiny")
+
+
+@pytest.fixture
+def run(tmp_path, tiny_scale, caplog, monkeypatch, datasets_folder):
+    """Return a function that calls main at the tiny scale, and gives back what it said."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(datasets_folder, tmp_path / "data" / "paper_mini")
+    caplog.set_level(logging.INFO)
+
+    def call(*argv):
+        caplog.clear()
+        main([*argv, "--scale=mini", "--device=cpu", "--num_workers=0"])
+        return caplog.text
+
+    return call
+
+
+def read_csv(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_a_table_and_a_figure_from_real_runs(run, tmp_path):
+    said = run("table1", "fig5", "--only=gem", "--seeds", "0", "1", "--dry_run")
+    assert said.count("train     ResNet18 512-D gem, seed") == 2
+    assert not (tmp_path / "logs").exists()
+
+    said = run("table1", "--only=gem", "--seeds", "0", "1")
+    assert "[2/2] ResNet18 512-D gem, seed 1" in said
+    logs, out = tmp_path / "logs" / "paper_mini", tmp_path / "logs" / "paper_mini" / "outputs"
+    cells = {row["dataset"]: row for row in read_csv(out / "table1.csv")}
+    results = [json.loads(file.read_text()) for file in logs.glob("eval_*/*/results.json")]
+    assert len(cells) == 3 and len(results) == 6
+    for name, cell in cells.items():
+        recalls = [one["recalls"]["R@1"] for one in results if one["dataset"] == name]
+        assert float(cell["measured_mean"]) == pytest.approx(sum(recalls) / 2)
+        assert (cell["num_seeds"], cell["published_mean"]) == ("2", "")
+    assert "mini city" in said
+
+    before = sorted(logs.glob("*_*"))
+    run("table1", "fig7", "claims", "--only=resnet-18")
+    assert sorted(logs.glob("*_*")) == before
+    assert len(read_csv(out / "fig7.csv")) == 5
+    assert (out / "fig7.png").stat().st_size > 10_000
+
+
+def test_an_interrupted_training_is_continued(run, tmp_path):
+    run("fig5", "--only=groups_num", "--shard=1/3")
+    [folder] = (tmp_path / "logs" / "paper_mini").glob("train_*")
+    assert "groups_num_1_" in folder.name
+    (folder / "results.json").unlink()
+    lines = (folder / "metrics.jsonl").read_text()
+    run("fig5", "--only=groups_num", "--shard=1/3")
+    assert (folder / "results.json").is_file() and (folder / "metrics.jsonl").read_text() == lines
+    assert [folder] == list((tmp_path / "logs" / "paper_mini").glob("train_*"))
+    rows = read_csv(tmp_path / "logs" / "paper_mini" / "outputs" / "fig5.csv")
+    best = max(json.loads(line)["R@1"] for line in lines.splitlines())
+    assert [(row["mean"], row["missing"]) for row in rows] == [
+        *((f"{best:.2f}", ""), ("", "not run"), ("", "not run")),
+    ]
+
+
+def test_a_run_that_fails_is_said_and_the_table_written(run, tmp_path, monkeypatch):
+    flags = TINY.flags | {"min_images_per_class": 1000}
+    scale = dataclasses.replace(TINY, flags=flags)
+    monkeypatch.setattr(reproduce, "SCALES", {"mini": scale, "paper": None})
+    said = run("table1", "--only=max")
+    assert "failed: No class of" in said and "lower --min_images_per_class" in said
+    cells = read_csv(tmp_path / "logs" / "paper_mini" / "outputs" / "table1.csv")
+    assert {cell["missing"] for cell in cells} == {"failed"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["table9"], "invalid choice: 'table9'"),
+        (["table1", "--shard=5/4"], "must be I/N with I from 1 to N"),
+        (["table1", "--shard=half"], "must be I/N"),
+        (["table1", "--scale=mini", "--published_weights"], "were trained on SF-XL"),
+        (["table1", "--seeds", "-1"], "must not be negative"),
+        ([], "TARGET"),
+    ],
+)
+def test_wrong_flags(refused, argv, message):
+    assert message in refused(main, argv, code=2)
+
+
+def test_a_row_that_no_table_has_is_an_error_before_any_run(refused):
+    assert "no row, curve or sweep of table1 is called so" in refused(
+        main, ["table1", "--only=xyz"], code=1
+    )

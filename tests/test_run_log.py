@@ -1,0 +1,176 @@
+"""Looking runs up by their settings."""
+
+import json
+
+import pytest
+from paper_runs import make_sets, write_evaluation, write_training
+
+import commons
+from paper.run_log import Missing, RunLog
+from paper.scales import MINI, PAPER
+from paper.sources import Absent, Released
+
+SOURCE = PAPER.cosplace("ResNet18", 512)
+PITTS = "pitts30k"
+RECALLS = {"R@1": 50.0, "R@5": 60.0}
+
+
+@pytest.fixture
+def data(tmp_path):
+    return make_sets(tmp_path / "data", "sf_xl", PITTS, "tokyo247")
+
+
+@pytest.fixture
+def logs(tmp_path):
+    return tmp_path / "logs"
+
+
+def look(logs, data, resize=None):
+    return RunLog(logs, str(data), resize)
+
+
+def train(logs, name="a", source=SOURCE, seed=0, recalls=(1.0, 3.0, 2.0), more=(), **options):
+    return write_training(logs / name, [*source.argv(seed), *more], recalls, **options)
+
+
+def sha256(folder):
+    return {"model_sha256": commons.describe_model(folder / "best_model.pth")["model_sha256"]}
+
+
+def test_a_training_is_found_by_its_flags_wherever_it_is(logs, data):
+    folder = train(logs, "by_hand/long_ago")
+    found = look(logs, data).training(SOURCE, 0)
+    assert (found.folder, found.is_done) == (folder, True)
+    assert found.best_model == folder / "best_model.pth"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *("--num_workers=3", "--device=cpu", "--cache_folder=x", "--datasets_folder=y"),
+        *("--augmentation_device=cpu", "--num_preds_to_save=3", "--infer_batch_size=2"),
+    ],
+)
+def test_where_and_how_fast_it_ran_does_not_matter(logs, data, more):
+    train(logs, more=[more])
+    assert look(logs, data).training(SOURCE, 0) is not None
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *("--batch_size=31", "--lr=0.1", "--use_amp16", "--train_all_layers", "--seed=1", "--M=9"),
+        *("--epochs_num=49", "--train_set_folder=x", "--val_set_folder=x", "--pooling=avg"),
+        *("--backbone_weights=none", "--brightness=0", "--resize_test_imgs=480"),
+        *("--resume_model=x", "--groups_num=7", "--image_size=256", "--fc_output_dim=256"),
+    ],
+)
+def test_a_training_with_other_settings_is_another_one(logs, data, more):
+    train(logs, more=[more])
+    assert look(logs, data).training(SOURCE, 0) is None
+
+
+def test_a_run_of_an_older_version_lacks_new_flags_that_were_not_changed(logs, data):
+    folder = train(logs)
+    flags = json.loads((folder / "args.json").read_text())
+    del flags["random_resized_crop"]
+    (folder / "args.json").write_text(json.dumps(flags))
+    assert look(logs, data).training(SOURCE, 0) is not None
+
+
+def test_the_interrupted_run_that_got_farthest_is_continued(logs, data):
+    train(logs, "a", recalls=(1.0,), is_done=False)
+    farther = train(logs, "b", recalls=(1.0, 2.0), is_done=False)
+    train(logs, "c", recalls=(), is_done=False)
+    found = look(logs, data).training(SOURCE, 0)
+    assert (found.folder, found.is_done) == (farther, False)
+
+
+def test_a_run_without_a_checkpoint_cannot_be_continued(logs, data):
+    folder = train(logs, is_done=False)
+    (folder / "last_checkpoint.pth").unlink()
+    assert look(logs, data).training(SOURCE, 0) is None
+
+
+def test_the_validation_recall_is_that_of_the_best_epoch(logs, data):
+    assert look(logs, data).best_val_recall(SOURCE, 0) == Missing("not run")
+    train(logs, recalls=(1.0, 3.0, 2.0))
+    assert look(logs, data).best_val_recall(SOURCE, 0) == 3.0
+    assert look(logs, data).best_val_recall(Absent("no code"), 0) == Missing("no code")
+
+
+def test_results_belong_to_the_weights_not_to_the_path(logs, data):
+    model = sha256(train(logs))
+    write_evaluation(logs / "e", model, {PITTS: RECALLS}, data)
+    log = look(logs, data)
+    assert log.recalls(SOURCE, 0, PITTS) == RECALLS
+    assert log.evaluation(SOURCE, 0, PITTS) == logs / "e" / PITTS
+    assert log.recalls(SOURCE, 1, PITTS) == Missing("not run")
+    assert log.recalls(SOURCE, 0, "tokyo247") == Missing("not run")
+    (logs / "a" / "best_model.pth").write_bytes(b"another network")
+    assert look(logs, data).recalls(SOURCE, 0, PITTS) == Missing("not run")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        *("--test_method=five_crops", "--index=hnsw", "--positive_dist_threshold=10"),
+        *("--per_city", "--positives=x.csv", "--skip_unreadable", "--resize_test_imgs=480"),
+    ],
+)
+def test_results_by_another_protocol_do_not_count(logs, data, argv):
+    write_evaluation(logs / "e", sha256(train(logs)), {PITTS: RECALLS}, data, [argv])
+    assert look(logs, data).recalls(SOURCE, 0, PITTS) == Missing("not run")
+
+
+def test_results_have_the_image_size_of_the_scale(logs, data):
+    argv = ["--resize_test_imgs=64"]
+    write_evaluation(logs / "e", sha256(train(logs)), {PITTS: RECALLS}, data, argv)
+    assert look(logs, data, "64").recalls(SOURCE, 0, PITTS) == RECALLS
+
+
+def test_a_released_network_is_known_by_its_name(logs, data):
+    model = {"model": "landmark:GLD:ResNet50", "model_sha256": "x"}
+    write_evaluation(logs / "e", model, {PITTS: RECALLS}, data)
+    log = look(logs, data)
+    assert log.recalls(Released("landmark:GLD:ResNet50"), 0, PITTS) == RECALLS
+    assert log.recalls(Released("landmark:GLD:ResNet50:512"), 0, PITTS) == Missing("not run")
+
+
+def test_why_there_is_no_number(logs, data):
+    log = look(logs, data)
+    assert log.recalls(SOURCE, 0, "st_lucia") == Missing("no data set")
+    assert log.recalls(Absent(), 0, PITTS) == Missing("not implemented yet")
+    train(logs, is_done=False)
+    assert look(logs, data).recalls(SOURCE, 0, PITTS) == Missing("interrupted")
+
+
+def test_runs_on_another_mini_city_do_not_count(logs, tmp_path):
+    source = MINI.cosplace("ResNet18", 512)
+    name = "mini_city_test_v1"
+    here, there = (make_sets(tmp_path / place, "mini_city", name) for place in ("here", "there"))
+    folder = write_training(logs / "a", source.argv(0), (1.0,), datasets_folder=here)
+    argv = [f"--resize_test_imgs={MINI.resize}"]
+    write_evaluation(logs / "e", sha256(folder), {name: RECALLS}, here, argv)
+    assert look(logs, here, MINI.resize).recalls(source, 0, name) == RECALLS
+    assert look(logs, there, MINI.resize).training(source, 0) is None
+    folder = write_training(logs / "b", source.argv(0), (1.0,), datasets_folder=there)
+    (folder / "best_model.pth").write_bytes((logs / "a" / "best_model.pth").read_bytes())
+    assert look(logs, there, MINI.resize).recalls(source, 0, name) == Missing("not run")
+
+
+def test_what_is_no_run_is_passed_over(logs, data):
+    train(logs)
+    for name, content in (("x", "["), ("y", "[]"), ("z", '{"no_labels": false}')):
+        (logs / name).mkdir()
+        (logs / name / "args.json").write_text(content)
+    assert look(logs, data).training(SOURCE, 0).folder == logs / "a"
+
+
+def test_new_runs_are_seen_after_a_refresh(logs, data):
+    log = look(logs, data)
+    train(logs)
+    assert log.training(SOURCE, 0) is None
+    log.refresh()
+    assert log.training(SOURCE, 0) is not None
+    assert log.has_train_set(SOURCE) and not log.has_train_set(PAPER.cosplace("VGG16", 64, M=5))
