@@ -1,9 +1,11 @@
 """Figure 7: queries with the first prediction of each of several networks."""
 
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from datasets.images import open_image
 from paper.drawing import PAGE_IN, new_figure, save_figure, styled, write_values
@@ -25,11 +27,11 @@ def shown_networks(scale: Scale) -> dict[str, Source]:
     """Return the columns of the figure: those of the paper, and others that there are."""
     return {
         **dict.fromkeys(("NetVLAD", "CRN", "SARE", "SFRS"), Absent()),
-        "SfM120k\nResNet-50": Released("landmark:SfM120k:ResNet50"),
-        "GLD\nResNet-50": Released("landmark:GLD:ResNet50"),
-        "CosPlace\nResNet-18": scale.cosplace("ResNet18", 512),
-        "CosPlace\nVGG-16": scale.cosplace("VGG16", 512),
-        "CosPlace\nResNet-50": scale.cosplace("ResNet50", 2048),
+        "SfM120k ResNet-50": Released("landmark:SfM120k:ResNet50"),
+        "GLD ResNet-50": Released("landmark:GLD:ResNet50"),
+        "CosPlace ResNet-18": scale.cosplace("ResNet18", 512),
+        "CosPlace VGG-16": scale.cosplace("VGG16", 512),
+        "CosPlace ResNet-50": scale.cosplace("ResNet50", 2048),
     }
 
 
@@ -43,49 +45,47 @@ def answer_needs(study: Study) -> list[Need]:
     ]
 
 
-@styled
 def draw_answers(study: Study, folder: Path) -> list[Path]:
     """Draw Figure 7: a row per query, framed green where the prediction is right, else red.
 
-    The queries are drawn at random from those on which the networks disagree.
+    The queries are drawn at random from those on which the networks disagree. Without any there is
+    only an empty list.
     """
-    [dataset] = study.scale.datasets([_DATASET])
-    found, left_out = {}, {}
-    for name, source in shown_networks(study.scale).items():
-        place = study.evaluation(source, dataset)
-        if isinstance(place, Missing):
-            left_out[name.replace("\n", " ")] = place.reason
-        elif study.is_asked(name):
-            queries_folder = read_results(place)["queries_folder"]
-            found[name] = read_predictions(place / "predictions.csv", queries_folder)
+    found, left_out = _find_predictions(study)
     queries = choose_queries(list(found.values()))
     rows = [
-        (
-            query,
-            name.replace("\n", " "),
-            *(first[key] for key in ("prediction", "distance_m", "correct")),
-        )
+        (query, name, first["prediction"], first["distance_m"], first["correct"])
         for query in queries
         for name, predictions in found.items()
         for first in predictions.rows[query][:1]
     ]
     header = ("query", "network", "prediction", "distance_m", "correct")
     files = [write_values(rows, header, folder, "fig7")]
-    if not queries:
-        return files
-    figure, panels = new_figure(
-        PAGE_IN, 1.25 * len(queries) + 0.4, len(queries), 1 + len(found), squeeze=False
-    )
-    for row, query in zip(panels, queries, strict=True):
-        _draw_row(row, query, found)
-    for panel, title in zip(panels[0], ["query", *found], strict=True):
-        panel.set_title(title)
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-    note = ". ".join(filter(None, [study.scale.mark, f"Left out: {reasons}" if reasons else ""]))
-    return [*save_figure(figure, folder, "fig7", note), *files]
+    if queries:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        notes = (study.scale.mark, f"Left out: {reasons}" if reasons else "")
+        figure = _draw_grid(queries, found)
+        files += save_figure(figure, folder, "fig7", ". ".join(filter(None, notes)))
+    return files
 
 
-def choose_queries(found: list[Predictions]) -> list[str]:
+def _find_predictions(study: Study) -> tuple[dict[str, Predictions], dict[str, str]]:
+    """Return the predictions of each network that is asked for, or why there are none."""
+    [dataset] = study.scale.datasets([_DATASET])
+    found, left_out = {}, {}
+    for name, source in shown_networks(study.scale).items():
+        if not study.is_asked(name):
+            continue
+        place = study.evaluation(source, dataset)
+        if isinstance(place, Missing):
+            left_out[name] = place.reason
+        else:
+            queries_folder = read_results(place)["queries_folder"]
+            found[name] = read_predictions(place / "predictions.csv", queries_folder)
+    return found, left_out
+
+
+def choose_queries(found: Sequence[Predictions]) -> list[str]:
     """Draw queries at random from those that all networks answered, right and wrong ones first."""
     if not found:
         return []
@@ -95,12 +95,19 @@ def choose_queries(found: list[Predictions]) -> list[str]:
     return sorted(answered, key=lambda query: -len(is_right[query]))[:_NUM_QUERIES]
 
 
-def _draw_row(row: list[Axes], query: str, found: dict[str, Predictions]) -> None:
-    firsts = [predictions.rows[query][0] for predictions in found.values()]
-    _draw_image(row[0], firsts[0]["query"], "black", "")
-    for panel, first in zip(row[1:], firsts, strict=True):
-        text = format_metres(float(first["distance_m"] or "nan"))
-        _draw_image(panel, first["prediction"], _COLOURS[first["correct"]], text)
+@styled
+def _draw_grid(queries: Sequence[str], found: Mapping[str, Predictions]) -> Figure:
+    size_in = (PAGE_IN, 1.25 * len(queries) + 0.4)
+    figure, panels = new_figure(*size_in, len(queries), 1 + len(found), squeeze=False)
+    for row, query in zip(panels, queries, strict=True):
+        firsts = [predictions.rows[query][0] for predictions in found.values()]
+        _draw_image(row[0], firsts[0]["query"], "black", "")
+        for panel, first in zip(row[1:], firsts, strict=True):
+            text = format_metres(float(first["distance_m"] or "nan"))
+            _draw_image(panel, first["prediction"], _COLOURS[first["correct"]], text)
+    for panel, title in zip(panels[0], ["query", *found], strict=True):
+        panel.set_title(title.replace(" ", "\n"))
+    return figure
 
 
 def _draw_image(panel: Axes, path: str, colour: str, text: str) -> None:

@@ -47,12 +47,13 @@ class Study:
 
     def recalls(self, source: Source, dataset: str, metric: str) -> tuple[float, ...] | Missing:
         """Return a recall in percent on a test set, one for each seed that has it."""
+        resolved = self.resolve(source)
 
         def look_up(seed: int) -> float | Missing:
-            found = self.log.recalls(self.resolve(source), seed, dataset)
+            found = self.log.recalls(resolved, seed, dataset)
             return found if isinstance(found, Missing) else found[metric]
 
-        return self._over_seeds(source, look_up)
+        return self._over_seeds(resolved, look_up)
 
     def val_recalls(self, source: Source) -> tuple[float, ...] | Missing:
         """Return R@1 in percent on the validation set, one for each seed that has it."""
@@ -60,8 +61,8 @@ class Study:
 
     def evaluation(self, source: Source, dataset: str) -> Path | Missing:
         """Return the folder of the results on a test set, with the first seed."""
-        seed = self.seeds[0]
-        found = self.log.evaluation(self.resolve(source), seed, dataset)
+        source, seed = self.resolve(source), self.seeds[0]
+        found = self.log.evaluation(source, seed, dataset)
         return self._explain(source, seed, found) if isinstance(found, Missing) else found
 
     def _over_seeds(
@@ -69,8 +70,8 @@ class Study:
     ) -> tuple[float, ...] | Missing:
         if isinstance(source, Absent):
             return Missing(source.reason)
-        is_one = isinstance(self.resolve(source), Released)
-        found = {seed: look_up(seed) for seed in (self.seeds[:1] if is_one else self.seeds)}
+        seeds = self.seeds[:1] if isinstance(source, Released) else self.seeds
+        found = {seed: look_up(seed) for seed in seeds}
         numbers = tuple(value for value in found.values() if not isinstance(value, Missing))
         if numbers:
             return numbers
@@ -79,7 +80,6 @@ class Study:
 
     def _explain(self, source: Source, seed: int, missing: Missing) -> Missing:
         """Return why a run is not there; what went wrong just now tells more than that."""
-        source = self.resolve(source)
         for step, why in self.failures.items():
             if (step.source, step.seed) == (source, seed) and missing.reason != "no data set":
                 return Missing(why)

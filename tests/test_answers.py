@@ -62,8 +62,8 @@ def evaluation(tmp_path):
 def test_each_network_shows_its_own_first_prediction(tmp_path, evaluation):
     networks = shown_networks(MINI)
     numbers = KnownNumbers()
-    for name, corrects in (("CosPlace\nResNet-18", [1, 0, 1]), ("CosPlace\nVGG-16", [0, 0, 1])):
-        folder = evaluation(name.split("\n")[1], corrects)
+    for name, corrects in (("CosPlace ResNet-18", [1, 0, 1]), ("CosPlace VGG-16", [0, 0, 1])):
+        folder = evaluation(name.split()[1], corrects)
         numbers.folders[networks[name], "mini_city_test_v1"] = folder
     files = draw_answers(make_study(numbers, scale=MINI), tmp_path / "out")
     assert {file.name for file in files} == {"fig7.pdf", "fig7.png", "fig7.csv"}

@@ -26,6 +26,12 @@ def test_validation_recalls_are_collected_over_seeds():
     assert study.val_recalls(PAPER.cosplace("VGG16", 64)) == Missing("not run")
 
 
+def test_released_networks_tell_nothing_of_validation():
+    val = {(SOURCE, seed): 70.0 + seed for seed in (0, 1)}
+    study = make_study(KnownNumbers(val=val), seeds=(0, 1), use_released=True)
+    assert study.val_recalls(SOURCE) == (70.0, 71.0)
+
+
 def test_a_released_network_counts_once_whatever_the_seeds():
     test = {(RELEASED, seed, "pitts30k"): {"R@1": 80.0} for seed in (0, 1)}
     study = make_study(KnownNumbers(test), seeds=(0, 1), use_released=True)
