@@ -43,6 +43,7 @@ from training.state import (
     Training,
     check_flags_unchanged,
     check_images_unchanged,
+    note_changes,
     read_training_checkpoint,
 )
 
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         AMP_DTYPES[args.amp_dtype] if args.use_amp16 else None,
         device,
     )
-    flags = vars(args) | network.architecture | {"image_size": image_size}
+    flags = note_changes(vars(args) | network.architecture | {"image_size": image_size}, checkpoint)
     run_folder = open_run(training, checkpoint, flags, index.digest)
     del checkpoint  # as large as the training itself
     logging.info(index.describe(args.groups_num))
@@ -130,6 +131,7 @@ def open_run(
         check_images_unchanged(checkpoint, digest)
         training.load_state_dict(checkpoint)
         folder = Path(flags["resume_train"]).parent
+        (folder / "results.json").unlink(missing_ok=True)  # of a shorter training
         commons.write_json(flags, folder / "args.json")
     commons.setup_logging(folder)
     if checkpoint is not None:

@@ -81,6 +81,8 @@ def build_network(
         raise ValueError(
             f"--pooling none: the map of {backbone} has many places, and a descriptor is one vector"
         )
+    if pooling != "none" and recipe.pooling == "none":
+        raise ValueError(f"--pooling {pooling}: {backbone} gives one vector, to be left as it is")
     if fc_output_dim < 0:
         raise ValueError(f"--fc_output_dim must not be negative, it is {fc_output_dim}")
     body = build_backbone(backbone, backbone_weights, train_all_layers, freeze_te, layer)
@@ -106,11 +108,13 @@ def choose_resize(
         model: The network, whose `image_size` is that of its backbone; None if not known yet.
 
     Returns:
-        "none", "480" (shorter side) or "480x640" (HxW); None: as the test set prescribes.
+        "none", "480" (shorter side) or "480x640" (HxW); None: as the test set prescribes. Networks
+        whose backbone has a size are tested at the size of the training images, if it is known.
     """
     own = getattr(model, "image_size", None)  # models that are not ours have none
     if asked == "":
         return str(image_size or own or IMAGE_SIZE)
     if asked is None and own is not None:
-        return f"{own}x{own}"
+        side = image_size or own
+        return f"{side}x{side}"
     return asked

@@ -23,6 +23,7 @@ class Cell:
     published: Number | None = None  # None where the paper has none
     missing: str = ""  # "not implemented yet", "no data set", "no weights", "not run" ...
     caveats: tuple[str, ...] = ()  # what has to be known of it, sentences
+    runs: tuple[str, ...] = ()  # folders that the measured numbers are from
 
     def __post_init__(self) -> None:
         """Check that the cell says one thing."""
@@ -184,6 +185,15 @@ class ComparedTable:
         cells = (row.cells[index] for row in self.rows)
         texts = (cell.describe() + FLAG * cell.flagged for cell in cells)
         return GAP + max(map(len, (self.columns[index].header, *texts)))
+
+
+VALUES_HEADER = ("mean", "std", "num_seeds", "missing", "runs")  # of what figures show
+
+
+def list_values(cell: Cell) -> tuple[str, ...]:
+    """Return what is measured in a cell, as VALUES_HEADER names it, for the CSV of a figure."""
+    numbers = ("" if number is None else f"{number:.2f}" for number in (cell.mean, cell.std))
+    return (*numbers, str(len(cell.measured)), cell.missing, "; ".join(cell.runs))
 
 
 def _spread(mean: float, std: float | None) -> str:

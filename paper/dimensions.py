@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
+from model.backbones import find_recipe
+from paper.compared import VALUES_HEADER, list_values
 from paper.drawing import PAGE_IN, new_figure, save_figure, styled, write_values
 from paper.plan import Need
-from paper.run_log import Missing
 from paper.scales import Scale
 from paper.sources import Trained
 from paper.study import Study
@@ -32,7 +33,6 @@ _NAMES = {
     "CCT14_224": "CCT-14 at 224",
     "CCT14_384": "CCT-14 at 384",
 }
-_OWN_DIMS = {"ViT_B16": 768, "CCT14_224": 384, "CCT14_384": 384}  # without a linear layer
 _MARKERS = "osD^vP*"
 _COLUMNS = 4
 _LEFT_OUT = "The curves of SFRS and NetVLAD are left out: not implemented yet"
@@ -40,9 +40,8 @@ _LEFT_OUT = "The curves of SFRS and NetVLAD are left out: not implemented yet"
 
 def curve_sources(scale: Scale, backbone: str) -> dict[int, Trained]:
     """Return {length of the descriptors: training} of a backbone."""
-    return {
-        dim or _OWN_DIMS[backbone]: scale.cosplace(backbone, dim) for dim in scale.dims[backbone]
-    }
+    own = find_recipe(backbone).out_channels  # without a linear layer
+    return {dim or own: scale.cosplace(backbone, dim) for dim in scale.dims[backbone]}
 
 
 def dimension_needs(study: Study) -> list[Need]:
@@ -68,33 +67,34 @@ def draw_dimensions(study: Study, folder: Path) -> list[Path]:
         panel.set_title(DATASETS.get(dataset, dataset))
     for panel in panels.flat[len(datasets) :]:
         panel.axis("off")
-    handles, labels = panels.flat[0].get_legend_handles_labels()
-    panels.flat[len(datasets)].legend(handles, labels, loc="center", title="CosPlace with")
-    header = ("dataset", "backbone", "descriptor_dim", "mean", "std", "num_seeds", "missing")
+    curves = panels.flat[0].containers
+    panels.flat[len(datasets)].legend(
+        [curve.lines[0] for curve in curves],
+        [curve.get_label() for curve in curves],
+        loc="center",
+        title="CosPlace with",
+    )
+    header = ("dataset", "backbone", "descriptor_dim", *VALUES_HEADER)
     note = ". ".join(filter(None, (study.scale.mark, _LEFT_OUT)))
     return [
         *save_figure(figure, folder, "fig6", note),
-        write_values(rows, header, folder, "fig6"),
+        write_values(rows, header, folder, "fig6", study.scale.mark),
     ]
 
 
 def _draw_panel(panel: Axes, study: Study, dataset: str) -> list[tuple]:
+    """Draw the curves of all backbones on a data set; return the rows of the CSV."""
     rows, all_dims = [], set()
     for number, (backbone, name) in enumerate(_NAMES.items()):
         if backbone not in study.scale.dims or not study.is_asked(name):
             continue
         points = []
         for dim, source in curve_sources(study.scale, backbone).items():
-            recalls = study.recalls(source, dataset, "R@1")
+            cell = study.measure(source, dataset)
             all_dims.add(dim)
-            if isinstance(recalls, Missing):
-                rows.append((dataset, backbone, dim, "", "", 0, recalls.reason))
-                continue
-            std = np.std(recalls, ddof=1) if len(recalls) > 1 else 0.0
-            points.append((dim, np.mean(recalls), std))
-            rows.append(
-                (dataset, backbone, dim, *(f"{x:.2f}" for x in points[-1][1:]), len(recalls), "")
-            )
+            rows.append((dataset, backbone, dim, *list_values(cell)))
+            if cell.measured:
+                points.append((dim, cell.mean, cell.std or 0.0))
         columns = np.array(points, float).reshape(-1, 3).T
         panel.errorbar(*columns, marker=_MARKERS[number], color=f"C{number}", label=name)
     panel.set_xscale("log", base=2)

@@ -95,7 +95,7 @@ def save_figure(figure: Figure, folder: Path, name: str, note: str = "") -> list
 
 
 def write_values(
-    rows: Iterable[Sequence[Any]], header: Sequence[str], folder: Path, name: str
+    rows: Iterable[Sequence[Any]], header: Sequence[str], folder: Path, name: str, note: str = ""
 ) -> Path:
     """Write what a figure shows as NAME.csv.
 
@@ -104,9 +104,12 @@ def write_values(
         header: Names of the columns, with units.
         folder: Is made if it is not there.
         name: Of the file, without extension.
+        note: That of the figure; it becomes a column, if there is one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.csv"
+    if note:
+        header, rows = (*header, "note"), ((*row, note) for row in rows)
     text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
     with commons.written_whole(path) as temporary, open(temporary, "w", **text) as file:
         csv.writer(file).writerows([header, *rows])

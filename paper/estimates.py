@@ -1,7 +1,11 @@
 """What runs will cost, before they are done: GPU hours and disk, rough ones."""
 
+from collections.abc import Sequence
+
 from datasets.catalog import look_up_test_set
-from paper.sources import Source, Trained
+from model.backbones import find_recipe
+from model.published import parse_published
+from paper.sources import Released, Trained
 
 # Multiply-adds of one image in 10^9 and parameters in 10^6, without the linear layer, by
 # benchmarks/backbones.py; convolutional networks at 512 x 512, transformers at their own size.
@@ -14,7 +18,6 @@ _COSTS = {
     "CCT14_224": (5.5, 22.0),
     "CCT14_384": (16.7, 22.1),
 }
-_COST_SIZES = {"ViT_B16": 224, "CCT14_224": 224, "CCT14_384": 384}
 # The authors' trainings took 20 h (ResNet-18) and 75 h (ResNet-101) for 16 million images of
 # 512 x 512 on an RTX 3090: a line through these two.
 _HOURS_PER_IMAGE = 3.3 / 16e6
@@ -24,23 +27,28 @@ _CLASSES_PER_GROUP = 35_000  # of SF-XL, by the paper
 _ADAM = 3  # a weight and its two moments
 
 
-def training_hours(source: Trained) -> float:
-    """Return the hours of a training on one RTX 3090."""
+def training_hours(source: Trained, num_done: int = 0) -> float:
+    """Return the hours of a training on one RTX 3090, without the epochs that are done."""
     flags = dict(source.flags)
-    iterations = flags.get("epochs_num", 50) * flags.get("iterations_per_epoch", 10_000)
+    num_epochs = flags.get("epochs_num", 50) - num_done
+    iterations = num_epochs * flags.get("iterations_per_epoch", 10_000)
     num_images = iterations * flags.get("batch_size", 32)
     gmacs = _gmacs(flags["backbone"], flags["image_size"])
     return num_images * (_HOURS_PER_IMAGE + _HOURS_PER_GMAC * gmacs)
 
 
-def evaluation_hours(source: Source, dataset: str, image_size: int = 512) -> float:
-    """Return the hours that descriptors of a test set take on one RTX 3090; 0 if unknown."""
-    test_set = look_up_test_set(dataset)
-    num_images = (test_set.num_database or 0) + (test_set.num_queries or 0)
+def evaluation_hours(source: Trained | Released, datasets: Sequence[str]) -> float:
+    """Return the hours that descriptors of test sets take on one RTX 3090, 0 where unknown.
+
+    Sets with the same folder share their database.
+    """
+    test_sets = [look_up_test_set(name) for name in datasets]
+    databases = {test_set.folders: test_set.num_database or 0 for test_set in test_sets}
+    num_images = sum(databases.values()) + sum(one.num_queries or 0 for one in test_sets)
     if isinstance(source, Trained):
         backbone, image_size = source["backbone"], source["image_size"]
     else:
-        backbone = source.spec.split(":")[2 if source.spec.startswith("landmark") else 1]
+        backbone, image_size = parse_published(source.spec).backbone, 512
     gmacs = _gmacs(backbone, image_size)
     return num_images * _FORWARD_SHARE * (_HOURS_PER_IMAGE + _HOURS_PER_GMAC * gmacs)
 
@@ -51,11 +59,11 @@ def training_gigabytes(source: Trained) -> float:
     network = _COSTS[flags["backbone"]][1] * 1e6
     groups = flags.get("groups_num", 8)
     num_classes = 100 if flags["dataset"] == "mini_city" else _CLASSES_PER_GROUP
-    head = num_classes * (flags["fc_output_dim"] or 768)
+    head = num_classes * (flags["fc_output_dim"] or find_recipe(flags["backbone"]).out_channels)
     return 4e-9 * (_ADAM * (network + groups * head) + network)
 
 
 def _gmacs(backbone: str, image_size: int) -> float:
     """Return multiply-adds of one image, which grow with its area."""
     gmacs, _ = _COSTS[backbone]
-    return gmacs * (image_size / _COST_SIZES.get(backbone, 512)) ** 2
+    return gmacs * (image_size / (find_recipe(backbone).image_size or 512)) ** 2

@@ -62,7 +62,7 @@ def draw_examples(
         for number, (label, paths) in enumerate(rows, start=1)
         for column, path in enumerate(paths, start=1)
     ]
-    table = write_values(values, ("row", "part", "column", "image"), folder, "fig4")
+    table = write_values(values, ("row", "part", "column", "image"), folder, "fig4", note)
     return [*save_figure(figure, folder, "fig4", note), table]
 
 

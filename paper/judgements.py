@@ -41,14 +41,17 @@ class Judgement:
 
     @property
     def evidence(self) -> str:
-        """The parts that decided, and how many of all parts could be judged."""
+        """How many of all comparisons hold, fail or miss a number, and those that decided."""
         decisive = {Verdict.FAILS: False, Verdict.OPEN: None, Verdict.HOLDS: True}[self.verdict]
         texts = list(dict.fromkeys(part.text for part in self.parts if part.holds is decisive))
         shown = "; ".join(texts[:_MAX_SHOWN]) + ("; ..." if len(texts) > _MAX_SHOWN else "")
-        num_judged = sum(part.holds is not None for part in self.parts)
-        num_true = sum(part.holds is True for part in self.parts)
-        missing = len(self.parts) - num_judged
-        return f"{num_true} of {num_judged} comparisons hold, {missing} are missing: {shown}"
+        counts = {
+            "hold": sum(part.holds is True for part in self.parts),
+            "fail": sum(part.holds is False for part in self.parts),
+            "missing": sum(part.holds is None for part in self.parts),
+        }
+        counted = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
+        return f"{counted}: {shown}"
 
 
 def compare(
@@ -81,8 +84,9 @@ def format_judgements(judgements: Sequence[Judgement], mark: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def format_for_terminal(judgements: Iterable[Judgement]) -> str:
+def format_for_terminal(judgements: Iterable[Judgement], mark: str) -> str:
     """Return the judgements as text, two lines each."""
-    return "\n".join(
-        f"{one.verdict.value.upper()}: {one.statement}\n    {one.evidence}" for one in judgements
-    )
+    lines = [f"[{mark}]"] if mark else []
+    for one in judgements:
+        lines += [f"{one.verdict.value.upper()}: {one.statement}", f"    {one.evidence}"]
+    return "\n".join(lines)

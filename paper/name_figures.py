@@ -119,7 +119,9 @@ def _draw_cells(
     figure.legend(handles=handles, loc="outside upper left")
     there = np.flatnonzero(num_cells)
     values = zip(there, num_cells[there], (there >= smallest).astype(int), strict=True)
-    table = write_values(values, ("panoramas_per_cell", "num_cells", "is_kept"), folder, "fig1")
+    table = write_values(
+        values, ("panoramas_per_cell", "num_cells", "is_kept"), folder, "fig1", note
+    )
     return [*save_figure(figure, folder, "fig1", note), table]
 
 
@@ -189,5 +191,5 @@ def _draw_years(years: np.ndarray, what: str, folder: Path, name: str, note: str
     else:
         write_message(axes, f"None of {num_unknown:,} {what} has a year in its file name")
     rows = [*zip(values, counts, strict=True), *([("unknown", num_unknown)] if num_unknown else [])]
-    table = write_values(rows, ("year", f"num_{what}"), folder, name)
+    table = write_values(rows, ("year", f"num_{what}"), folder, name, note)
     return [*save_figure(figure, folder, name, note), table]

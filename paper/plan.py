@@ -13,6 +13,7 @@ from model.published import fetch_published, parse_published
 from paper.run_log import Missing, RunLog
 from paper.sources import Absent, Released, Source, Trained
 
+FAILED = "failed"
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -43,8 +44,8 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where runs are made and with what: nothing of it changes results."""
+class RunOptions:
+    """Where runs are made and with what; nothing of it changes results."""
 
     runs_folder: Path  # new runs go here
     datasets_folder: str
@@ -73,8 +74,7 @@ def missing_evaluations(step: Step, log: RunLog) -> list[str]:
     return [
         name
         for name in step.datasets
-        if log.missing_set(name) is None
-        and isinstance(log.evaluation(step.source, step.seed, name), Missing)
+        if log.has_set(name) and isinstance(log.evaluation(step.source, step.seed, name), Missing)
     ]
 
 
@@ -101,7 +101,7 @@ def is_trained(step: Step, log: RunLog) -> bool:
     return training is not None and training.is_done
 
 
-def carry_out(steps: Sequence[Step], log: RunLog, places: Places) -> dict[Step, str]:
+def carry_out(steps: Sequence[Step], log: RunLog, options: RunOptions) -> dict[Step, str]:
     """Do what is missing of each step; go on with the next one where a run fails.
 
     Returns:
@@ -119,40 +119,59 @@ def carry_out(steps: Sequence[Step], log: RunLog, places: Places) -> dict[Step, 
         start_s = time.monotonic()
         logging.info(f"[{number}/{len(todo)}] {step}")
         try:
-            _carry_out(step, log, places)
+            _carry_out(step, log, options)
         except RuntimeError as error:
-            failures[step] = "failed"
+            failures[step] = FAILED
             logging.error(f"{step} failed: {error}")
         logging.info(f"  {time.monotonic() - start_s:.0f} s")
         log.refresh()
     return failures
 
 
-def _carry_out(step: Step, log: RunLog, places: Places) -> None:
+def _carry_out(step: Step, log: RunLog, options: RunOptions) -> None:
     if not is_trained(step, log):
-        _train(step, log, places)
+        _train(step, log, options)
         log.refresh()
-    names = missing_evaluations(step, log)
-    if not names:
-        return
+    if names := missing_evaluations(step, log):
+        _evaluate(step, names, log, options)
+
+
+def _evaluate(step: Step, names: Sequence[str], log: RunLog, options: RunOptions) -> None:
+    """Evaluate on several sets at once, which may share a database; one by one if that fails."""
+    try:
+        _evaluate_at_once(step, names, log, options)
+    except RuntimeError:
+        if len(names) == 1:
+            raise
+        errors = []
+        for name in names:
+            try:
+                _evaluate_at_once(step, [name], log, options)
+            except RuntimeError as error:
+                errors.append(f"{name}: {error}")
+        if errors:
+            raise RuntimeError("\n".join(errors)) from None
+
+
+def _evaluate_at_once(step: Step, names: Sequence[str], log: RunLog, options: RunOptions) -> None:
     if isinstance(step.source, Trained):
         model = f"--resume={log.training(step.source, step.seed).best_model}"
     else:
         model = f"--model={step.source.spec}"
     resize = [f"--resize_test_imgs={log.resize}"] if log.resize else []
-    folder = _new_folder(places.runs_folder, f"eval_{step.source.slug(step.seed)}")
-    argv = [model, "--datasets", *names, *resize, "--no_report", f"--save_dir={folder}"]
-    _run("eval.py", argv, folder, places)
+    folder = _new_folder(options.runs_folder, f"eval_{step.source.slug(step.seed)}")
+    argv = [*resize, "--no_report", f"--save_dir={folder}"]
+    _run("eval.py", [model, "--datasets", *names, *argv], folder, options)
 
 
-def _train(step: Step, log: RunLog, places: Places) -> None:
+def _train(step: Step, log: RunLog, options: RunOptions) -> None:
     training = log.training(step.source, step.seed)
     if training is not None:
         resume = [f"--resume_train={training.folder / 'last_checkpoint.pth'}"]
-        _run("train.py", resume, training.folder, places)
+        _run("train.py", resume, training.folder, options)
     else:
-        folder = _new_folder(places.runs_folder, f"train_{step.source.slug(step.seed)}")
-        _run("train.py", [*step.source.argv(step.seed), f"--save_dir={folder}"], folder, places)
+        folder = _new_folder(options.runs_folder, f"train_{step.source.slug(step.seed)}")
+        _run("train.py", [*step.source.argv(step.seed), f"--save_dir={folder}"], folder, options)
 
 
 def _new_folder(parent: Path, name: str) -> Path:
@@ -163,18 +182,18 @@ def _new_folder(parent: Path, name: str) -> Path:
     return folder
 
 
-def _run(script: str, argv: Sequence[str], folder: Path, places: Places) -> None:
+def _run(script: str, argv: Sequence[str], folder: Path, options: RunOptions) -> None:
     """Run an entry point in a process of its own; raise a RuntimeError with what it says."""
     command = [
         *(sys.executable, _REPOSITORY / script, *argv),
-        f"--datasets_folder={places.datasets_folder}",
-        f"--device={places.device}",
-        f"--num_workers={places.num_workers}",
+        f"--datasets_folder={options.datasets_folder}",
+        f"--device={options.device}",
+        f"--num_workers={options.num_workers}",
     ]
     logging.info(f"  {script}, see {folder / 'info.log'}")
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         code = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=said).returncode
         said.seek(0)
-        message = said.read().rpartition("Error: ")[2].strip()
+        _, found, message = said.read().rpartition("Error: ")
     if code:
-        raise RuntimeError(message or f"{script} ended with exit code {code}")
+        raise RuntimeError(message.strip() if found else f"{script} ended with exit code {code}")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from paper.estimates import evaluation_hours, training_gigabytes, training_hours
 from paper.plan import Step, is_trained, missing_evaluations
-from paper.run_log import RunLog
+from paper.run_log import NO_DATA_SET, RunLog
 from paper.sources import Trained
 
 _NOTE = "GPU h: hours of an RTX 3090 in full precision; GB: checkpoints; both are rough estimates."
@@ -24,19 +24,23 @@ def _describe_step(step: Step, log: RunLog) -> Iterator[tuple[float, float, str]
         if is_trained(step, log):
             yield 0.0, 0.0, f"trained   {step}"
         else:
-            verb = "resume   " if log.training(step.source, step.seed) else "train    "
+            training = log.training(step.source, step.seed)
+            verb = "resume   " if training else "train    "
             yield (
-                training_hours(step.source),
+                training_hours(step.source, training.num_epochs if training else 0),
                 training_gigabytes(step.source),
                 f"{verb} {step}{_missing_train_set(step, log)}",
             )
     missing = missing_evaluations(step, log)
-    absent = [name for name in step.datasets if log.missing_set(name)]
+    absent = [
+        name
+        for name in step.datasets
+        if log.evaluation(step.source, step.seed, name) == NO_DATA_SET
+    ]
     measured = [name for name in step.datasets if name not in (*missing, *absent)]
     for verb, names in (("measured ", measured), ("evaluate ", missing), ("no data  ", absent)):
         if names:
-            hours = sum(evaluation_hours(step.source, name) for name in names)
-            hours *= verb == "evaluate "
+            hours = evaluation_hours(step.source, names) * (verb == "evaluate ")
             yield hours, 0.0, f"{verb} {step} on {', '.join(names)}"
 
 

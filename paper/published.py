@@ -205,16 +205,6 @@ def load_scalars(folder: Path = NUMBERS) -> dict[str, Scalar]:
     return scalars
 
 
-def load_source(name: str, folder: Path = NUMBERS) -> str:
-    """Return where the numbers of a file are from: of a table, "elsewhere" or "scalars".
-
-    Raises:
-        FileNotFoundError: If sources.json is not there.
-        ValueError: If it is damaged or tells nothing of this file.
-    """
-    return read_about(folder / _SOURCES, name, ("source",))["source"]
-
-
 def _read_column(path: Path, text: str) -> Column:
     """Read the header of a column, such as "pitts30k R@1"."""
     dataset, _, metric = text.partition(" ")

@@ -17,8 +17,8 @@ from pathlib import Path
 import commons
 from datasets.mini_city import generate
 from flags.types import not_negative_int
-from paper.outputs import TARGETS, list_needs, write_targets
-from paper.plan import Places, carry_out, make_steps
+from paper.outputs import TARGETS, list_needs, write_target
+from paper.plan import FAILED, RunOptions, carry_out, make_steps
 from paper.plan_text import describe_plan
 from paper.run_log import RunLog
 from paper.scales import SCALES
@@ -48,14 +48,33 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"--only: no row, curve or sweep of {', '.join(targets)} is called so")
     steps = make_steps(needs, args.seeds)[args.shard[0] - 1 :: args.shard[1]]
     if args.dry_run:
-        logging.info(describe_plan(steps, log))
+        logging.info(f"{scale.mark}\n{describe_plan(steps, log)}".lstrip())
         return
-    places = Places(runs_folder, str(root), device, args.num_workers)
-    failures = carry_out(steps, log, places)
-    study = dataclasses.replace(study, failures=failures)
-    for text in write_targets(targets, study, out):
-        logging.info(f"\n{text}")
-    logging.info(f"Everything is in {out}")
+    options = RunOptions(runs_folder, str(root), device, args.num_workers)
+    failures = carry_out(steps, log, options)
+    show_outputs(targets, dataclasses.replace(study, failures=failures), out)
+    if FAILED in failures.values():
+        raise ValueError("Some runs failed, see above: repeat the command to try them again")
+
+
+def show_outputs(targets: Sequence[str], study: Study, folder: Path) -> None:
+    """Write tables and figures, each whatever becomes of the others.
+
+    Raises:
+        ValueError: At the end, if some could not be made.
+    """
+    problems = []
+    for target in targets:
+        try:
+            logging.info(f"\n{write_target(target, study, folder)}")
+        except FileNotFoundError as error:  # usually a data set
+            logging.warning(f"\n{target}: {error}")
+        except (ValueError, OSError) as error:
+            logging.error(f"\n{target}: {error}")
+            problems.append(target)
+    logging.info(f"\nEverything is in {folder}")
+    if problems:
+        raise ValueError(f"{', '.join(problems)} could not be made, see above")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -92,8 +111,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="I/N",
         help="do every N-th run, from the I-th",
     )
-    add("--device", default="auto", help="as of train.py")
-    add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="as of train.py")
+    add("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="as of train.py")
+    add(
+        "--num_workers",
+        type=not_negative_int,
+        default=min(8, os.cpu_count() or 1),
+        help="as of train.py",
+    )
     add(
         "--datasets_folder",
         default=os.environ.get("DATASETS_FOLDER", "data"),

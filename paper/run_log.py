@@ -9,21 +9,17 @@ from typing import Any
 
 import commons
 from datasets.catalog import find_test_set, find_train_folder
-from paper.sources import Released, Source, Trained
+from paper.sources import Absent, Released, Source, Trained
 from parser import parse_arguments
 from reports.runs import find_sets, read_results
+from training.state import NO_INFLUENCE
 
-# Flags that say where or how fast, not what: runs that differ in them only are the same.
-_TRAINING_PLACES = {
-    *("save_dir", "datasets_folder", "cache_folder", "resume_train", "dry_run"),
-    *("device", "num_workers", "augmentation_device", "infer_batch_size"),
-    *("test_set_folder", "queries_folder", "num_preds_to_save", "save_only_wrong_preds"),
-    "recall_values",
-}
-_PLAIN = {  # flags of eval.py that must be as they are by default: the paper's protocol
+_PLAIN = (  # flags that must be as they are by default: the paper's protocol
     *("positives", "no_labels", "per_city", "positive_dist_threshold", "test_method"),
-    *("index", "skip_unreadable"),
-}
+    *("index", "skip_unreadable", "test_set_folder"),
+)
+_NO_INFLUENCE = NO_INFLUENCE - {"epochs_num"}
+_RECALLS = {"R@1", "R@5", "R@10"}  # of the paper's tables
 _LOCAL_SETS = "mini_city"  # sets of that name are made, and differ from folder to folder
 
 
@@ -34,17 +30,27 @@ class Missing:
     reason: str
 
 
+NO_DATA_SET, NOT_RUN = Missing("no data set"), Missing("not run")
+
+
 @dataclass(frozen=True)
 class Training:
     """A run of train.py that is there."""
 
     folder: Path
-    is_done: bool
+    num_epochs: int  # that are done
+    is_done: bool  # all of them, and the test
 
     @property
     def best_model(self) -> Path:
         """The network of the epoch that was best on the validation set."""
         return self.folder / "best_model.pth"
+
+    @property
+    def best_val_recall(self) -> float:
+        """R@1 of that epoch on the validation set, in percent."""
+        lines = _read_lines(self.folder / "metrics.jsonl")
+        return max(json.loads(line)["R@1"] for line in lines)
 
 
 class RunLog:
@@ -70,10 +76,11 @@ class RunLog:
         """Read the flags of all runs again, and what those by the paper's protocol measured."""
         self._runs = dict(_read_flags(self.folder))
         self._results = {
-            place: read_results(place)
+            place: result
             for folder, flags in self._runs.items()
-            if "no_labels" in flags and self._is_plain(flags)
-            for place in _sets_of(folder)
+            if self._is_plain(flags)
+            for place, result in _read_sets(folder)
+            if result["recalls"].keys() >= _RECALLS
         }
 
     def training(self, source: Trained, seed: int) -> Training | None:
@@ -83,65 +90,54 @@ class RunLog:
         for folder, flags in self._runs.items():
             if "groups_num" not in flags or not self._is_same_training(wanted, flags):
                 continue
-            if (folder / "results.json").is_file():
-                return Training(folder, is_done=True)
-            if (folder / "last_checkpoint.pth").is_file():
-                interrupted.append((len(_read_lines(folder / "metrics.jsonl")), folder))
-        return Training(max(interrupted)[1], is_done=False) if interrupted else None
+            num_epochs = len(_read_lines(folder / "metrics.jsonl"))
+            is_done = (folder / "results.json").is_file() and num_epochs >= wanted["epochs_num"]
+            training = Training(folder, min(num_epochs, wanted["epochs_num"]), is_done)
+            if is_done and training.best_model.is_file():
+                return training
+            if (folder / "last_checkpoint.pth").is_file() and training.best_model.is_file():
+                interrupted.append(training)
+        return max(interrupted, key=lambda one: one.num_epochs, default=None)
 
-    def _is_same_training(self, wanted: Mapping[str, Any], flags: Mapping[str, Any]) -> bool:
-        if wanted["dataset"].startswith(_LOCAL_SETS) and not self._is_same_place(flags):
-            return False
-        return all(
-            flags.get(name, value) == value
-            for name, value in wanted.items()
-            if name not in _TRAINING_PLACES
-        )
-
-    def _is_same_place(self, flags: Mapping[str, Any]) -> bool:
-        return Path(flags["datasets_folder"]).resolve() == Path(self.datasets_folder).resolve()
-
-    def best_val_recall(self, source: Source, seed: int) -> float | Missing:
-        """Return R@1 in percent on the validation set, of the best epoch of a training."""
+    def finished_training(self, source: Source, seed: int) -> Training | Missing:
+        """Return the run of a training, or why there is none to take numbers from."""
         if not isinstance(source, Trained):
-            return Missing(_why_not(source))
+            return Missing(getattr(source, "reason", "not trained here"))
         training = self.training(source, seed)
-        if training is None or not training.is_done:
-            return Missing("interrupted" if training else "not run")
-        lines = _read_lines(training.folder / "metrics.jsonl")
-        return max(json.loads(line)["R@1"] for line in lines)
+        if training is None:
+            return NOT_RUN
+        return training if training.is_done else Missing("interrupted")
 
     def evaluation(self, source: Source, seed: int, dataset: str) -> Path | Missing:
         """Return the folder with the results of a network on a test set."""
-        if missing := self.missing_set(dataset):
-            return missing
-        if isinstance(source, Trained):
-            training = self.training(source, seed)
-            if training is None or not training.is_done:
-                return Missing("interrupted" if training else "not run")
-            best = training.best_model
-            model = {"model_sha256": _sha256(best, best.stat().st_mtime_ns)}
-        elif isinstance(source, Released):
-            model = {"model": source.spec}
+        if isinstance(source, Released):
+            found = self._find({"model": source.spec}, dataset)
         else:
-            return Missing(_why_not(source))
+            found = self.finished_training(source, seed)
+            if isinstance(found, Training):
+                best = found.best_model
+                model = {"model_sha256": _sha256(best, best.stat().st_mtime_ns)}
+                found = self._find(model, dataset)
+        is_missing = isinstance(found, Missing) and not isinstance(source, Absent)
+        return NO_DATA_SET if is_missing and not self.has_set(dataset) else found
+
+    def _find(self, model: Mapping[str, str], dataset: str) -> Path | Missing:
         for place, result in self._results.items():
             if self._is_of(result, model, dataset):
                 return place
-        return Missing("not run")
+        return NOT_RUN
 
-    def recalls(self, source: Source, seed: int, dataset: str) -> dict[str, float] | Missing:
-        """Return {"R@1": percent, ...} of a network on a test set."""
-        place = self.evaluation(source, seed, dataset)
-        return place if isinstance(place, Missing) else self._results[place]["recalls"]
+    def result(self, folder: Path) -> dict[str, Any]:
+        """Return the results in a folder that `evaluation` gave."""
+        return self._results[folder]
 
-    def missing_set(self, dataset: str) -> Missing | None:
-        """Return that a test set is not on disk; None if it is."""
+    def has_set(self, dataset: str) -> bool:
+        """Return whether a test set is on disk."""
         try:
             find_test_set(dataset, self.datasets_folder)
         except FileNotFoundError:
-            return Missing("no data set")
-        return None
+            return False
+        return True
 
     def has_train_set(self, source: Trained) -> bool:
         """Return whether the images that a network is trained on are on disk."""
@@ -151,20 +147,39 @@ class RunLog:
             return False
         return True
 
+    def _is_same_training(self, wanted: Mapping[str, Any], flags: Mapping[str, Any]) -> bool:
+        """Compare all flags that matter; one that an older version lacked is at its default."""
+        default = _default_flags()
+        if wanted["dataset"].startswith(_LOCAL_SETS) and not self._is_same_place(flags):
+            return False
+        return not flags.get("changed_on_resume") and all(
+            name in _NO_INFLUENCE or flags.get(name, default[name]) == value
+            for name, value in wanted.items()
+        )
+
+    def _is_same_place(self, flags: Mapping[str, Any]) -> bool:
+        place = Path(flags.get("datasets_folder", "")).resolve()
+        return place == Path(self.datasets_folder).resolve()
+
     def _is_plain(self, flags: Mapping[str, Any]) -> bool:
         default = _evaluation_flags()
         return flags.get("resize_test_imgs") == self.resize and all(
-            flags.get(name) == default[name] for name in _PLAIN
+            flags.get(name, default[name]) == default[name] for name in _PLAIN
         )
 
     def _is_of(self, result: Mapping[str, Any], model: Mapping[str, str], dataset: str) -> bool:
         if result["dataset"] != dataset:
             return False
         if dataset.startswith(_LOCAL_SETS):
-            database = find_test_set(dataset, self.datasets_folder).database
-            if Path(result["database_folder"]).resolve() != database.resolve():
+            folder = Path(self.datasets_folder).resolve()
+            if folder not in Path(result["database_folder"]).resolve().parents:
                 return False
-        return all(result[name] == value for name, value in model.items())
+        return all(result.get(name) == value for name, value in model.items())
+
+
+@functools.cache
+def _default_flags() -> dict[str, Any]:
+    return vars(parse_arguments([]))
 
 
 @functools.cache
@@ -179,10 +194,6 @@ def _evaluation_flags() -> dict[str, Any]:
     return vars(parse_arguments(["--dataset=x"], is_training=False))
 
 
-def _why_not(source: Source) -> str:
-    return getattr(source, "reason", "not trained here")
-
-
 def _read_flags(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for file in sorted(folder.glob("**/args.json")):
         try:
@@ -193,9 +204,10 @@ def _read_flags(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield file.parent, flags
 
 
-def _sets_of(folder: Path) -> list[Path]:
+def _read_sets(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the folders with results of a run and what they hold."""
     try:
-        return list(find_sets(folder).values())
+        return [(place, read_results(place)) for place in find_sets(folder).values()]
     except (FileNotFoundError, ValueError):  # not finished, or damaged
         return []
 

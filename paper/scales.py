@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from model.backbones import find_recipe
+from model.network import IMAGE_SIZE
 from paper.sources import CHOSEN, Trained, trained
 
 # Values of the sweeps are legible only in the paper's Figure 5: these go around the chosen ones.
@@ -23,8 +25,6 @@ _PAPER_DIMS = {  # those that were released; one length is the transformers' own
     "CCT14_224": (0,),
     "CCT14_384": (0,),
 }
-_OWN_SIZE = {"ViT_B16": 224, "CCT14_224": 224, "CCT14_384": 384}  # of images; others are fed 512
-_OWN_POOLING = {"ViT_B16": "none", "CCT14_224": "seqpool", "CCT14_384": "seqpool"}
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,13 @@ class Scale:
         is_processed = chosen["groups_num"] <= CHOSEN["groups_num"] and all(
             chosen[name] == CHOSEN[name] for name in ("M", "alpha", "N", "L")
         )
+        recipe = find_recipe(backbone)
         flags = {
             "dataset": self.dataset("sf_xl" if is_processed else "sf_xl_raw"),
             "backbone": backbone,
             "fc_output_dim": dim,
-            "pooling": pooling or _OWN_POOLING.get(backbone, "gem"),
-            "image_size": _OWN_SIZE.get(backbone, 512),
+            "pooling": pooling or recipe.pooling,
+            "image_size": recipe.image_size or IMAGE_SIZE,
         }
         return trained(**(flags | self.flags | changed))
 

@@ -1,14 +1,18 @@
 """What tables and figures are made from: the scale, the seeds, and the numbers that are there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from model.published import TRAINED_DIMS
+from paper.compared import Cell
 from paper.plan import Step
-from paper.run_log import Missing, RunLog
+from paper.run_log import NO_DATA_SET, Missing, RunLog
 from paper.scales import PAPER, Scale
 from paper.sources import Absent, Released, Source, Trained
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,42 +49,55 @@ class Study:
         )
         return Released(f"cosplace:{backbone}:{dim}") if is_released else source
 
-    def recalls(self, source: Source, dataset: str, metric: str) -> tuple[float, ...] | Missing:
-        """Return a recall in percent on a test set, one for each seed that has it."""
-        resolved = self.resolve(source)
+    def measure(self, source: Source, dataset: str, metric: str = "R@1") -> Cell:
+        """Return a recall on a test set, for each seed that has it, or why there is none."""
+        folders = self.find_evaluations(source, dataset)
+        if isinstance(folders, Missing):
+            return Cell(missing=folders.reason)
+        results = [self.log.result(folder) for folder in folders]
+        notes = (f"{dataset}: {note}." for result in results for note in result.get("notes", []))
+        return Cell(
+            tuple(result["recalls"][metric] for result in results),
+            caveats=tuple(dict.fromkeys(notes)),
+            runs=tuple(map(str, folders)),
+        )
 
-        def look_up(seed: int) -> float | Missing:
-            found = self.log.recalls(resolved, seed, dataset)
-            return found if isinstance(found, Missing) else found[metric]
+    def measure_val(self, source: Source) -> Cell:
+        """Return R@1 on the validation set, for each seed that has it, or why there is none."""
+        found = self._over_seeds(source, lambda seed: self.log.finished_training(source, seed))
+        if isinstance(found, Missing):
+            return Cell(missing=found.reason)
+        recalls = tuple(training.best_val_recall for training in found)
+        return Cell(recalls, runs=tuple(str(training.folder) for training in found))
 
-        return self._over_seeds(resolved, look_up)
+    def find_evaluations(self, source: Source, dataset: str) -> tuple[Path, ...] | Missing:
+        """Return the folders of the results on a test set, one for each seed that has them."""
+        source = self.resolve(source)
+        return self._over_seeds(source, lambda seed: self.log.evaluation(source, seed, dataset))
 
-    def val_recalls(self, source: Source) -> tuple[float, ...] | Missing:
-        """Return R@1 in percent on the validation set, one for each seed that has it."""
-        return self._over_seeds(source, lambda seed: self.log.best_val_recall(source, seed))
-
-    def evaluation(self, source: Source, dataset: str) -> Path | Missing:
-        """Return the folder of the results on a test set, with the first seed."""
-        source, seed = self.resolve(source), self.seeds[0]
-        found = self.log.evaluation(source, seed, dataset)
-        return self._explain(source, seed, found) if isinstance(found, Missing) else found
+    def describe_seeds(self, source: Source, cells: Iterable[Cell]) -> str:
+        """Return a sentence if numbers are of fewer seeds than asked for; else nothing."""
+        num_asked = 1 if isinstance(self.resolve(source), Released) else len(self.seeds)
+        found = {len(cell.measured) for cell in cells} - {0, num_asked}
+        numbers = " and ".join(map(str, sorted(found)))
+        return f"There are numbers of {numbers} of {num_asked} seeds only." if found else ""
 
     def _over_seeds(
-        self, source: Source, look_up: Callable[[int], float | Missing]
-    ) -> tuple[float, ...] | Missing:
+        self, source: Source, look_up: Callable[[int], T | Missing]
+    ) -> tuple[T, ...] | Missing:
         if isinstance(source, Absent):
             return Missing(source.reason)
         seeds = self.seeds[:1] if isinstance(source, Released) else self.seeds
-        found = {seed: look_up(seed) for seed in seeds}
-        numbers = tuple(value for value in found.values() if not isinstance(value, Missing))
-        if numbers:
-            return numbers
-        seed, missing = next(iter(found.items()))
+        answers = {seed: look_up(seed) for seed in seeds}
+        found = tuple(one for one in answers.values() if not isinstance(one, Missing))
+        if found:
+            return found
+        seed, missing = next(iter(answers.items()))
         return self._explain(source, seed, missing)
 
     def _explain(self, source: Source, seed: int, missing: Missing) -> Missing:
         """Return why a run is not there; what went wrong just now tells more than that."""
         for step, why in self.failures.items():
-            if (step.source, step.seed) == (source, seed) and missing.reason != "no data set":
+            if (step.source, step.seed) == (source, seed) and missing != NO_DATA_SET:
                 return Missing(why)
         return missing

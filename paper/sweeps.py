@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 
 from datasets.partition import PartitionParams
+from paper.compared import VALUES_HEADER, Cell, list_values
 from paper.drawing import PAGE_IN, new_figure, save_figure, styled, write_values
 from paper.plan import Need
-from paper.run_log import Missing
 from paper.scales import Scale
 from paper.sources import CHOSEN, Trained
 from paper.study import Study
@@ -48,45 +47,30 @@ def draw_sweeps(study: Study, folder: Path) -> list[Path]:
     Values without a run keep their place on the axis, without a point.
     """
     sweeps = {flag: values for flag, values in study.scale.sweeps.items() if study.is_asked(flag)}
-    figure, panels = new_figure(PAGE_IN, 2.1, 1, max(len(sweeps), 1), sharey=True, squeeze=False)
+    figure, panels = new_figure(PAGE_IN, 2.1, 1, len(sweeps), sharey=True, squeeze=False)
     rows = []
     for panel, (flag, values) in zip(panels[0], sweeps.items(), strict=True):
-        found = [study.val_recalls(sweep_source(study.scale, flag, value)) for value in values]
-        _draw_sweep(panel, flag, values, found)
+        cells = [study.measure_val(sweep_source(study.scale, flag, value)) for value in values]
+        _draw_sweep(panel, flag, values, cells)
         rows += [
-            _describe(flag, value, recalls) for value, recalls in zip(values, found, strict=True)
+            (flag, value, int(value == CHOSEN[flag]), *list_values(cell))
+            for value, cell in zip(values, cells, strict=True)
         ]
     panels[0][0].set_ylabel("R@1 on val (%)")
-    header = ("hyper_parameter", "value", "chosen", "mean", "std", "num_seeds", "missing")
-    return [
-        *save_figure(figure, folder, "fig5", study.scale.mark),
-        write_values(rows, header, folder, "fig5"),
-    ]
+    header = ("hyper_parameter", "value", "chosen", *VALUES_HEADER)
+    mark = study.scale.mark
+    files = save_figure(figure, folder, "fig5", mark)
+    return [*files, write_values(rows, header, folder, "fig5", mark)]
 
 
-def _draw_sweep(
-    panel: Axes, flag: str, values: Sequence[int], found: Sequence[tuple[float, ...] | Missing]
-) -> None:
-    points = {
-        place: (np.mean(recalls), np.std(recalls, ddof=1) if len(recalls) > 1 else 0.0)
-        for place, recalls in enumerate(found)
-        if not isinstance(recalls, Missing)
-    }
+def _draw_sweep(panel: Axes, flag: str, values: Sequence[int], cells: Sequence[Cell]) -> None:
+    points = [(x, cell.mean, cell.std or 0.0) for x, cell in enumerate(cells) if cell.measured]
     chosen = values.index(CHOSEN[flag])
-    if chosen in points:
-        panel.axhline(points[chosen][0], color="red", linewidth=1, zorder=1)
+    if cells[chosen].measured:
+        panel.axhline(cells[chosen].mean, color="red", linewidth=1, zorder=1)
     if points:
-        means, stds = zip(*points.values(), strict=True)
-        panel.errorbar(list(points), means, stds, marker="o", color="C0", zorder=2)
+        panel.errorbar(*zip(*points, strict=True), marker="o", color="C0", zorder=2)
     panel.set_xlim(-0.5, len(values) - 0.5)
     panel.set_xticks(range(len(values)), [str(value) for value in values])
     panel.get_xticklabels()[chosen].set_fontweight("bold")
     panel.set_xlabel(_LABELS[flag])
-
-
-def _describe(flag: str, value: int, recalls: tuple[float, ...] | Missing) -> tuple:
-    key = (flag, value, int(value == CHOSEN[flag]))
-    if isinstance(recalls, Missing):
-        return (*key, "", "", 0, recalls.reason)
-    std = f"{np.std(recalls, ddof=1):.2f}" if len(recalls) > 1 else ""
-    return (*key, f"{np.mean(recalls):.2f}", std, len(recalls), "")

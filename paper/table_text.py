@@ -23,6 +23,7 @@ _CSV_COLUMNS = (
     "delta",
     "flagged",
     "missing",
+    "runs",
     "mark",
     "note",
     "caveats",
@@ -149,7 +150,7 @@ def _csv_numbers(cell: Cell) -> list[object]:
 
 def _csv_words(table: ComparedTable, row: Row, cell: Cell) -> list[str]:
     caveats = " ".join(dict.fromkeys([*table.caveats, *cell.caveats]))
-    return [cell.missing, table.mark, row.note, caveats]
+    return [cell.missing, "; ".join(cell.runs), table.mark, row.note, caveats]
 
 
 FORMS: dict[str, tuple[str, Callable[[ComparedTable], str]]] = {

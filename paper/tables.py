@@ -1,11 +1,12 @@
 """Tables 1 to 4: the network behind each row, and the tables with what was measured."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
+from model.published import LANDMARK_DIM, parse_published
 from paper.compared import Cell, ComparedTable, Row
 from paper.plan import Need
 from paper.published import Column, PublishedTable, load_table
-from paper.run_log import Missing
 from paper.scales import Scale
 from paper.sources import Absent, Released, Source
 from paper.study import Study
@@ -60,22 +61,20 @@ def table_needs(name: str, study: Study) -> list[Need]:
 def compare_table(name: str, study: Study) -> ComparedTable:
     """Return a table of the paper with what was measured on the data sets of the scale.
 
-    Raises:
-        ValueError: If it has no row that is asked for.
+    At least one row must be asked for.
     """
     table = load_table(name)
     columns = _columns(table, study.scale)
-    rows = tuple(
-        Row(
-            labels,
-            tuple(_cell(table, labels, source, column, study) for column in columns),
-            note=_note(study.resolve(source)),
-        )
-        for labels, source in _rows(table, study)
+    rows = []
+    for labels, source in _rows(table, study):
+        cells = tuple(_cell(table, labels, source, column, study) for column in columns)
+        notes = (_note(study.resolve(source)), study.describe_seeds(source, cells))
+        rows.append(Row(labels, cells, " ".join(filter(None, notes))))
+    source = f"The paper's numbers: {table.source}."
+    caveats = () if study.scale.stand_ins else (source,)
+    return ComparedTable(
+        table.title, table.row_headers, columns, tuple(rows), caveats, study.scale.mark
     )
-    if not rows:
-        raise ValueError(f"{name} has no row that holds '{study.only}'")
-    return ComparedTable(table.title, table.row_headers, columns, rows, mark=study.scale.mark)
 
 
 def source_of(name: str, labels: tuple[str, ...], scale: Scale) -> Source:
@@ -104,17 +103,24 @@ def _columns(table: PublishedTable, scale: Scale) -> tuple[Column, ...]:
 def _cell(
     table: PublishedTable, labels: tuple[str, ...], source: Source, column: Column, study: Study
 ) -> Cell:
+    cell = study.measure(source, column.dataset, column.metric)
     row = next((row for row in table.rows if row.labels == labels), None)
-    published, caveats = None, ()
-    if row is not None and study.scale.stand_ins is None:
-        published = table.number(row, column.dataset, column.metric)
-        caveats = table.caveats_of(row, column)
-    found = study.recalls(source, column.dataset, column.metric)
-    if isinstance(found, Missing):
-        return Cell((), published, found.reason, caveats)
-    return Cell(found, published, "", caveats)
+    if row is None or study.scale.stand_ins is not None:
+        return cell
+    return replace(
+        cell,
+        published=table.number(row, column.dataset, column.metric),
+        caveats=(*table.caveats_of(row, column), *cell.caveats),
+    )
 
 
 def _note(source: Source) -> str:
-    is_released = isinstance(source, Released) and source.spec.startswith("cosplace:")
-    return "Measured with the network that the authors released, not trained here." * is_released
+    """Return how a network came about, if it is not as the row says."""
+    if not isinstance(source, Released):
+        return ""
+    if source.spec.startswith("cosplace:"):
+        return "The network that the authors released, not trained here."
+    kept_dims = parse_published(source.spec).dim
+    if kept_dims == LANDMARK_DIM:
+        return ""
+    return f"The first {kept_dims} whitened dimensions, normalised again: not published so."

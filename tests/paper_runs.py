@@ -27,11 +27,13 @@ def write_training(
     is_done: bool = True,
     datasets_folder: Path | str = "data",
 ) -> Path:
-    """Write a run of train.py with these flags."""
+    """Write a run of train.py with these flags; a finished one has all epochs, the last with 0."""
     folder.mkdir(parents=True)
     flags = vars(parse_arguments([*argv, f"--datasets_folder={datasets_folder}"]))
     (folder / "args.json").write_text(json.dumps(flags))
-    lines = [json.dumps({"epoch": n, "R@1": value}) for n, value in enumerate(val_recalls)]
+    num_epochs = flags["epochs_num"] if is_done else len(val_recalls)
+    recalls = [*val_recalls, *[0.0] * (num_epochs - len(val_recalls))]
+    lines = [json.dumps({"epoch": n, "R@1": value}) for n, value in enumerate(recalls)]
     (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     (folder / "last_checkpoint.pth").write_bytes(b"state")
     (folder / "best_model.pth").write_bytes(str(folder).encode())

@@ -1,12 +1,15 @@
 """Studies whose numbers are given, not looked up."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from paper.run_log import Missing
+from paper.run_log import NO_DATA_SET, NOT_RUN, Missing
 from paper.scales import PAPER
-from paper.sources import Absent, Source
+from paper.sources import Source
 from paper.study import Study
 
 
@@ -16,25 +19,31 @@ class KnownNumbers:
 
     test: dict[tuple[Source, int, str], dict[str, float]] = field(default_factory=dict)
     val: dict[tuple[Source, int], float] = field(default_factory=dict)
-    folders: dict[tuple[Source, str], Any] = field(default_factory=dict)
+    folders: dict[tuple[Source, str], Path] = field(default_factory=dict)
     absent_sets: tuple[str, ...] = ()
     datasets_folder: str = "data"
 
-    def recalls(self, source: Source, seed: int, dataset: str) -> dict[str, float] | Missing:
-        """Look a recall up as RunLog does."""
-        if isinstance(source, Absent):
-            return Missing(source.reason)
+    def evaluation(self, source: Source, seed: int, dataset: str) -> Path | Missing:
+        """Return a folder as RunLog does."""
         if dataset in self.absent_sets:
-            return Missing("no data set")
-        return self.test.get((source, seed, dataset), Missing("not run"))
+            return NO_DATA_SET
+        if (source, seed, dataset) not in self.test:
+            return NOT_RUN
+        return self.folders.get((source, dataset), Path(f"logs/{source}_{seed}_{dataset}"))
 
-    def best_val_recall(self, source: Source, seed: int) -> float | Missing:
-        """Look R@1 on val up."""
-        return self.val.get((source, seed), Missing("not run"))
+    def result(self, folder: Path) -> dict[str, Any]:
+        """Return the results of such a folder."""
+        if (folder / "results.json").is_file():
+            return json.loads((folder / "results.json").read_text())
+        of_folders = {self.evaluation(*key): recalls for key, recalls in self.test.items()}
+        return {"recalls": of_folders[folder], "notes": []}
 
-    def evaluation(self, source: Source, seed: int, dataset: str) -> Any:
-        """Look a folder up."""
-        return self.folders.get((source, dataset), Missing("not run"))
+    def finished_training(self, source: Source, seed: int) -> Any:
+        """Return what Study asks of a training."""
+        if (source, seed) not in self.val:
+            return NOT_RUN
+        folder = Path(f"logs/{source}_{seed}")
+        return SimpleNamespace(folder=folder, best_val_recall=self.val[source, seed])
 
 
 def make_study(numbers: KnownNumbers | None = None, **fields: Any) -> Study:

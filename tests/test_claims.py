@@ -43,9 +43,9 @@ def test_one_counterexample_refutes_and_a_missing_number_leaves_open(parts, verd
 
 def test_evidence_names_what_decided():
     parts = (Part("a 1 against b 2", True), Part("c is not run", None))
-    assert Judgement("x", parts).evidence == "1 of 1 comparisons hold, 1 are missing: c is not run"
+    assert Judgement("x", parts).evidence == "1 hold, 1 missing: c is not run"
     refuted = Judgement("x", (*parts, Part("d 3 against e 4", False)))
-    assert refuted.evidence == "1 of 2 comparisons hold, 1 are missing: d 3 against e 4"
+    assert refuted.evidence == "1 hold, 1 fail, 1 missing: d 3 against e 4"
 
 
 def test_numbers_are_compared_and_reasons_passed_on():
@@ -89,7 +89,7 @@ def test_other_methods_count_with_the_papers_numbers():
     numbers = fill_table1({"Max": lambda name: 92.0})
     found = judge("Even with max pooling", numbers)
     assert found.verdict is FAILS  # NetVLAD trained on MSLS has 92.6 on St Lucia
-    assert "St Lucia: CosPlace 92.0 against NetVLAD 512 MSLS 92.6" in found.evidence
+    assert "St Lucia: CosPlace 92.0 against the paper's NetVLAD 512 MSLS 92.6" in found.evidence
     assert judge("Even with max pooling", fill_table1({"Max": lambda n: 93.0})).verdict is HOLDS
 
 
@@ -126,11 +126,11 @@ def test_short_descriptors_are_held_against_netvlad_where_it_has_a_number():
     for backbone in CNNS:
         fill(numbers, curve_sources(PAPER, backbone)[128], list(DATASETS), lambda name: 90.0)
     found = judge("Any 128-D CosPlace", numbers)
-    assert found.verdict is OPEN and "NetVLAD 4096-D on MSLS" in found.evidence
+    assert found.verdict is OPEN and "the published NetVLAD 4096-D on MSLS" in found.evidence
     fill(numbers, curve_sources(PAPER, "VGG16")[128], ["pitts250k"], lambda name: 85.0)
     found = judge("Any 128-D CosPlace", numbers)
     assert found.verdict is FAILS
-    assert "Pitts250k: VGG16 128-D 85.0 against NetVLAD 4096-D 85.9" in found.evidence
+    assert "Pitts250k: VGG16 128-D 85.0 against the published NetVLAD 4096-D 85.9" in found.evidence
 
 
 def test_backbones_are_compared_at_512_d():
@@ -159,8 +159,11 @@ def test_the_split_of_sf_xl_is_measured_on_its_names(tmp_path, monkeypatch):
 
 
 def test_judgements_as_text():
-    judgements = [Judgement("A", (Part("a against b", True),)), Judgement("C", ())]
+    open_one = Judgement("C", (Part("c: not run", None),))
+    judgements = [Judgement("A", (Part("a against b", True),)), open_one]
     markdown = format_judgements(judgements, "mini city")
     assert "**mini city**" in markdown
-    assert "| A | holds | 1 of 1 comparisons hold, 0 are missing: a against b |" in markdown
-    assert "CANNOT BE JUDGED YET: C" in format_for_terminal(judgements)
+    assert "| A | holds | 1 hold: a against b |" in markdown
+    lines = format_for_terminal(judgements, "mini city").splitlines()
+    assert lines[0] == "[mini city]"
+    assert lines[3:] == ["CANNOT BE JUDGED YET: C", "    1 missing: c: not run"]

@@ -35,7 +35,8 @@ def test_examples_stand_in_six_rows_upright_and_in_proportion(tmp_path, figures)
     files = draw_examples(*folders, tmp_path / "out", NOTE, seed=3)
     assert [file.name for file in files] == ["fig4.pdf", "fig4.png", "fig4.csv"]
     header, *rows = read_csv(files[2])
-    assert header == ["row", "part", "column", "image"]
+    assert header == ["row", "part", "column", "image", "note"]
+    assert {row.pop() for row in rows} == {NOTE}
     labels = ["train", "test v1 queries", "test v2 queries"]
     assert [row[:3] for row in rows] == [
         [str(row + 1), labels[row // 2], str(column + 1)] for row in range(6) for column in range(6)

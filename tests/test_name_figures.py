@@ -52,9 +52,10 @@ def test_figures_1_and_2_of_a_city_are_those_of_a_loop(tmp_path, datasets_folder
         captures[one.pano_id] = (one.utm_east_m // 10, one.utm_north_m // 10, one.timestamp[:4])
     per_cell = Counter(Counter(place[:2] for place in captures.values()).values())
     rows = [[str(n), str(per_cell[n]), str(int(n >= 10))] for n in sorted(per_cell)]
-    assert read_csv(files[2])[1:] == rows
+    assert read_csv(files[2])[1:] == [[*row, NOTE] for row in rows]
     years = Counter(year for *_, year in captures.values())
-    assert read_csv(files[5]) == [["year", "num_panoramas"], *map(list, _as_text(years))]
+    rows = [[*row, NOTE] for row in _as_text(years)]
+    assert read_csv(files[5]) == [["year", "num_panoramas", "note"], *rows]
     bars = bars_of(figures["fig2"].axes[0])
     assert {year: count for year, (count, _) in bars.items()} == {int(y): years[y] for y in years}
     assert f"{len(captures)} panoramas" in texts_of(figures["fig2"])
@@ -137,8 +138,8 @@ def test_years_of_queries_and_those_without(tmp_path, figures):
     files = draw_query_years(folder, tmp_path / "out", NOTE)
     assert [file.name for file in files] == ["fig3.pdf", "fig3.png", "fig3.csv"]
     header, *rows = read_csv(files[2])
-    assert header == ["year", "num_queries"]
-    assert rows == [["2019", "1"], ["2021", "2"], ["unknown", "4"]]
+    assert header == ["year", "num_queries", "note"]
+    assert rows == [["2019", "1", NOTE], ["2021", "2", NOTE], ["unknown", "4", NOTE]]
     axes = figures["fig3"].axes[0]
     assert {year: count for year, (count, _) in bars_of(axes).items()} == {2019: 1, 2021: 2}
     said = texts_of(figures["fig3"])

@@ -92,6 +92,15 @@ def test_a_released_network_is_said_to_be_one():
     assert compare_table("table1", make_study(only="gem")).rows[0].note == ""
 
 
-def test_a_row_that_is_not_there_is_an_error():
-    with pytest.raises(ValueError, match="table1 has no row that holds 'vgg'"):
-        compare_table("table1", make_study(only="vgg"))
+def test_a_row_that_is_not_there_needs_nothing():
+    assert table_needs("table1", make_study(only="vgg")) == []
+
+
+def test_what_has_to_be_known_of_a_network_stands_with_its_row():
+    table = compare_table("table4", make_study(only="GLD ResNet-50"))
+    assert [bool(row.note) for row in table.rows] == [False, True]
+    assert "first 512 whitened dimensions" in table.rows[1].note
+    test = {(PAPER.cosplace("ResNet18", 512), 1, "pitts30k"): {"R@1": 89.0}}
+    table = compare_table("table1", make_study(KnownNumbers(test), seeds=(0, 1, 2), only="gem"))
+    assert table.rows[0].note == "There are numbers of 1 of 3 seeds only."
+    assert table.rows[0].cells[1].runs == ("logs/ResNet18 512-D gem_1_pitts30k",)

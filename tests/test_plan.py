@@ -9,14 +9,14 @@ from paper_runs import make_sets, write_evaluation, write_training
 import commons
 from paper import plan
 from paper.estimates import evaluation_hours, training_gigabytes, training_hours
-from paper.plan import Need, Places, Step, carry_out, make_steps
+from paper.plan import Need, RunOptions, Step, carry_out, make_steps
 from paper.plan_text import describe_plan
 from paper.run_log import RunLog
 from paper.scales import MINI, PAPER
 from paper.sources import Absent, Released
 
 SOURCE, OTHER = PAPER.cosplace("ResNet18", 512), PAPER.cosplace("VGG16", 512)
-RECALLS = {"R@1": 50.0}
+RECALLS = {"R@1": 50.0, "R@5": 60.0, "R@10": 70.0}
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def places(tmp_path, data):
-    return Places(tmp_path / "logs" / "paper", str(data), "cpu", 0)
+def options(tmp_path, data):
+    return RunOptions(tmp_path / "logs" / "paper", str(data), "cpu", 0)
 
 
 @pytest.fixture
@@ -49,7 +49,9 @@ class FakeRuns:
                 stderr.write(f"a bar 10%|\nError: {message}\n")
                 return subprocess.CompletedProcess(command, 1)
         if script == "train.py" and "resume_train" in flags:
-            (Path(flags["resume_train"]).parent / "results.json").write_text("{}")
+            folder = Path(flags["resume_train"]).parent
+            (folder / "metrics.jsonl").write_text('{"R@1": 1.0}\n' * 50)
+            (folder / "results.json").write_text("{}")
         elif script == "train.py":
             write_training(Path(flags["save_dir"]), argv, (1.0,))
         else:
@@ -90,75 +92,88 @@ def test_a_released_network_has_no_seeds():
     assert make_steps([Need(released, ("tokyo247",))], [3, 4]) == [Step(released, 3, ("tokyo247",))]
 
 
-def test_missing_runs_are_done_and_then_found(runs, log, places):
+def test_missing_runs_are_done_and_then_found(runs, log, options):
     steps = make_steps([Need(SOURCE, ("pitts30k", "tokyo247"))], [0])
-    assert carry_out(steps, log, places) == {}
+    assert carry_out(steps, log, options) == {}
     assert runs.scripts == ["train.py", "eval.py"]
     _, argv = runs.commands[0]
-    folder = places.runs_folder / f"train_{SOURCE.slug(0)}"
+    folder = options.runs_folder / f"train_{SOURCE.slug(0)}"
     assert {f"--save_dir={folder}", "--seed=0", "--device=cpu", "--num_workers=0"} <= set(argv)
     _, argv = runs.commands[1]
     assert argv[:4] == [
         *(f"--resume={folder / 'best_model.pth'}", "--datasets", "pitts30k", "tokyo247"),
     ]
-    assert log.recalls(SOURCE, 0, "tokyo247") == RECALLS
-    assert carry_out(steps, log, places) == {} and len(runs.commands) == 2
+    assert log.result(log.evaluation(SOURCE, 0, "tokyo247"))["recalls"] == RECALLS
+    assert carry_out(steps, log, options) == {} and len(runs.commands) == 2
 
 
-def test_only_the_sets_without_results_are_evaluated(runs, log, places):
-    carry_out([Step(SOURCE, 0, ("pitts30k",))], log, places)
-    carry_out([Step(SOURCE, 0, ("pitts30k", "tokyo247", "st_lucia"))], log, places)
+def test_only_the_sets_without_results_are_evaluated(runs, log, options):
+    carry_out([Step(SOURCE, 0, ("pitts30k",))], log, options)
+    carry_out([Step(SOURCE, 0, ("pitts30k", "tokyo247", "st_lucia"))], log, options)
     assert runs.scripts == ["train.py", "eval.py", "eval.py"]
     assert runs.commands[2][1][1:3] == ["--datasets", "tokyo247"]
 
 
-def test_an_interrupted_training_is_resumed_in_its_folder(runs, log, places):
-    folder = places.runs_folder / "old"
+def test_an_interrupted_training_is_resumed_in_its_folder(runs, log, options):
+    folder = options.runs_folder / "old"
     write_training(folder, SOURCE.argv(0), (1.0,), is_done=False)
     log.refresh()
-    carry_out([Step(SOURCE, 0, ())], log, places)
+    carry_out([Step(SOURCE, 0, ())], log, options)
     [(script, argv)] = runs.commands
     assert script == "train.py" and f"--resume_train={folder / 'last_checkpoint.pth'}" in argv
     assert not any("save_dir" in one for one in argv)
     assert log.training(SOURCE, 0).is_done
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(runs, log, places):
-    taken = places.runs_folder / f"train_{SOURCE.slug(0)}"
+def test_a_folder_that_holds_something_else_is_left_alone(runs, log, options):
+    taken = options.runs_folder / f"train_{SOURCE.slug(0)}"
     taken.mkdir(parents=True)
-    carry_out([Step(SOURCE, 0, ())], log, places)
+    carry_out([Step(SOURCE, 0, ())], log, options)
     assert f"--save_dir={taken}_2" in runs.commands[0][1]
 
 
-def test_evaluations_have_the_image_size_of_the_scale(runs, places, tmp_path, data):
+def test_evaluations_have_the_image_size_of_the_scale(runs, options, tmp_path, data):
     log = RunLog(tmp_path / "logs", str(data), "64")
-    carry_out([Step(SOURCE, 0, ("tokyo247",))], log, places)
+    carry_out([Step(SOURCE, 0, ("tokyo247",))], log, options)
     assert "--resize_test_imgs=64" in runs.commands[1][1]
 
 
-def test_a_run_that_fails_does_not_stop_the_others(runs, log, places, caplog):
+def test_a_run_that_fails_does_not_stop_the_others(runs, log, options, caplog):
     runs.fail = {"backbone=ResNet18": "the disk is full\nbuy another"}
     steps = [Step(SOURCE, 0, ("tokyo247",)), Step(OTHER, 0, ("tokyo247",))]
-    assert carry_out(steps, log, places) == {steps[0]: "failed"}
+    assert carry_out(steps, log, options) == {steps[0]: "failed"}
     assert runs.scripts == ["train.py", "train.py", "eval.py"]
     assert "failed: the disk is full\nbuy another" in caplog.text
 
 
-def test_a_run_that_dies_without_a_word_says_its_exit_code(runs, log, places, caplog, monkeypatch):
-    done = subprocess.CompletedProcess([], -9)
-    monkeypatch.setattr(plan.subprocess, "run", lambda *args, **kwargs: done)
+def test_one_bad_set_does_not_take_the_others_along(runs, log, options, caplog):
+    runs.fail = {"pitts30k": "a name is bad"}
+    step = Step(SOURCE, 0, ("pitts30k", "tokyo247"))
+    assert carry_out([step], log, options) == {step: "failed"}
+    assert runs.scripts == ["train.py", "eval.py", "eval.py", "eval.py"]
+    assert log.result(log.evaluation(SOURCE, 0, "tokyo247"))["recalls"] == RECALLS
+    assert "pitts30k: a name is bad" in caplog.text
+
+
+def test_a_run_that_dies_without_a_word_says_its_exit_code(runs, log, options, caplog, monkeypatch):
+
+    def die(command, stdout, stderr):
+        stderr.write("Epoch 3: 10%|#   | 1/60")
+        return subprocess.CompletedProcess(command, -9)
+
+    monkeypatch.setattr(plan.subprocess, "run", die)
     step = Step(SOURCE, 0, ())
-    assert carry_out([step], log, places) == {step: "failed"}
-    assert "train.py ended with exit code -9" in caplog.text
+    assert carry_out([step], log, options) == {step: "failed"}
+    assert "failed: train.py ended with exit code -9" in caplog.text
 
 
-def test_without_training_images_nothing_is_run(runs, log, places):
+def test_without_training_images_nothing_is_run(runs, log, options):
     step = Step(PAPER.cosplace("ResNet18", 512, M=15), 0, ("tokyo247",))
-    assert carry_out([step], log, places) == {step: "no training set sf_xl_raw"}
+    assert carry_out([step], log, options) == {step: "no training set sf_xl_raw"}
     assert runs.commands == []
 
 
-def test_released_networks_need_their_file(runs, log, places, monkeypatch, tmp_path):
+def test_released_networks_need_their_file(runs, log, options, monkeypatch, tmp_path):
     step = Step(Released("cosplace:ResNet18:512"), 0, ("tokyo247",))
 
     def refuse(*args, **kwargs):
@@ -166,29 +181,30 @@ def test_released_networks_need_their_file(runs, log, places, monkeypatch, tmp_p
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
-    assert carry_out([step], log, places) == {step: "no weights"}
+    assert carry_out([step], log, options) == {step: "no weights"}
     checkpoints = tmp_path / "hub" / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     (checkpoints / "ResNet18_512_cosplace.pth").write_bytes(b"weights")
-    assert carry_out([step], log, places) == {}
+    assert carry_out([step], log, options) == {}
     [(script, argv)] = runs.commands
     assert script == "eval.py" and argv[0] == "--model=cosplace:ResNet18:512"
-    assert log.recalls(step.source, 0, "tokyo247") == RECALLS
+    assert log.result(log.evaluation(step.source, 0, "tokyo247"))["recalls"] == RECALLS
 
 
-def test_the_plan_says_what_is_there_and_what_the_rest_costs(runs, log, places):
+def test_the_plan_says_what_is_there_and_what_the_rest_costs(runs, log, options):
     steps = [
         *(Step(SOURCE, 0, ("pitts30k", "tokyo247", "st_lucia")), Step(OTHER, 0, ())),
         Step(PAPER.cosplace("ResNet18", 512, M=15), 0, ()),
     ]
-    carry_out([Step(SOURCE, 0, ("pitts30k",))], log, places)
-    write_training(places.runs_folder / "old", OTHER.argv(0), (1.0,), is_done=False)
+    carry_out([Step(SOURCE, 0, ("pitts30k",))], log, options)
+    write_training(options.runs_folder / "old", OTHER.argv(0), (1.0,), is_done=False)
     log.refresh()
     lines = [" ".join(line.split()) for line in describe_plan(steps, log).splitlines()]
-    hours = evaluation_hours(SOURCE, "tokyo247")
-    vgg, r18 = (f"{training_hours(one):.1f}" for one in (OTHER, SOURCE))
+    hours = evaluation_hours(SOURCE, ["tokyo247"])
+    left = training_hours(OTHER, num_done=1)
+    vgg, r18 = (f"{one:.1f}" for one in (left, training_hours(SOURCE)))
     gigabytes = [training_gigabytes(one) for one in (OTHER, SOURCE)]
-    together = training_hours(OTHER) + training_hours(SOURCE) + hours
+    together = left + training_hours(SOURCE) + hours
     assert lines == [
         "GPU h GB run",
         "0.0 0.0 trained ResNet18 512-D gem, seed 0",
@@ -210,6 +226,12 @@ def test_estimates_meet_the_trainings_whose_hours_are_known():
     assert training_hours(MINI.cosplace("ResNet18", 512)) < 0.01
 
 
+def test_sets_with_one_database_are_one_pass_over_it():
+    hours = {n: evaluation_hours(SOURCE, [f"sf_xl_test_v{i}" for i in n]) for n in ("1", "2", "12")}
+    both = hours["1"] + hours["2"]
+    assert hours["12"] == pytest.approx(both * (2_805_840 + 1_598) / (2 * 2_805_840 + 1_598))
+
+
 def test_checkpoints_hold_the_heads_of_all_groups_with_their_moments():
     heads = 3 * 4 * 8 * 35_000 * 512
     assert training_gigabytes(SOURCE) == pytest.approx((heads + 4 * 4 * 11.2e6) / 1e9, rel=0.01)
@@ -219,7 +241,7 @@ def test_checkpoints_hold_the_heads_of_all_groups_with_their_moments():
 def test_every_network_of_a_scale_has_an_estimate(scale):
     for backbone, dims in scale.dims.items():
         assert training_hours(scale.cosplace(backbone, dims[0])) > 0
-    assert evaluation_hours(Released("landmark:GLD:ResNet101"), "pitts30k") == pytest.approx(
-        evaluation_hours(PAPER.cosplace("ResNet101", 64), "pitts30k")
+    assert evaluation_hours(Released("landmark:GLD:ResNet101"), ["pitts30k"]) == pytest.approx(
+        evaluation_hours(PAPER.cosplace("ResNet101", 64), ["pitts30k"])
     )
-    assert evaluation_hours(Released("cosplace:VGG16:64"), "tokyo247") > 0
+    assert evaluation_hours(Released("cosplace:VGG16:64"), ["tokyo247"]) > 0

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from paper import reproduce
+from paper import outputs, reproduce
 from paper.reproduce import main
 from paper.scales import MINI
 
@@ -57,7 +57,7 @@ def test_a_table_and_a_figure_from_real_runs(run, tmp_path):
     assert "[2/2] ResNet18 512-D gem, seed 1" in said
     logs, out = tmp_path / "logs" / "paper_mini", tmp_path / "logs" / "paper_mini" / "outputs"
     cells = {row["dataset"]: row for row in read_csv(out / "table1.csv")}
-    results = [json.loads(file.read_text()) for file in logs.glob("eval_*/*/results.json")]
+    results = [json.loads(file.read_text()) for file in logs.glob("**/results.json")]
     assert len(cells) == 3 and len(results) == 6
     for name, cell in cells.items():
         recalls = [one["recalls"]["R@1"] for one in results if one["dataset"] == name]
@@ -67,7 +67,7 @@ def test_a_table_and_a_figure_from_real_runs(run, tmp_path):
 
     before = sorted(logs.glob("*_*"))
     run("table1", "fig7", "claims", "--only=resnet-18")
-    assert sorted(logs.glob("*_*")) == before
+    assert sorted(logs.glob("*_*")) == before  # nothing was run again
     assert len(read_csv(out / "fig7.csv")) == 5
     assert (out / "fig7.png").stat().st_size > 10_000
 
@@ -88,14 +88,28 @@ def test_an_interrupted_training_is_continued(run, tmp_path):
     ]
 
 
-def test_a_run_that_fails_is_said_and_the_table_written(run, tmp_path, monkeypatch):
+def test_a_run_that_fails_is_said_and_the_table_written(run, tmp_path, monkeypatch, caplog):
     flags = TINY.flags | {"min_images_per_class": 1000}
     scale = dataclasses.replace(TINY, flags=flags)
     monkeypatch.setattr(reproduce, "SCALES", {"mini": scale, "paper": None})
-    said = run("table1", "--only=max")
-    assert "failed: No class of" in said and "lower --min_images_per_class" in said
+    with pytest.raises(ValueError, match="Some runs failed"):
+        run("table1", "--only=max")
+    assert "failed: No class of" in caplog.text
+    assert "lower --min_images_per_class" in caplog.text
     cells = read_csv(tmp_path / "logs" / "paper_mini" / "outputs" / "table1.csv")
     assert {cell["missing"] for cell in cells} == {"failed"}
+
+
+def test_a_figure_that_cannot_be_made_does_not_take_the_others_along(run, tmp_path, monkeypatch):
+    def fail(*args):
+        raise ValueError("the disk is bad")
+
+    monkeypatch.setitem(outputs._RUN_FIGURES, "fig5", fail)
+    study = [*("fig5", "fig4", "claims"), "--shard=14/14"]
+    with pytest.raises(ValueError, match="fig5 could not be made"):
+        run(*study)
+    folder = tmp_path / "logs" / "paper_mini" / "outputs"
+    assert (folder / "fig4.png").is_file() and (folder / "claims.md").is_file()
 
 
 @pytest.mark.parametrize(
@@ -106,6 +120,7 @@ def test_a_run_that_fails_is_said_and_the_table_written(run, tmp_path, monkeypat
         (["table1", "--shard=half"], "must be I/N"),
         (["table1", "--scale=mini", "--published_weights"], "were trained on SF-XL"),
         (["table1", "--seeds", "-1"], "must not be negative"),
+        (["table1", "--device=bogus"], "invalid choice: 'bogus'"),
         ([], "TARGET"),
     ],
 )

@@ -14,6 +14,7 @@ from training_runs import SMALL, assert_same_state, metrics_of
 from model.checkpoints import load_network
 from model.files import read_checkpoint
 from train import main as train_main
+from training.state import note_changes
 
 
 def test_killed_and_continued_training_equals_an_uninterrupted_one(flags, tmp_path):
@@ -49,6 +50,32 @@ def test_longer_training_continues_a_finished_one(flags, tmp_path):
     train_main([*flags, "--epochs_num=2", f"--save_dir={tmp_path / 'parts'}"])
     train_main([f"--resume_train={tmp_path / 'parts' / 'last_checkpoint.pth'}", "--epochs_num=3"])
     assert_same_state(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_what_is_changed_on_the_way_is_kept_and_results_of_less_are_not(continued, monkeypatch):
+    again = [f"--resume_train={continued / 'last_checkpoint.pth'}", "--num_workers=0"]
+    (continued / "results.json").write_text("{}")
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("train.fit", stop)
+    for argv, changed in (
+        ([], []),
+        (["--lr=0.5", "--epochs_num=9", "--device=cpu"], ["lr from 0.001 to 0.5"]),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            train_main([*again, *argv])
+        flags = json.loads((continued / "args.json").read_text())
+        assert flags["changed_on_resume"] == changed
+        assert not (continued / "results.json").exists()
+
+
+def test_an_earlier_change_is_not_forgotten():
+    checkpoint = {"args": {"lr": 1.0, "seed": 0, "changed_on_resume": ["seed from 1 to 0"]}}
+    flags = note_changes({"lr": 2.0, "seed": 0, "new_flag": 1}, checkpoint)
+    assert flags["changed_on_resume"] == ["seed from 1 to 0", "lr from 1.0 to 2.0"]
+    assert note_changes({"lr": 2.0}, None) == {"lr": 2.0}
 
 
 @pytest.mark.parametrize(

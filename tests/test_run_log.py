@@ -12,7 +12,7 @@ from paper.sources import Absent, Released
 
 SOURCE = PAPER.cosplace("ResNet18", 512)
 PITTS = "pitts30k"
-RECALLS = {"R@1": 50.0, "R@5": 60.0}
+RECALLS = {"R@1": 50.0, "R@5": 60.0, "R@10": 70.0}
 
 
 @pytest.fixture
@@ -31,6 +31,11 @@ def look(logs, data, resize=None):
 
 def train(logs, name="a", source=SOURCE, seed=0, recalls=(1.0, 3.0, 2.0), more=(), **options):
     return write_training(logs / name, [*source.argv(seed), *more], recalls, **options)
+
+
+def recalls_of(log, source, seed, dataset):
+    found = log.evaluation(source, seed, dataset)
+    return found if isinstance(found, Missing) else log.result(found)["recalls"]
 
 
 def sha256(folder):
@@ -70,6 +75,53 @@ def test_a_training_with_other_settings_is_another_one(logs, data, more):
     assert look(logs, data).training(SOURCE, 0) is None
 
 
+def test_a_run_of_an_older_version_cannot_have_flags_that_it_did_not_know(logs, data):
+    folder = train(logs)
+    (folder / "args.json").write_text('{"groups_num": 8, "dataset": "sf_xl"}')
+    assert look(logs, data).training(PAPER.cosplace("VGG16", 512), 0) is None
+
+
+def test_a_trial_of_two_epochs_is_not_the_papers_training(logs, data):
+    train(logs, more=["--epochs_num=2"])
+    assert look(logs, data).training(SOURCE, 0) is None
+
+
+def test_a_training_is_only_done_with_all_its_epochs_and_its_network(logs, data):
+    folder = train(logs)
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:49]))  # results are of a shorter training
+    found = look(logs, data).training(SOURCE, 0)
+    assert (found.num_epochs, found.is_done) == (49, False)
+    (folder / "best_model.pth").unlink()
+    assert look(logs, data).training(SOURCE, 0) is None
+
+
+def test_a_training_whose_flags_were_changed_on_the_way_is_another_one(logs, data):
+    folder = train(logs)
+    flags = json.loads((folder / "args.json").read_text())
+    for changed, is_found in (([], True), (["lr from 1e-4 to 1e-05"], False)):
+        (folder / "args.json").write_text(json.dumps(flags | {"changed_on_resume": changed}))
+        assert (look(logs, data).training(SOURCE, 0) is not None) == is_found
+
+
+def test_the_test_at_the_end_of_a_training_counts_as_well(logs, data, tmp_path):
+    make_sets(tmp_path / "data", "sf_xl_test_v1")
+    folder = train(logs)
+    result = {"dataset": "sf_xl_test_v1", "num_queries": 1, "num_database": 1, "recalls": RECALLS}
+    (folder / "results.json").write_text(json.dumps(result | sha256(folder)))
+    assert recalls_of(look(logs, data), SOURCE, 0, "sf_xl_test_v1") == RECALLS
+
+
+def test_results_without_the_recalls_of_the_tables_are_not_enough(logs, data):
+    write_evaluation(logs / "e", sha256(train(logs)), {PITTS: {"R@1": 50.0}}, data)
+    assert recalls_of(look(logs, data), SOURCE, 0, PITTS) == Missing("not run")
+
+
+def test_what_was_measured_elsewhere_is_there_also_without_the_data_set(logs, data, tmp_path):
+    write_evaluation(logs / "e", sha256(train(logs)), {"st_lucia": RECALLS}, data)
+    assert recalls_of(look(logs, data), SOURCE, 0, "st_lucia") == RECALLS
+
+
 def test_a_run_of_an_older_version_lacks_new_flags_that_were_not_changed(logs, data):
     folder = train(logs)
     flags = json.loads((folder / "args.json").read_text())
@@ -93,22 +145,22 @@ def test_a_run_without_a_checkpoint_cannot_be_continued(logs, data):
 
 
 def test_the_validation_recall_is_that_of_the_best_epoch(logs, data):
-    assert look(logs, data).best_val_recall(SOURCE, 0) == Missing("not run")
+    assert look(logs, data).finished_training(SOURCE, 0) == Missing("not run")
     train(logs, recalls=(1.0, 3.0, 2.0))
-    assert look(logs, data).best_val_recall(SOURCE, 0) == 3.0
-    assert look(logs, data).best_val_recall(Absent("no code"), 0) == Missing("no code")
+    assert look(logs, data).finished_training(SOURCE, 0).best_val_recall == 3.0
+    assert look(logs, data).finished_training(Absent("no code"), 0) == Missing("no code")
 
 
 def test_results_belong_to_the_weights_not_to_the_path(logs, data):
     model = sha256(train(logs))
     write_evaluation(logs / "e", model, {PITTS: RECALLS}, data)
     log = look(logs, data)
-    assert log.recalls(SOURCE, 0, PITTS) == RECALLS
+    assert recalls_of(log, SOURCE, 0, PITTS) == RECALLS
     assert log.evaluation(SOURCE, 0, PITTS) == logs / "e" / PITTS
-    assert log.recalls(SOURCE, 1, PITTS) == Missing("not run")
-    assert log.recalls(SOURCE, 0, "tokyo247") == Missing("not run")
+    assert recalls_of(log, SOURCE, 1, PITTS) == Missing("not run")
+    assert recalls_of(log, SOURCE, 0, "tokyo247") == Missing("not run")
     (logs / "a" / "best_model.pth").write_bytes(b"another network")
-    assert look(logs, data).recalls(SOURCE, 0, PITTS) == Missing("not run")
+    assert recalls_of(look(logs, data), SOURCE, 0, PITTS) == Missing("not run")
 
 
 @pytest.mark.parametrize(
@@ -120,29 +172,29 @@ def test_results_belong_to_the_weights_not_to_the_path(logs, data):
 )
 def test_results_by_another_protocol_do_not_count(logs, data, argv):
     write_evaluation(logs / "e", sha256(train(logs)), {PITTS: RECALLS}, data, [argv])
-    assert look(logs, data).recalls(SOURCE, 0, PITTS) == Missing("not run")
+    assert recalls_of(look(logs, data), SOURCE, 0, PITTS) == Missing("not run")
 
 
 def test_results_have_the_image_size_of_the_scale(logs, data):
     argv = ["--resize_test_imgs=64"]
     write_evaluation(logs / "e", sha256(train(logs)), {PITTS: RECALLS}, data, argv)
-    assert look(logs, data, "64").recalls(SOURCE, 0, PITTS) == RECALLS
+    assert recalls_of(look(logs, data, "64"), SOURCE, 0, PITTS) == RECALLS
 
 
 def test_a_released_network_is_known_by_its_name(logs, data):
     model = {"model": "landmark:GLD:ResNet50", "model_sha256": "x"}
     write_evaluation(logs / "e", model, {PITTS: RECALLS}, data)
     log = look(logs, data)
-    assert log.recalls(Released("landmark:GLD:ResNet50"), 0, PITTS) == RECALLS
-    assert log.recalls(Released("landmark:GLD:ResNet50:512"), 0, PITTS) == Missing("not run")
+    assert recalls_of(log, Released("landmark:GLD:ResNet50"), 0, PITTS) == RECALLS
+    assert recalls_of(log, Released("landmark:GLD:ResNet50:512"), 0, PITTS) == Missing("not run")
 
 
 def test_why_there_is_no_number(logs, data):
     log = look(logs, data)
-    assert log.recalls(SOURCE, 0, "st_lucia") == Missing("no data set")
-    assert log.recalls(Absent(), 0, PITTS) == Missing("not implemented yet")
+    assert recalls_of(log, SOURCE, 0, "st_lucia") == Missing("no data set")
+    assert recalls_of(log, Absent(), 0, PITTS) == Missing("not implemented yet")
     train(logs, is_done=False)
-    assert look(logs, data).recalls(SOURCE, 0, PITTS) == Missing("interrupted")
+    assert recalls_of(look(logs, data), SOURCE, 0, PITTS) == Missing("interrupted")
 
 
 def test_runs_on_another_mini_city_do_not_count(logs, tmp_path):
@@ -152,11 +204,11 @@ def test_runs_on_another_mini_city_do_not_count(logs, tmp_path):
     folder = write_training(logs / "a", source.argv(0), (1.0,), datasets_folder=here)
     argv = [f"--resize_test_imgs={MINI.resize}"]
     write_evaluation(logs / "e", sha256(folder), {name: RECALLS}, here, argv)
-    assert look(logs, here, MINI.resize).recalls(source, 0, name) == RECALLS
+    assert recalls_of(look(logs, here, MINI.resize), source, 0, name) == RECALLS
     assert look(logs, there, MINI.resize).training(source, 0) is None
     folder = write_training(logs / "b", source.argv(0), (1.0,), datasets_folder=there)
     (folder / "best_model.pth").write_bytes((logs / "a" / "best_model.pth").read_bytes())
-    assert look(logs, there, MINI.resize).recalls(source, 0, name) == Missing("not run")
+    assert recalls_of(look(logs, there, MINI.resize), source, 0, name) == Missing("not run")
 
 
 def test_what_is_no_run_is_passed_over(logs, data):

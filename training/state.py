@@ -16,6 +16,12 @@ NOT_TO_CHANGE = (  # flags that a continued training must share with the one bef
     *("M", "alpha", "N", "L", "min_images_per_class", "groups_num"),
     *("backbone", "pooling", "fc_output_dim", "train_all_layers", "freeze_te", "save_dir"),
 )
+NO_INFLUENCE = {  # flags that say where, how fast or how long, not what is trained
+    *("save_dir", "datasets_folder", "cache_folder", "resume_train", "dry_run", "epochs_num"),
+    *("device", "num_workers", "augmentation_device", "infer_batch_size"),
+    *("test_set_folder", "queries_folder", "num_preds_to_save", "save_only_wrong_preds"),
+    "recall_values",
+}
 
 
 class Training:
@@ -157,6 +163,24 @@ def check_flags_unchanged(checkpoint: dict[str, Any], flags: dict[str, Any]) -> 
     ]
     if changed:
         raise ValueError(f"This training cannot be continued: {'; '.join(changed)}")
+
+
+def note_changes(flags: dict[str, Any], checkpoint: dict[str, Any] | None) -> dict[str, Any]:
+    """Return flags with those of influence that a continuation changed, now or before.
+
+    Args:
+        flags: Of the training as it goes on.
+        checkpoint: Of the run that is continued, None for a new one.
+    """
+    if checkpoint is None:
+        return flags
+    before = checkpoint["args"]
+    changed = [
+        f"{name} from {before[name]} to {flags[name]}"
+        for name in sorted(before.keys() & flags.keys() - NO_INFLUENCE)
+        if flags[name] != before[name]
+    ]
+    return flags | {"changed_on_resume": [*before.get("changed_on_resume", []), *changed]}
 
 
 def check_images_unchanged(checkpoint: dict[str, Any], index_digest: str) -> None:

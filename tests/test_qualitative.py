@@ -6,7 +6,7 @@ import pytest
 from conftest import write_image
 from paper_studies import KnownNumbers, make_study
 
-from paper.answers import answer_needs, choose_queries, draw_answers, shown_networks
+from paper.qualitative import choose_queries, draw_qualitative, qualitative_needs, shown_networks
 from paper.scales import MINI
 from reports.runs import Predictions
 
@@ -32,7 +32,7 @@ def test_a_query_that_one_network_could_not_read_is_left_out():
 
 
 def test_needs_are_the_networks_that_there_are():
-    needs = answer_needs(make_study(scale=MINI))
+    needs = qualitative_needs(make_study(scale=MINI))
     assert {need.datasets for need in needs} == {("mini_city_test_v1",)}
     assert [need.source for need in needs] == list(shown_networks(MINI).values())
 
@@ -65,7 +65,8 @@ def test_each_network_shows_its_own_first_prediction(tmp_path, evaluation):
     for name, corrects in (("CosPlace ResNet-18", [1, 0, 1]), ("CosPlace VGG-16", [0, 0, 1])):
         folder = evaluation(name.split()[1], corrects)
         numbers.folders[networks[name], "mini_city_test_v1"] = folder
-    files = draw_answers(make_study(numbers, scale=MINI), tmp_path / "out")
+        numbers.test[networks[name], 0, "mini_city_test_v1"] = {}
+    files = draw_qualitative(make_study(numbers, scale=MINI), tmp_path / "out")
     assert {file.name for file in files} == {"fig7.pdf", "fig7.png", "fig7.csv"}
     rows = list(csv.DictReader((tmp_path / "out" / "fig7.csv").read_text().splitlines()))
     assert len(rows) == 6 and rows[0]["query"] == "q0.jpg"
@@ -76,5 +77,5 @@ def test_each_network_shows_its_own_first_prediction(tmp_path, evaluation):
 
 
 def test_without_results_there_is_only_an_empty_list(tmp_path):
-    [file] = draw_answers(make_study(scale=MINI), tmp_path)
+    [file] = draw_qualitative(make_study(scale=MINI), tmp_path)
     assert file.name == "fig7.csv" and len(file.read_text().splitlines()) == 1

@@ -15,7 +15,7 @@ from paper.scales import Scale
 from paper.sources import Absent, Released, Source
 from paper.study import Study
 from reports.pictures import format_metres
-from reports.runs import Predictions, read_predictions, read_results
+from reports.runs import Predictions, read_predictions
 
 _DATASET = "sf_xl_test_v1"
 _NUM_QUERIES = 5
@@ -35,7 +35,7 @@ def shown_networks(scale: Scale) -> dict[str, Source]:
     }
 
 
-def answer_needs(study: Study) -> list[Need]:
+def qualitative_needs(study: Study) -> list[Need]:
     """Return the networks on the one test set that is shown."""
     datasets = tuple(study.scale.datasets([_DATASET]))
     return [
@@ -45,7 +45,7 @@ def answer_needs(study: Study) -> list[Need]:
     ]
 
 
-def draw_answers(study: Study, folder: Path) -> list[Path]:
+def draw_qualitative(study: Study, folder: Path) -> list[Path]:
     """Draw Figure 7: a row per query, framed green where the prediction is right, else red.
 
     The queries are drawn at random from those on which the networks disagree. Without any there is
@@ -60,28 +60,30 @@ def draw_answers(study: Study, folder: Path) -> list[Path]:
         for first in predictions.rows[query][:1]
     ]
     header = ("query", "network", "prediction", "distance_m", "correct")
-    files = [write_values(rows, header, folder, "fig7")]
-    if queries:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        notes = (study.scale.mark, f"Left out: {reasons}" if reasons else "")
-        figure = _draw_grid(queries, found)
-        files += save_figure(figure, folder, "fig7", ". ".join(filter(None, notes)))
-    return files
+    files = [write_values(rows, header, folder, "fig7", study.scale.mark)]
+    if not queries:
+        for ending in ("pdf", "png"):  # of an earlier call
+            (folder / f"fig7.{ending}").unlink(missing_ok=True)
+        return files
+    reasons = "; ".join(f"{', '.join(names)} ({why})" for why, names in left_out.items())
+    notes = (study.scale.mark, f"Left out: {reasons}" if reasons else "")
+    figure = _draw_grid(queries, found)
+    return [*save_figure(figure, folder, "fig7", ". ".join(filter(None, notes))), *files]
 
 
-def _find_predictions(study: Study) -> tuple[dict[str, Predictions], dict[str, str]]:
-    """Return the predictions of each network that is asked for, or why there are none."""
+def _find_predictions(study: Study) -> tuple[dict[str, Predictions], dict[str, list[str]]]:
+    """Return predictions by network, with the first seed, and networks by why there are none."""
     [dataset] = study.scale.datasets([_DATASET])
     found, left_out = {}, {}
     for name, source in shown_networks(study.scale).items():
         if not study.is_asked(name):
             continue
-        place = study.evaluation(source, dataset)
-        if isinstance(place, Missing):
-            left_out[name] = place.reason
+        folders = study.find_evaluations(source, dataset)
+        if isinstance(folders, Missing):
+            left_out.setdefault(folders.reason, []).append(name)
         else:
-            queries_folder = read_results(place)["queries_folder"]
-            found[name] = read_predictions(place / "predictions.csv", queries_folder)
+            queries_folder = study.log.result(folders[0])["queries_folder"]
+            found[name] = read_predictions(folders[0] / "predictions.csv", queries_folder)
     return found, left_out
 
 
