@@ -1,6 +1,7 @@
 """Which runs numbers need, and doing those that are missing."""
 
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,8 @@ from paper.run_log import Missing, RunLog
 from paper.sources import Absent, Released, Source, Trained
 
 FAILED = "failed"
+# Threads that wait actively slow small networks down several times where another program runs, too.
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -192,7 +195,9 @@ def _run(script: str, argv: Sequence[str], folder: Path, options: RunOptions) ->
     ]
     logging.info(f"  {script}, see {folder / 'info.log'}")
     with tempfile.TemporaryFile("w+", errors="replace") as said:
-        code = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=said).returncode
+        code = subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=said, env=_ENVIRONMENT | os.environ
+        ).returncode
         said.seek(0)
         _, found, message = said.read().rpartition("Error: ")
     if code:

@@ -40,7 +40,7 @@ class FakeRuns:
     def __init__(self, data):
         self.data, self.commands, self.fail = data, [], {}
 
-    def __call__(self, command, stdout, stderr):
+    def __call__(self, command, stdout, stderr, env):
         script, argv = Path(command[1]).name, list(map(str, command[2:]))
         self.commands.append((script, argv))
         flags = dict(one.removeprefix("--").split("=", 1) for one in argv if "=" in one)
@@ -157,7 +157,7 @@ def test_one_bad_set_does_not_take_the_others_along(runs, log, options, caplog):
 
 def test_a_run_that_dies_without_a_word_says_its_exit_code(runs, log, options, caplog, monkeypatch):
 
-    def die(command, stdout, stderr):
+    def die(command, stdout, stderr, env):
         stderr.write("Epoch 3: 10%|#   | 1/60")
         return subprocess.CompletedProcess(command, -9)
 
