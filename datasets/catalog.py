@@ -44,7 +44,8 @@ class TrainSet:
 
 _SF_XL_HOW = """SF-XL is given for research on request: https://forms.gle/wpyDzhDyoWLQygAT9
 The expected tree (any image may lie in sub-folders):
-  {datasets_folder}/sf_xl/processed/train/
+  {datasets_folder}/sf_xl/processed/train/      the classes of the default flags, 5.6 M images
+  {datasets_folder}/sf_xl/raw/train/database/   all 41.2 M images, for other flags: sf_xl_raw
   {datasets_folder}/sf_xl/processed/val/database/  .../val/queries/
   {datasets_folder}/sf_xl/processed/test/database/ .../test/queries_v1/ .../test/queries_v2/
 Elsewhere on disk: --datasets_folder FOLDER, the environment variable DATASETS_FOLDER, or

@@ -1,8 +1,10 @@
 """Networks out of checkpoints, ours and the published ones."""
 
 import functools
+import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,7 +53,26 @@ def network_of(
         network.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise ValueError(f"{path} is not a CosPlace network with {backbone}: {error}") from None
+    if network.image_size is not None:
+        network.image_size = _trained_size(checkpoint, path, backbone) or network.image_size
     return network.float()
+
+
+def _trained_size(
+    checkpoint: Mapping[str, Any], path: str | os.PathLike, backbone: str
+) -> int | None:
+    """Return --image_size of the training, if the checkpoint or args.json beside it tell it."""
+    flags = checkpoint.get("args")
+    file = Path(path).with_name("args.json")
+    if not isinstance(flags, Mapping) and file.is_file():
+        try:
+            flags = json.loads(file.read_bytes())
+        except ValueError:  # another program's
+            flags = None
+    if not isinstance(flags, Mapping) or flags.get("backbone") != backbone:
+        return None
+    size = flags.get("image_size")
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def network_state(checkpoint: dict[str, Any], path: str | os.PathLike) -> dict[str, Any]:

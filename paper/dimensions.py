@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 
 from model.backbones import find_recipe
 from paper.compared import VALUES_HEADER, list_values
-from paper.drawing import PAGE_IN, new_figure, save_figure, styled, write_values
+from paper.drawing import PAGE_IN, new_figure, styled
+from paper.measured_figure import save_measured
 from paper.plan import Need
 from paper.scales import Scale
 from paper.sources import Trained
@@ -35,7 +36,7 @@ _NAMES = {
 }
 _MARKERS = "osD^vP*"
 _COLUMNS = 4
-_LEFT_OUT = "The curves of SFRS and NetVLAD are left out: not implemented yet"
+_LEFT_OUT = "SFRS and NetVLAD are not implemented yet"
 
 
 def curve_sources(scale: Scale, backbone: str) -> dict[int, Trained]:
@@ -50,14 +51,17 @@ def dimension_needs(study: Study) -> list[Need]:
     return [
         Need(study.resolve(source), datasets)
         for backbone in study.scale.dims
-        if study.is_asked(_NAMES[backbone])
         for source in curve_sources(study.scale, backbone).values()
+        if study.is_asked(_NAMES[backbone], source)
     ]
 
 
 @styled
 def draw_dimensions(study: Study, folder: Path) -> list[Path]:
-    """Draw Figure 6. Networks without a result on a data set have no point there."""
+    """Draw Figure 6. Networks without a result on a data set have no point there.
+
+    Without any result there is no picture.
+    """
     datasets = study.scale.datasets(list(DATASETS))
     num_rows = -(-(len(datasets) + 1) // _COLUMNS)  # one more, for the legend
     figure, panels = new_figure(PAGE_IN, 1.9 * num_rows, num_rows, _COLUMNS, squeeze=False)
@@ -67,26 +71,25 @@ def draw_dimensions(study: Study, folder: Path) -> list[Path]:
         panel.set_title(DATASETS.get(dataset, dataset))
     for panel in panels.flat[len(datasets) :]:
         panel.axis("off")
-    curves = panels.flat[0].containers
+    curves = {
+        curve.get_label(): curve.lines[0]
+        for panel in panels.flat[: len(datasets)]
+        for curve in panel.containers
+        if len(curve.lines[0].get_xdata())
+    }
+    shown = [name for name in _NAMES.values() if name in curves]
     panels.flat[len(datasets)].legend(
-        [curve.lines[0] for curve in curves],
-        [curve.get_label() for curve in curves],
-        loc="center",
-        title="CosPlace with",
+        [curves[name] for name in shown], shown, loc="center", title="CosPlace with"
     )
     header = ("dataset", "backbone", "descriptor_dim", *VALUES_HEADER)
-    note = ". ".join(filter(None, (study.scale.mark, _LEFT_OUT)))
-    return [
-        *save_figure(figure, folder, "fig6", note),
-        write_values(rows, header, folder, "fig6", study.scale.mark),
-    ]
+    return save_measured(figure, (header, rows), folder, "fig6", study.scale.mark, _LEFT_OUT)
 
 
 def _draw_panel(panel: Axes, study: Study, dataset: str) -> list[tuple]:
     """Draw the curves of all backbones on a data set; return the rows of the CSV."""
     rows, all_dims = [], set()
     for number, (backbone, name) in enumerate(_NAMES.items()):
-        if backbone not in study.scale.dims or not study.is_asked(name):
+        if backbone not in study.scale.dims:
             continue
         points = []
         for dim, source in curve_sources(study.scale, backbone).items():

@@ -94,6 +94,12 @@ def save_figure(figure: Figure, folder: Path, name: str, note: str = "") -> list
     return files
 
 
+def remove_pictures(folder: Path, name: str) -> None:
+    """Remove what an earlier call of `save_figure` left."""
+    for kind in ("pdf", "png"):
+        (folder / f"{name}.{kind}").unlink(missing_ok=True)
+
+
 def write_values(
     rows: Iterable[Sequence[Any]], header: Sequence[str], folder: Path, name: str, note: str = ""
 ) -> Path:

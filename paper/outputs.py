@@ -45,8 +45,6 @@ def write_target(target: str, study: Study, folder: Path) -> str:
         OSError: If a file cannot be read or written.
         ValueError: If a file is damaged.
     """
-    if target in _NEEDS and not _NEEDS[target](study):
-        return f"{target}: nothing in it is called '{study.only}'"
     if target in TABLES:
         table = compare_table(target, study)
         write_table(table, folder, target)

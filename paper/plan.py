@@ -81,19 +81,19 @@ def missing_evaluations(step: Step, log: RunLog) -> list[str]:
     ]
 
 
-def why_blocked(step: Step, log: RunLog) -> str:
-    """Return why a step cannot be done here, empty if it can; downloads released networks."""
-    if isinstance(step.source, Released):
-        if not missing_evaluations(step, log):
-            return ""
+def why_blocked(step: Step, log: RunLog) -> tuple[str, str]:
+    """Return why a step cannot be done here, in short and at length; empty if it can.
+
+    Files of released networks are downloaded.
+    """
+    if isinstance(step.source, Released) and missing_evaluations(step, log):
         try:
             fetch_published(parse_published(step.source.spec))
         except (FileNotFoundError, ValueError) as error:
-            logging.debug(error)
-            return "no weights"
-    elif not is_trained(step, log) and not log.has_train_set(step.source):
-        return f"no training set {step.source['dataset']}"
-    return ""
+            return "no weights", str(error)
+    elif not is_trained(step, log) and (missing := log.missing_for_training(step.source)):
+        return f"no {missing}", f"{missing} is not below {log.datasets_folder}"
+    return "", ""
 
 
 def is_trained(step: Step, log: RunLog) -> bool:
@@ -110,9 +110,11 @@ def carry_out(steps: Sequence[Step], log: RunLog, options: RunOptions) -> dict[S
     Returns:
         Why steps could not be done, in words.
     """
-    failures = {step: why for step in steps if (why := why_blocked(step, log))}
-    for why in dict.fromkeys(failures.values()):
-        logging.warning(f"{list(failures.values()).count(why)} networks are left out: {why}")
+    blocked = {step: why for step in steps if any(why := why_blocked(step, log))}
+    for short in dict.fromkeys(short for short, _ in blocked.values()):
+        reasons = [long for other, long in blocked.values() if other == short]
+        logging.warning(f"{len(reasons)} networks are left out, {short}: {reasons[0]}")
+    failures = {step: short for step, (short, _) in blocked.items()}
     todo = [
         step
         for step in steps

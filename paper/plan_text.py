@@ -7,14 +7,17 @@ from paper.plan import Step, is_trained, missing_evaluations
 from paper.run_log import NO_DATA_SET, RunLog
 from paper.sources import Trained
 
-_NOTE = "GPU h: hours of an RTX 3090 in full precision; GB: checkpoints; both are rough estimates."
+_NOTE = (
+    "GPU h: hours of an RTX 3090 in full precision; GB: checkpoints. Both are rough estimates, and "
+    "include what cannot be done before its data set is there."
+)
 
 
 def describe_plan(steps: Sequence[Step], log: RunLog) -> str:
     """Return the runs, one a line, with estimates, and their sums."""
     rows = [row for step in steps for row in _describe_step(step, log)]
     rows.append((sum(row[0] for row in rows), sum(row[1] for row in rows), "together"))
-    lines = [f"{hours:7.1f} {gigabytes:6.1f}  {text}" for hours, gigabytes, text in rows]
+    lines = [f"{hours:7.2f} {gigabytes:6.1f}  {text}" for hours, gigabytes, text in rows]
     return "\n".join(["  GPU h     GB  run", *lines, _NOTE])
 
 
@@ -25,11 +28,12 @@ def _describe_step(step: Step, log: RunLog) -> Iterator[tuple[float, float, str]
             yield 0.0, 0.0, f"trained   {step}"
         else:
             training = log.training(step.source, step.seed)
+            missing = log.missing_for_training(step.source)
             verb = "resume   " if training else "train    "
             yield (
                 training_hours(step.source, training.num_epochs if training else 0),
                 training_gigabytes(step.source),
-                f"{verb} {step}{_missing_train_set(step, log)}",
+                f"{verb} {step}" + (f" (there is no {missing})" if missing else ""),
             )
     missing = missing_evaluations(step, log)
     absent = [
@@ -42,7 +46,3 @@ def _describe_step(step: Step, log: RunLog) -> Iterator[tuple[float, float, str]
         if names:
             hours = evaluation_hours(step.source, names) * (verb == "evaluate ")
             yield hours, 0.0, f"{verb} {step} on {', '.join(names)}"
-
-
-def _missing_train_set(step: Step, log: RunLog) -> str:
-    return "" if log.has_train_set(step.source) else f" (there is no {step.source['dataset']})"

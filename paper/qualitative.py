@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from datasets.images import open_image
-from paper.drawing import PAGE_IN, new_figure, save_figure, styled, write_values
+from paper.drawing import PAGE_IN, new_figure, remove_pictures, save_figure, styled, write_values
 from paper.plan import Need
 from paper.run_log import Missing
 from paper.scales import Scale
@@ -19,6 +19,7 @@ from reports.runs import Predictions, read_predictions
 
 _DATASET = "sf_xl_test_v1"
 _NUM_QUERIES = 5
+_CHOICE = "Queries drawn at random from those on which the networks disagree"
 _WIDTH_PX = 320  # of the pictures inside the PDF
 _COLOURS = {"1": "#1b7f3b", "0": "#c62828", "": "#777777"}
 
@@ -41,7 +42,7 @@ def qualitative_needs(study: Study) -> list[Need]:
     return [
         Need(study.resolve(source), datasets)
         for name, source in shown_networks(study.scale).items()
-        if study.is_asked(name)
+        if study.is_asked(name, source)
     ]
 
 
@@ -62,22 +63,19 @@ def draw_qualitative(study: Study, folder: Path) -> list[Path]:
     header = ("query", "network", "prediction", "distance_m", "correct")
     files = [write_values(rows, header, folder, "fig7", study.scale.mark)]
     if not queries:
-        for ending in ("pdf", "png"):  # of an earlier call
-            (folder / f"fig7.{ending}").unlink(missing_ok=True)
+        remove_pictures(folder, "fig7")
         return files
     reasons = "; ".join(f"{', '.join(names)} ({why})" for why, names in left_out.items())
-    notes = (study.scale.mark, f"Left out: {reasons}" if reasons else "")
+    notes = (study.scale.mark, _CHOICE, f"Left out: {reasons}" if reasons else "")
     figure = _draw_grid(queries, found)
     return [*save_figure(figure, folder, "fig7", ". ".join(filter(None, notes))), *files]
 
 
 def _find_predictions(study: Study) -> tuple[dict[str, Predictions], dict[str, list[str]]]:
-    """Return predictions by network, with the first seed, and networks by why there are none."""
+    """Return predictions of the first seed by network, and networks by why there are none."""
     [dataset] = study.scale.datasets([_DATASET])
     found, left_out = {}, {}
     for name, source in shown_networks(study.scale).items():
-        if not study.is_asked(name):
-            continue
         folders = study.find_evaluations(source, dataset)
         if isinstance(folders, Missing):
             left_out.setdefault(folders.reason, []).append(name)

@@ -67,8 +67,8 @@ def show_outputs(targets: Sequence[str], study: Study, folder: Path) -> None:
     for target in targets:
         try:
             logging.info(f"\n{write_target(target, study, folder)}")
-        except FileNotFoundError as error:  # usually a data set
-            logging.warning(f"\n{target}: {error}")
+        except FileNotFoundError as error:  # usually a data set; the first line tells which
+            logging.warning(f"\n{target}: {str(error).splitlines()[0]}")
         except (ValueError, OSError) as error:
             logging.error(f"\n{target}: {error}")
             problems.append(target)
@@ -90,7 +90,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--scale", choices=SCALES, default="paper", help="mini: the mini city, for a try")
     add("--dry_run", action="store_true", help="list the runs and stop")
     add(
-        "--only", default="", metavar="TEXT", help="only rows, curves or sweeps that hold this text"
+        "--only",
+        default="",
+        metavar="TEXT",
+        help="do only the runs of rows, curves or sweeps whose name holds this; all are shown",
     )
     add(
         "--seeds",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import commons
-from datasets.catalog import find_test_set, find_train_folder
+from datasets.catalog import TRAIN_SETS, find_test_set, find_train_folder
 from paper.sources import Absent, Released, Source, Trained
 from parser import parse_arguments
 from reports.runs import find_sets, read_results
@@ -139,13 +139,16 @@ class RunLog:
             return False
         return True
 
-    def has_train_set(self, source: Trained) -> bool:
-        """Return whether the images that a network is trained on are on disk."""
+    def missing_for_training(self, source: Trained) -> str:
+        """Return the first data set that a training needs and that is not on disk, or nothing."""
+        name = source["dataset"]
         try:
-            find_train_folder(source["dataset"], self.datasets_folder)
+            find_train_folder(name, self.datasets_folder)
         except FileNotFoundError:
-            return False
-        return True
+            return f"training set {name}"
+        needed = (TRAIN_SETS[name].val, TRAIN_SETS[name].test)
+        missing = next((test_set for test_set in needed if not self.has_set(test_set)), "")
+        return f"data set {missing}" if missing else ""
 
     def _is_same_training(self, wanted: Mapping[str, Any], flags: Mapping[str, Any]) -> bool:
         """Compare all flags that matter; one that an older version lacked is at its default."""

@@ -23,7 +23,8 @@ class Study:
         scale: The paper's or the mini city's.
         seeds: Of trainings; several give mean and standard deviation.
         log: The runs that are there.
-        only: A text that the name of a row or curve must hold to count; empty for all.
+        only: A text that the name of a row or curve must hold for its runs to be done; empty for
+            all.
         use_released: Whether released networks take the place of trainings with the paper's flags.
         failures: Why runs could not be done.
     """
@@ -35,9 +36,10 @@ class Study:
     use_released: bool = False
     failures: Mapping[Step, str] = field(default_factory=dict)
 
-    def is_asked(self, label: str) -> bool:
-        """Return whether a row or curve is among those that are asked for."""
-        return self.only.lower() in label.lower()
+    def is_asked(self, label: str, source: Source) -> bool:
+        """Return whether the runs of a row or curve are asked for, by its name or the network's."""
+        wanted, *names = (text.lower().replace("-", "") for text in (self.only, label, str(source)))
+        return any(wanted in name for name in names)
 
     def resolve(self, source: Source) -> Source:
         """Return the network that is looked at: the released one, if that is asked for."""

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 
 from datasets.partition import PartitionParams
 from paper.compared import VALUES_HEADER, Cell, list_values
-from paper.drawing import PAGE_IN, new_figure, save_figure, styled, write_values
+from paper.drawing import PAGE_IN, new_figure, styled
+from paper.measured_figure import save_measured
 from paper.plan import Need
 from paper.scales import Scale
 from paper.sources import CHOSEN, Trained
@@ -36,7 +37,7 @@ def sweep_needs(study: Study) -> list[Need]:
         Need(sweep_source(study.scale, flag, value))
         for flag, values in study.scale.sweeps.items()
         for value in values
-        if study.is_asked(flag)
+        if study.is_asked(flag, sweep_source(study.scale, flag, value))
     ]
 
 
@@ -44,9 +45,10 @@ def sweep_needs(study: Study) -> list[Need]:
 def draw_sweeps(study: Study, folder: Path) -> list[Path]:
     """Draw Figure 5: a panel per hyper-parameter, its chosen value bold, a red line at its R@1.
 
-    Values without a run keep their place on the axis, without a point.
+    Values without a run keep their place on the axis, without a point; without any run there is no
+    picture.
     """
-    sweeps = {flag: values for flag, values in study.scale.sweeps.items() if study.is_asked(flag)}
+    sweeps = study.scale.sweeps
     figure, panels = new_figure(PAGE_IN, 2.1, 1, len(sweeps), sharey=True, squeeze=False)
     rows = []
     for panel, (flag, values) in zip(panels[0], sweeps.items(), strict=True):
@@ -58,9 +60,8 @@ def draw_sweeps(study: Study, folder: Path) -> list[Path]:
         ]
     panels[0][0].set_ylabel("R@1 on val (%)")
     header = ("hyper_parameter", "value", "chosen", *VALUES_HEADER)
-    mark = study.scale.mark
-    files = save_figure(figure, folder, "fig5", mark)
-    return [*files, write_values(rows, header, folder, "fig5", mark)]
+    explanation = "Red: at the chosen values, which are bold"
+    return save_measured(figure, (header, rows), folder, "fig5", study.scale.mark, explanation)
 
 
 def _draw_sweep(panel: Axes, flag: str, values: Sequence[int], cells: Sequence[Cell]) -> None:

@@ -55,18 +55,19 @@ def table_needs(name: str, study: Study) -> list[Need]:
     """Return the networks of a table, on the test sets of its columns."""
     table = load_table(name)
     datasets = tuple(dict.fromkeys(column.dataset for column in _columns(table, study.scale)))
-    return [Need(study.resolve(source), datasets) for _, source in _rows(table, study)]
+    return [
+        Need(study.resolve(source), datasets)
+        for labels, source in _rows(table, study.scale)
+        if study.is_asked(" ".join(labels), source)
+    ]
 
 
 def compare_table(name: str, study: Study) -> ComparedTable:
-    """Return a table of the paper with what was measured on the data sets of the scale.
-
-    At least one row must be asked for.
-    """
+    """Return a table of the paper with what was measured on the data sets of the scale."""
     table = load_table(name)
     columns = _columns(table, study.scale)
     rows = []
-    for labels, source in _rows(table, study):
+    for labels, source in _rows(table, study.scale):
         cells = tuple(_cell(table, labels, source, column, study) for column in columns)
         notes = (_note(study.resolve(source)), study.describe_seeds(source, cells))
         rows.append(Row(labels, cells, " ".join(filter(None, notes))))
@@ -83,13 +84,9 @@ def source_of(name: str, labels: tuple[str, ...], scale: Scale) -> Source:
     return scale.cosplace(*found) if isinstance(found, CosPlace) else found
 
 
-def _rows(table: PublishedTable, study: Study) -> list[tuple[tuple[str, ...], Source]]:
+def _rows(table: PublishedTable, scale: Scale) -> list[tuple[tuple[str, ...], Source]]:
     labels = [row.labels for row in table.rows] + list(EXTRA_ROWS.get(table.name, {}))
-    return [
-        (one, source_of(table.name, one, study.scale))
-        for one in labels
-        if study.is_asked(" ".join(one))
-    ]
+    return [(one, source_of(table.name, one, scale)) for one in labels]
 
 
 def _columns(table: PublishedTable, scale: Scale) -> tuple[Column, ...]:

@@ -36,6 +36,8 @@ def test_curves_are_the_recalls_of_their_own_data_set(tmp_path, monkeypatch):
     files = draw_dimensions(make_study(numbers, scale=MINI), tmp_path)
     assert {file.name for file in files} == {"fig6.pdf", "fig6.png", "fig6.csv"}
     assert_all_is_readable(figures["fig6"])
+    legend = [text.get_text() for text in figures["fig6"].axes[3].get_legend().get_texts()]
+    assert legend == ["ResNet-18"]
     panels = {panel.get_title(): panel for panel in figures["fig6"].axes}
     for name, low in (("mini_city_test_v1", 20.0), ("mini_city_val", 30.0)):
         lines = {c.get_label(): c.lines[0] for c in panels[name].containers}

@@ -87,9 +87,9 @@ def test_needs_are_the_rows_that_are_asked_for_on_the_tables_sets():
 
 
 def test_a_released_network_is_said_to_be_one():
-    table = compare_table("table1", make_study(only="gem", use_released=True))
-    assert "released" in table.rows[0].note
-    assert compare_table("table1", make_study(only="gem")).rows[0].note == ""
+    table = compare_table("table1", make_study(use_released=True))
+    assert ["released" in row.note for row in table.rows] == [False, False, True]
+    assert not any(row.note for row in compare_table("table1", make_study()).rows)
 
 
 def test_a_row_that_is_not_there_needs_nothing():
@@ -97,10 +97,11 @@ def test_a_row_that_is_not_there_needs_nothing():
 
 
 def test_what_has_to_be_known_of_a_network_stands_with_its_row():
-    table = compare_table("table4", make_study(only="GLD ResNet-50"))
-    assert [bool(row.note) for row in table.rows] == [False, True]
-    assert "first 512 whitened dimensions" in table.rows[1].note
+    table = compare_table("table4", make_study())
+    notes = {row.labels: row.note for row in table.rows}
+    assert notes["GLD", "ResNet-50"] == ""
+    assert "first 512 whitened dimensions" in notes["GLD", "ResNet-50, 512-D"]
     test = {(PAPER.cosplace("ResNet18", 512), 1, "pitts30k"): {"R@1": 89.0}}
-    table = compare_table("table1", make_study(KnownNumbers(test), seeds=(0, 1, 2), only="gem"))
-    assert table.rows[0].note == "There are numbers of 1 of 3 seeds only."
-    assert table.rows[0].cells[1].runs == ("logs/ResNet18 512-D gem_1_pitts30k",)
+    table = compare_table("table1", make_study(KnownNumbers(test), seeds=(0, 1, 2)))
+    assert table.rows[2].note == "There are numbers of 1 of 3 seeds only."
+    assert table.rows[2].cells[1].runs == ("logs/ResNet18 512-D gem_1_pitts30k",)

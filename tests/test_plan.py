@@ -21,7 +21,8 @@ RECALLS = {"R@1": 50.0, "R@5": 60.0, "R@10": 70.0}
 
 @pytest.fixture
 def data(tmp_path):
-    return make_sets(tmp_path / "data", "sf_xl", "pitts30k", "tokyo247")
+    sets = ("sf_xl", "sf_xl_val", "sf_xl_test_v1", "pitts30k", "tokyo247")
+    return make_sets(tmp_path / "data", *sets)
 
 
 @pytest.fixture
@@ -167,13 +168,14 @@ def test_a_run_that_dies_without_a_word_says_its_exit_code(runs, log, options, c
     assert "failed: train.py ended with exit code -9" in caplog.text
 
 
-def test_without_training_images_nothing_is_run(runs, log, options):
+def test_without_training_images_nothing_is_run(runs, log, options, caplog):
     step = Step(PAPER.cosplace("ResNet18", 512, M=15), 0, ("tokyo247",))
     assert carry_out([step], log, options) == {step: "no training set sf_xl_raw"}
     assert runs.commands == []
+    assert "1 networks are left out, no training set sf_xl_raw: training set" in caplog.text
 
 
-def test_released_networks_need_their_file(runs, log, options, monkeypatch, tmp_path):
+def test_released_networks_need_their_file(runs, log, options, monkeypatch, tmp_path, caplog):
     step = Step(Released("cosplace:ResNet18:512"), 0, ("tokyo247",))
 
     def refuse(*args, **kwargs):
@@ -182,6 +184,7 @@ def test_released_networks_need_their_file(runs, log, options, monkeypatch, tmp_
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
     assert carry_out([step], log, options) == {step: "no weights"}
+    assert "no weights: Cannot download" in caplog.text and "put it at" in caplog.text
     checkpoints = tmp_path / "hub" / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     (checkpoints / "ResNet18_512_cosplace.pth").write_bytes(b"weights")
@@ -202,18 +205,18 @@ def test_the_plan_says_what_is_there_and_what_the_rest_costs(runs, log, options)
     lines = [" ".join(line.split()) for line in describe_plan(steps, log).splitlines()]
     hours = evaluation_hours(SOURCE, ["tokyo247"])
     left = training_hours(OTHER, num_done=1)
-    vgg, r18 = (f"{one:.1f}" for one in (left, training_hours(SOURCE)))
+    vgg, r18 = (f"{one:.2f}" for one in (left, training_hours(SOURCE)))
     gigabytes = [training_gigabytes(one) for one in (OTHER, SOURCE)]
     together = left + training_hours(SOURCE) + hours
     assert lines == [
         "GPU h GB run",
-        "0.0 0.0 trained ResNet18 512-D gem, seed 0",
-        "0.0 0.0 measured ResNet18 512-D gem, seed 0 on pitts30k",
-        f"{hours:.1f} 0.0 evaluate ResNet18 512-D gem, seed 0 on tokyo247",
-        "0.0 0.0 no data ResNet18 512-D gem, seed 0 on st_lucia",
+        "0.00 0.0 trained ResNet18 512-D gem, seed 0",
+        "0.00 0.0 measured ResNet18 512-D gem, seed 0 on pitts30k",
+        f"{hours:.2f} 0.0 evaluate ResNet18 512-D gem, seed 0 on tokyo247",
+        "0.00 0.0 no data ResNet18 512-D gem, seed 0 on st_lucia",
         f"{vgg} {gigabytes[0]:.1f} resume VGG16 512-D gem, seed 0",
-        f"{r18} {gigabytes[1]:.1f} train ResNet18 512-D gem M 15, seed 0 (there is no sf_xl_raw)",
-        f"{together:.1f} {sum(gigabytes):.1f} together",
+        f"{r18} {gigabytes[1]:.1f} train ResNet18 512-D gem M 15, seed 0 (there is no training set sf_xl_raw)",
+        f"{together:.2f} {sum(gigabytes):.1f} together",
         lines[-1],
     ]
 

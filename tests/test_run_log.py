@@ -17,7 +17,8 @@ RECALLS = {"R@1": 50.0, "R@5": 60.0, "R@10": 70.0}
 
 @pytest.fixture
 def data(tmp_path):
-    return make_sets(tmp_path / "data", "sf_xl", PITTS, "tokyo247")
+    sets = ("sf_xl", "sf_xl_val", "sf_xl_test_v1", PITTS, "tokyo247")
+    return make_sets(tmp_path / "data", *sets)
 
 
 @pytest.fixture
@@ -104,8 +105,7 @@ def test_a_training_whose_flags_were_changed_on_the_way_is_another_one(logs, dat
         assert (look(logs, data).training(SOURCE, 0) is not None) == is_found
 
 
-def test_the_test_at_the_end_of_a_training_counts_as_well(logs, data, tmp_path):
-    make_sets(tmp_path / "data", "sf_xl_test_v1")
+def test_the_test_at_the_end_of_a_training_counts_as_well(logs, data):
     folder = train(logs)
     result = {"dataset": "sf_xl_test_v1", "num_queries": 1, "num_database": 1, "recalls": RECALLS}
     (folder / "results.json").write_text(json.dumps(result | sha256(folder)))
@@ -225,4 +225,13 @@ def test_new_runs_are_seen_after_a_refresh(logs, data):
     assert log.training(SOURCE, 0) is None
     log.refresh()
     assert log.training(SOURCE, 0) is not None
-    assert log.has_train_set(SOURCE) and not log.has_train_set(PAPER.cosplace("VGG16", 64, M=5))
+
+
+def test_what_a_training_needs_is_looked_for(tmp_path, logs):
+    needed = {"sf_xl": "training set sf_xl", "sf_xl_val": "data set sf_xl_val"}
+    for name, missing in (needed | {"sf_xl_test_v1": "data set sf_xl_test_v1"}).items():
+        assert look(logs, tmp_path).missing_for_training(SOURCE) == missing
+        make_sets(tmp_path, name)
+    assert look(logs, tmp_path).missing_for_training(SOURCE) == ""
+    other = PAPER.cosplace("VGG16", 64, M=5)
+    assert look(logs, tmp_path).missing_for_training(other) == "training set sf_xl_raw"

@@ -69,9 +69,11 @@ def test_what_went_wrong_just_now_is_the_reason_but_a_missing_set_stays_one():
 
 
 def test_rows_are_asked_for_by_a_part_of_their_name():
-    assert make_study().is_asked("SF-XL ResNet-50")
+    assert make_study().is_asked("SF-XL ResNet-50", SOURCE)
     study = make_study(only="resnet-50")
-    assert study.is_asked("SF-XL ResNet-50") and not study.is_asked("ResNet-101")
+    assert study.is_asked("SF-XL ResNet-50", SOURCE)
+    assert not study.is_asked("ResNet-101", SOURCE)
+    assert make_study(only="resnet18 512").is_asked("GeM", SOURCE)  # as the plan calls it
 
 
 def test_a_number_comes_with_its_runs_and_with_what_they_noted(tmp_path):

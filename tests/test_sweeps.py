@@ -68,8 +68,9 @@ def test_points_are_means_with_their_spread_and_the_red_line_is_at_the_chosen_va
     assert (second["mean"], second["std"], second["chosen"]) == ("60.50", "0.71", "1")
 
 
-def test_without_any_run_the_axes_stay_empty(tmp_path, monkeypatch):
-    figures = keep_figures(monkeypatch)
-    draw_sweeps(make_study(scale=MINI, only="alpha"), tmp_path)
-    [panel] = figures["fig5"].axes
-    assert not panel.get_lines() and len(panel.get_xticks()) == 3
+def test_without_any_run_there_is_no_picture_and_no_older_one(tmp_path):
+    (tmp_path / "fig5.png").touch()
+    [file] = draw_sweeps(make_study(scale=MINI), tmp_path)
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    assert file.name == "fig5.csv" and {row["missing"] for row in rows} == {"not run"}
+    assert list(tmp_path.iterdir()) == [file]
