@@ -215,7 +215,8 @@ def test_the_plan_says_what_is_there_and_what_the_rest_costs(runs, log, options)
         f"{hours:.2f} 0.0 evaluate ResNet18 512-D gem, seed 0 on tokyo247",
         "0.00 0.0 no data ResNet18 512-D gem, seed 0 on st_lucia",
         f"{vgg} {gigabytes[0]:.1f} resume VGG16 512-D gem, seed 0",
-        f"{r18} {gigabytes[1]:.1f} train ResNet18 512-D gem M 15, seed 0 (there is no training set sf_xl_raw)",
+        f"{r18} {gigabytes[1]:.1f} train ResNet18 512-D gem M 15, seed 0 "
+        "(there is no training set sf_xl_raw)",
         f"{together:.2f} {sum(gigabytes):.1f} together",
         lines[-1],
     ]
