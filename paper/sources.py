@@ -30,10 +30,6 @@ class Trained:
             argv.append(f"--{name}" if value is True else f"--{name}={value}")
         return argv
 
-    def changed(self, **flags: Any) -> "Trained":
-        """Return the training with other values of some flags."""
-        return trained(**(dict(self.flags) | flags))
-
     def __str__(self) -> str:
         """Return what tells it from other trainings of the paper."""
         flags = dict(self.flags)

@@ -132,3 +132,11 @@ def eval_flags(model_file: Path, datasets_folder: Path, tmp_path: Path) -> list[
     """Return the flags of an evaluation of that model that writes below tmp_path."""
     places = [f"--resume={model_file}", f"--datasets_folder={datasets_folder}"]
     return [*places, f"--save_dir={tmp_path / 'run'}", "--device=cpu", "--num_workers=0"]
+
+
+@pytest.fixture
+def hub_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where torch.hub keeps files, in a fresh folder that is not there yet."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+    monkeypatch.setattr("torch.hub._hub_dir", None)
+    return tmp_path / "torch_home" / "hub" / "checkpoints"

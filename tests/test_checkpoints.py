@@ -1,5 +1,4 @@
 import collections
-import json
 import os
 
 import pytest
@@ -291,23 +290,3 @@ def test_a_network_with_wrong_tensors_names_file_and_tensor(save, published, cha
     state = {k: v for k, v in (published | changes).items() if v is not MISSING}
     with pytest.raises(ValueError, match=rf"(?s)checkpoint\.pth .*{message}"):
         load_network(save(state))
-
-
-def test_a_transformer_keeps_the_size_of_its_training(tmp_path):
-    with torch.device("meta"):
-        network = build_network("CCT14_224", backbone_weights="none")
-    state = {
-        name: value if isinstance(value, str) else torch.zeros(value.shape)
-        for name, value in network.state_dict().items()
-    }
-    save_atomically(state, tmp_path / "best_model.pth")
-    assert load_network(tmp_path / "best_model.pth").image_size == 224
-    flags = {"backbone": "CCT14_224", "image_size": 64}
-    (tmp_path / "args.json").write_text(json.dumps(flags))
-    assert load_network(tmp_path / "best_model.pth").image_size == 64
-    (tmp_path / "args.json").write_text(json.dumps(flags | {"backbone": "ViT_B16"}))
-    assert load_network(tmp_path / "best_model.pth").image_size == 224
-    (tmp_path / "args.json").write_text("[")
-    assert load_network(tmp_path / "best_model.pth").image_size == 224
-    save_atomically({"model_state_dict": state, "args": flags}, tmp_path / "last_checkpoint.pth")
-    assert load_network(tmp_path / "last_checkpoint.pth").image_size == 64

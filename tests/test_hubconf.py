@@ -23,14 +23,6 @@ PUBLISHED = [
 
 
 @pytest.fixture
-def hub_cache(tmp_path, monkeypatch):
-    """Return where torch.hub keeps files, in a fresh folder that is not there yet."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
-    monkeypatch.setattr("torch.hub._hub_dir", None)
-    return tmp_path / "torch_home" / "hub" / "checkpoints"
-
-
-@pytest.fixture
 def requests(monkeypatch):
     """Return the downloads that were asked for; there is no network."""
     asked = []
@@ -48,13 +40,13 @@ def make_images():
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_names_and_their_urls(hub_cache, requests, name):
+def test_published_names_and_their_urls(hub_checkpoints, requests, name):
     backbone, dim = name.split("_")
     with pytest.raises(FileNotFoundError, match="Cannot download https:.*no network here"):
         hubconf.get_trained_model(backbone, int(dim))
     release = "https://github.com/gmberton/CosPlace/releases/download/v1.0"
     file = f"{name}_cosplace.pth"
-    assert requests == [(f"{release}/{file}", str(hub_cache / file))]
+    assert requests == [(f"{release}/{file}", str(hub_checkpoints / file))]
 
 
 def test_no_other_names_are_claimed():
@@ -62,16 +54,16 @@ def test_no_other_names_are_claimed():
     assert claimed == set(PUBLISHED)
 
 
-def test_the_default_is_the_official_one(hub_cache, requests):
+def test_the_default_is_the_official_one(hub_checkpoints, requests):
     with pytest.raises(FileNotFoundError, match="Cannot download https:.*no network here"):
         hubconf.get_trained_model()
     assert requests[0][0].endswith("/ResNet18_32_cosplace.pth")
 
 
-def test_a_cached_file_is_used(hub_cache, requests):
-    hub_cache.mkdir(parents=True)
+def test_a_cached_file_is_used(hub_checkpoints, requests):
+    hub_checkpoints.mkdir(parents=True)
     state = random_state(network_shapes("ResNet18", 64))
-    torch.save(state, hub_cache / "ResNet18_64_cosplace.pth")
+    torch.save(state, hub_checkpoints / "ResNet18_64_cosplace.pth")
     network = hubconf.get_trained_model(backbone="ResNet18", fc_output_dim=64)
     assert requests == []
     assert not network.training
@@ -82,7 +74,7 @@ def test_a_cached_file_is_used(hub_cache, requests):
     torch.testing.assert_close(descriptors, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_downloaded_file_is_kept(hub_cache, monkeypatch):
+def test_a_downloaded_file_is_kept(hub_checkpoints, monkeypatch):
     state = random_state(network_shapes("ResNet18", 32))
     downloads = []
 
@@ -100,7 +92,7 @@ def test_a_downloaded_file_is_kept(hub_cache, monkeypatch):
 @pytest.mark.parametrize(
     "backbone, dim", [("ResNet18", 1024), ("VGG16", 32), ("ResNet50", 100), ("MobileNetV2", 512)]
 )
-def test_unknown_combinations_list_the_choices(hub_cache, requests, backbone, dim):
+def test_unknown_combinations_list_the_choices(hub_checkpoints, requests, backbone, dim):
     with pytest.raises(ValueError, match=f"{backbone} and {dim}-D") as error:
         hubconf.get_trained_model(backbone, dim)
     for choice in ("VGG16", "ResNet18", "ResNet50", "ResNet101", "ResNet152", "2048"):

@@ -225,7 +225,7 @@ def test_the_plan_says_what_is_there_and_what_the_rest_costs(runs, log, options)
 def test_estimates_meet_the_trainings_whose_hours_are_known():
     assert training_hours(SOURCE) == pytest.approx(20, abs=1)
     assert training_hours(PAPER.cosplace("ResNet101", 512)) == pytest.approx(75, abs=1)
-    half = SOURCE.changed(epochs_num=25)
+    half = PAPER.cosplace("ResNet18", 512, epochs_num=25)
     assert training_hours(half) == pytest.approx(training_hours(SOURCE) / 2)
     assert training_hours(MINI.cosplace("ResNet18", 512)) < 0.01
 

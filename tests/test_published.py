@@ -25,14 +25,6 @@ LANDMARK = "landmark:SfM120k:ResNet50"
 
 
 @pytest.fixture
-def hub_folder(tmp_path, monkeypatch):
-    """Return torch.hub's folder of checkpoints, a fresh one that is not there yet."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
-    monkeypatch.setattr("torch.hub._hub_dir", None)
-    return tmp_path / "torch_home" / "hub" / "checkpoints"
-
-
-@pytest.fixture
 def no_network(monkeypatch):
     """Return what was asked for: (url, path, first digits of the SHA-256); nothing comes."""
     asked = []
@@ -118,10 +110,10 @@ def test_other_texts_list_what_there_is(text):
     ],
 )
 def test_without_a_network_it_says_where_to_put_the_file(
-    hub_folder, no_network, train_set, backbone, file, digits
+    hub_checkpoints, no_network, train_set, backbone, file, digits
 ):
     url = f"{URL}/{file}{digits}.pth"
-    path = hub_folder / url.rpartition("/")[2]
+    path = hub_checkpoints / url.rpartition("/")[2]
     with pytest.raises(FileNotFoundError) as error:
         fetch_landmark(train_set, backbone)
     assert str(error.value) == f"Cannot download {url} (no network here): put it at {path}"
@@ -135,19 +127,19 @@ def test_unknown_landmark_networks_list_the_choices(no_network, names):
     assert no_network == []
 
 
-def test_a_server_that_is_not_there(hub_folder, server):
+def test_a_server_that_is_not_there(hub_checkpoints, server):
     with pytest.raises(FileNotFoundError, match="Cannot download file:.*_512_.*: put it at"):
         fetch_cosplace("ResNet18", 512)
-    assert list(hub_folder.iterdir()) == []
+    assert list(hub_checkpoints.iterdir()) == []
 
 
-def test_files_are_downloaded_once(hub_folder, server, landmark_file, landmark_name):
+def test_files_are_downloaded_once(hub_checkpoints, server, landmark_file, landmark_name):
     shutil.copy(landmark_file, server)
-    assert fetch_landmark("SfM120k", "ResNet50") == hub_folder / landmark_name
+    assert fetch_landmark("SfM120k", "ResNet50") == hub_checkpoints / landmark_name
     (server / landmark_name).unlink()
-    assert fetch_landmark("SfM120k", "ResNet50") == hub_folder / landmark_name
-    assert (hub_folder / landmark_name).read_bytes() == landmark_file.read_bytes()
-    assert [path.name for path in hub_folder.iterdir()] == [landmark_name]
+    assert fetch_landmark("SfM120k", "ResNet50") == hub_checkpoints / landmark_name
+    assert (hub_checkpoints / landmark_name).read_bytes() == landmark_file.read_bytes()
+    assert [path.name for path in hub_checkpoints.iterdir()] == [landmark_name]
 
     (server / "VGG16_64_cosplace.pth").write_bytes(b"weights")
     assert fetch_cosplace("VGG16", 64).read_bytes() == b"weights"
@@ -155,27 +147,27 @@ def test_files_are_downloaded_once(hub_folder, server, landmark_file, landmark_n
     assert fetch_cosplace("VGG16", 64).read_bytes() == b"weights"
 
 
-def test_another_file_from_the_server_is_not_kept(hub_folder, server, landmark_name):
+def test_another_file_from_the_server_is_not_kept(hub_checkpoints, server, landmark_name):
     write_landmark_file(empty_content("ResNet50"), server / landmark_name)
     with pytest.raises(ValueError, match="sends is not the published file .*invalid hash.*put it"):
         fetch_landmark("SfM120k", "ResNet50")
-    assert list(hub_folder.iterdir()) == []
+    assert list(hub_checkpoints.iterdir()) == []
 
 
-def test_another_file_at_the_place_is_refused(hub_folder, landmark_name):
-    hub_folder.mkdir(parents=True)
-    write_landmark_file(empty_content("ResNet50"), hub_folder / landmark_name)
-    text = f"{hub_folder / landmark_name} is not the published file: its SHA-256 begins with "
+def test_another_file_at_the_place_is_refused(hub_checkpoints, landmark_name):
+    hub_checkpoints.mkdir(parents=True)
+    write_landmark_file(empty_content("ResNet50"), hub_checkpoints / landmark_name)
+    text = f"{hub_checkpoints / landmark_name} is not the published file: its SHA-256 begins with "
     with pytest.raises(ValueError, match=re.escape(text) + ".*delete it.*--resume"):
         fetch_landmark("SfM120k", "ResNet50")
-    assert (hub_folder / landmark_name).exists()  # deleting it is for the user
+    assert (hub_checkpoints / landmark_name).exists()  # deleting it is for the user
 
 
 # Models
 
 
 @torch.no_grad()
-def test_a_released_cosplace_network(hub_folder, server):
+def test_a_released_cosplace_network(hub_checkpoints, server):
     state = random_state(network_shapes("ResNet18", 64))
     torch.save(state, server / "ResNet18_64_cosplace.pth")
     model, facts = load_model(None, "cosplace:ResNet18:64")
@@ -183,7 +175,7 @@ def test_a_released_cosplace_network(hub_folder, server):
     assert model.out_dim == 64
     expected = descriptors_by_hand(state, IMAGES, "ResNet18")
     torch.testing.assert_close(model(IMAGES), expected, rtol=1e-4, atol=1e-5)
-    file = hub_folder / "ResNet18_64_cosplace.pth"
+    file = hub_checkpoints / "ResNet18_64_cosplace.pth"
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert facts == {
         **{"model": "cosplace:ResNet18:64", "model_file": str(file), "model_sha256": digest},
@@ -193,13 +185,13 @@ def test_a_released_cosplace_network(hub_folder, server):
 
 
 def test_a_model_is_known_by_its_file_and_the_dimensions_kept(
-    hub_folder, server, landmark_file, landmark_name
+    hub_checkpoints, server, landmark_file, landmark_name
 ):
     shutil.copy(landmark_file, server)
     model, facts = load_model(None, LANDMARK)
     digest = hashlib.sha256(landmark_file.read_bytes()).hexdigest()
     assert facts == {
-        **{"model": LANDMARK, "model_file": str(hub_folder / landmark_name)},
+        **{"model": LANDMARK, "model_file": str(hub_checkpoints / landmark_name)},
         **{"model_sha256": digest, "backbone": "ResNet50"},
         **{"pooling": "gem", "fc_output_dim": 2048},
     }
@@ -228,10 +220,10 @@ def set_flags(datasets_folder, tmp_path):
 
 
 def test_an_evaluation_of_a_landmark_network(
-    set_flags, tmp_path, hub_folder, landmark_file, landmark_name
+    set_flags, tmp_path, hub_checkpoints, landmark_file, landmark_name
 ):
-    hub_folder.mkdir(parents=True)
-    shutil.copy(landmark_file, hub_folder)
+    hub_checkpoints.mkdir(parents=True)
+    shutil.copy(landmark_file, hub_checkpoints)
     kept = str(tmp_path / "kept")
     results = {}
     for name, flags in {
@@ -243,7 +235,7 @@ def test_an_evaluation_of_a_landmark_network(
         results[name] = json.loads((tmp_path / name / "results.json").read_text())
     named = results["named"]
     assert named["model"] == LANDMARK
-    assert named["model_file"] == str(hub_folder / landmark_name)
+    assert named["model_file"] == str(hub_checkpoints / landmark_name)
     assert named["model_sha256"] == hashlib.sha256(landmark_file.read_bytes()).hexdigest()
     assert (named["backbone"], named["descriptor_dim"]) == ("ResNet50", 2048)
     # It is the same model, so its descriptors are taken; those of the shorter one are others.
@@ -254,11 +246,11 @@ def test_an_evaluation_of_a_landmark_network(
     assert (results["cut"]["descriptor_dim"], results["cut"]["kept_dims"]) == (512, 512)
 
 
-def test_refusals_of_an_evaluation(refused, set_flags, no_network, hub_folder, tmp_path):
+def test_refusals_of_an_evaluation(refused, set_flags, no_network, hub_checkpoints, tmp_path):
     text = refused(main, [*set_flags, "--model=cosplace:ResNet50:100"], 2)
     assert "names no published network" in text
     text = refused(main, [*set_flags, f"--model={LANDMARK}"], 1)
-    assert f"put it at {hub_folder}" in text
+    assert f"put it at {hub_checkpoints}" in text
     content = empty_content("ResNet50")
     content["meta"]["whitening"] = False
     write_landmark_file(content, tmp_path / "a.pth")

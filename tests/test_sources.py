@@ -19,10 +19,10 @@ def test_flags_make_a_command_line_of_train():
 
 def test_a_changed_training_is_another_one_with_a_folder_of_its_own():
     source = PAPER.cosplace("ResNet18", 512)
-    other = source.changed(batch_size=16)
+    other = PAPER.cosplace("ResNet18", 512, batch_size=16)
     assert other["batch_size"] == 16 and other != source
     assert other.slug(0) != source.slug(0) != source.slug(1)
-    assert source.changed(batch_size=None) == source
+    assert PAPER.cosplace("ResNet18", 512, batch_size=None) == source
 
 
 def test_folders_are_called_after_what_is_trained():

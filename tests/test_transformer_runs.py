@@ -10,6 +10,7 @@ from training_runs import SMALL
 from eval import main as eval_main
 from localize import main as localize_main
 from model import build_network
+from model.checkpoints import load_network
 from model.files import read_checkpoint, save_atomically
 from train import main as train_main
 
@@ -129,3 +130,23 @@ def test_an_untrained_network_has_the_defaults_of_the_backbone(make_eval_folder,
 )
 def test_user_errors_are_sentences(places, refused, flags, text):
     assert text in refused(train_main, [*CCT, *places, *flags], code=1)
+
+
+def test_a_transformer_keeps_the_size_of_its_training(tmp_path):
+    with torch.device("meta"):
+        network = build_network("CCT14_224", backbone_weights="none")
+    state = {
+        name: value if isinstance(value, str) else torch.zeros(value.shape)
+        for name, value in network.state_dict().items()
+    }
+    save_atomically(state, tmp_path / "best_model.pth")
+    assert load_network(tmp_path / "best_model.pth").image_size == 224
+    flags = {"backbone": "CCT14_224", "image_size": 64}
+    (tmp_path / "args.json").write_text(json.dumps(flags))
+    assert load_network(tmp_path / "best_model.pth").image_size == 64
+    (tmp_path / "args.json").write_text(json.dumps(flags | {"backbone": "ViT_B16"}))
+    assert load_network(tmp_path / "best_model.pth").image_size == 224
+    (tmp_path / "args.json").write_text("[")
+    assert load_network(tmp_path / "best_model.pth").image_size == 224
+    save_atomically({"model_state_dict": state, "args": flags}, tmp_path / "last_checkpoint.pth")
+    assert load_network(tmp_path / "last_checkpoint.pth").image_size == 64
