@@ -1,4 +1,4 @@
-"""What the entry points share: logging, seeds, devices, run folders, exits."""
+"""What the entry points share: logging, seeds, devices, run folders, processes, exits."""
 
 import argparse
 import contextlib
@@ -17,28 +17,79 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 VERSION = "0.1.0"
 T = TypeVar("T")
 USER_ERRORS = (ValueError, OSError)  # bad data, missing files: their text is a sentence
+_LONGEST_WAIT = datetime.timedelta(hours=12)  # for the main process; torchrun ends it if one dies
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run an entry point; a user's error ends it with one message and exit code 1."""
+    """Run an entry point; a user's error ends it with one message and exit code 1.
+
+    Under torchrun, the process first joins the others of the job.
+    """
     setup_logging()
+    whose = f" in process {rank()}" if num_ranks() > 1 else ""
     try:
+        if num_ranks() > 1:
+            dist.init_process_group(timeout=_LONGEST_WAIT)
         main()
+        if num_ranks() > 1:
+            dist.destroy_process_group()
     except USER_ERRORS as error:
         logging.debug("Where it happened:", exc_info=True)
         message = _without_worker_traceback(str(error), type(error).__name__)
-        logging.error(f"Error: {message}")
+        logging.error(f"Error{whose}: {message}")
         sys.exit(1)
     except KeyboardInterrupt:
         logging.error("Interrupted")
         sys.exit(130)
-    except Exception:
+    except Exception as error:
         logging.debug("Unexpected error:", exc_info=True)
+        if num_ranks() > 1 and _is_lost_connection(error):
+            logging.error(f"Ended{whose}: another process of this job has ended, see its error")
+            sys.exit(1)
         raise
+
+
+def rank() -> int:
+    """Return the number of this process in its job, 0 for the main one, which writes files."""
+    return int(os.environ["RANK"]) if dist.is_torchelastic_launched() else 0
+
+
+def num_ranks() -> int:
+    """Return how many processes torchrun started for this job, on all nodes; 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
+
+
+def of_main_process(make: Callable[[], T]) -> T:
+    """Call a function in the main process only; return what it returns in every process.
+
+    Args:
+        make: Returns something that can be pickled.
+    """
+    if num_ranks() == 1:
+        return make()
+    result = [make() if rank() == 0 else None]
+    dist.broadcast_object_list(result)
+    return result[0]
+
+
+@contextlib.contextmanager
+def main_process_first() -> Iterator[None]:
+    """Let the main process go first: the others find what it has made."""
+    if rank() > 0:
+        dist.barrier()
+    yield
+    if rank() == 0 and num_ranks() > 1:
+        dist.barrier()
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    """Tell whether this is what processes meet when another one of the job is gone."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
 def from_flags(kind: type[T], args: argparse.Namespace) -> T:
@@ -57,12 +108,17 @@ def usage_errors() -> Iterator[None]:
 
 
 def setup_logging(folder: Path | None = None) -> None:
-    """Log to the console, and to `info.log` and `debug.log` if there is a run folder."""
+    """Log to the console, and to `info.log` and `debug.log` if there is a run folder.
+
+    Of several processes, the main one does; the others only show errors.
+    """
     errors, console = logging.StreamHandler(sys.stderr), logging.StreamHandler(sys.stdout)
     errors.setLevel(logging.ERROR)
     console.setLevel(logging.INFO)
     console.addFilter(lambda record: record.levelno < logging.ERROR)
-    handlers: list[logging.Handler] = [console, errors]
+    handlers: list[logging.Handler] = [console, errors] if rank() == 0 else [errors]
+    if rank() > 0:
+        folder = None
     for name, level in (("info.log", logging.INFO), ("debug.log", logging.DEBUG)):
         if folder is not None:
             file = logging.FileHandler(folder / name, encoding="utf-8")
@@ -125,17 +181,32 @@ def seed_everything(seed: int) -> None:
 def choose_device(name: str) -> torch.device:
     """Return a device by name; "auto" is CUDA, Apple's GPU or the CPU, the first that is there.
 
+    Of several processes on a node, each gets a CUDA device of its own.
+
     Raises:
         ValueError: If there is no such device.
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return _own_cuda_device()
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(name, True):
         raise ValueError(f"--device {name}: no such device is available; try --device auto or cpu")
-    return torch.device(name)
+    return _own_cuda_device() if name == "cuda" else torch.device(name)
+
+
+def _own_cuda_device() -> torch.device:
+    if num_ranks() == 1:
+        return torch.device("cuda")
+    local_rank, num_devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local_rank >= num_devices:
+        raise ValueError(
+            f"torchrun started more processes on a node than it has GPUs ({num_devices}): "
+            f"--nproc_per_node {num_devices}, or --device cpu"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
 
 
 def describe_software() -> dict[str, str]:
