@@ -31,8 +31,6 @@ class MarginCosineProduct(nn.Module):
     def forward(self, descriptors: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the logits for a cross-entropy loss.
 
-        Cosines are computed in float32 also under autocast: half precision resolves them to 1e-3.
-
         Args:
             descriptors: [B, in_features], of any length and float type.
             labels: Class of each descriptor, 0 to out_features - 1. int64 [B].
@@ -40,9 +38,24 @@ class MarginCosineProduct(nn.Module):
         Returns:
             float32 [B, out_features].
         """
-        with torch.autocast(descriptors.device.type, enabled=False):
-            descriptors = descriptors.float()
-            norms = descriptors.norm(dim=1, keepdim=True) * self.weight.norm(dim=1)  # [B, classes]
-            cosines = descriptors @ self.weight.T / norms.clamp(min=1e-8)
-            margins = torch.zeros_like(cosines).scatter_(1, labels[:, None], self.m)
-            return self.s * (cosines - margins)
+        margins = torch.zeros(len(labels), len(self.weight), device=labels.device)
+        margins.scatter_(1, labels[:, None], self.m)
+        return self.s * (cosines(descriptors, self.weight) - margins)
+
+
+def cosines(descriptors: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return the cosine of each descriptor and each weight.
+
+    In float32 also under autocast: half precision resolves cosines to 1e-3.
+
+    Args:
+        descriptors: [B, D], of any length and float type.
+        weight: One row per class. float32 [C, D].
+
+    Returns:
+        float32 [B, C].
+    """
+    with torch.autocast(descriptors.device.type, enabled=False):
+        descriptors = descriptors.float()
+        norms = descriptors.norm(dim=1, keepdim=True) * weight.norm(dim=1)  # [B, C]
+        return descriptors @ weight.T / norms.clamp(min=1e-8)

@@ -3,11 +3,12 @@
 python train.py --groups_num 8 --M 10                    the paper's run, on SF-XL
 python train.py --train_set_folder F --val_set_folder G --test_set_folder H    on own images
 python train.py --resume_train RUN/last_checkpoint.pth   continue after an interruption
+torchrun --nproc_per_node 8 train.py                     the same run on 8 GPUs
 """
 
+import argparse
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -26,7 +26,7 @@ from datasets.class_index import load_index
 from datasets.eval_dataset import EvalSet
 from datasets.eval_sets import Labels, load_test_set
 from datasets.partition import PartitionParams
-from datasets.train_dataset import GroupSampler, TrainDataset, collate
+from datasets.train_dataset import GroupSampler, TrainDataset
 from evaluation import Evaluation, Protocol, evaluate
 from evaluation.descriptors import Inference
 from evaluation.results import NUM_RANKED, write_results
@@ -37,38 +37,43 @@ from model.files import save_atomically
 from model.network import IMAGE_SIZE, choose_resize
 from parser import parse_arguments
 from reports.pictures import save_pictures
-from training.metrics import Metrics
-from training.start import augmentation_params, make_network
-from training.state import (
-    Training,
+from training.batches import batches_on_device, make_loader
+from training.collectives import mean_over_processes
+from training.metrics import Clock, Metrics
+from training.resuming import (
     check_flags_unchanged,
     check_images_unchanged,
     note_changes,
     read_training_checkpoint,
 )
+from training.start import (
+    augmentation_params,
+    augments_on_device,
+    check_batch_size,
+    make_network,
+)
+from training.state import Optimization, Training
 
 SHOW_EVERY = 20  # iterations between updates of the bar: reading the loss waits for the device
-AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare data, network and heads; train and validate; test the best network."""
-    args = parse_arguments(argv)
-    checkpoint = read_training_checkpoint(args.resume_train) if args.resume_train else None
-    if checkpoint is not None:
-        args = parse_arguments(argv, defaults=checkpoint["args"])
-        check_flags_unchanged(checkpoint, vars(args))
+    args, checkpoint = read_arguments(argv)
     with commons.usage_errors():
         params = commons.from_flags(PartitionParams, args)
         strength = augmentation_params(vars(args))
         protocol = Protocol(tuple(args.recall_values), args.resize_test_imgs or None)
+        check_batch_size(args.batch_size)
         device = commons.choose_device(args.device)
+        optimization = commons.from_flags(Optimization, args)
+        optimization.check(device)
     software = commons.describe_software()
 
     root, named = args.datasets_folder, TRAIN_SETS[args.dataset]
-    index = load_index(
-        args.train_set_folder or find_train_folder(args.dataset, root), params, args.cache_folder
-    )
+    train_folder = args.train_set_folder or find_train_folder(args.dataset, root)
+    with commons.main_process_first():
+        index = load_index(train_folder, params, args.cache_folder)
     index.require_groups(args.groups_num)
     if args.dry_run:
         logging.info(f"{index.describe()}\nTrained are groups 0 to {args.groups_num - 1}")
@@ -85,8 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     training = Training(
         network,
         [len(index.classes(group)) for group in range(args.groups_num)],
-        (args.lr, args.classifiers_lr),
-        AMP_DTYPES[args.amp_dtype] if args.use_amp16 else None,
+        optimization,
         device,
     )
     flags = note_changes(vars(args) | network.architecture | {"image_size": image_size}, checkpoint)
@@ -95,12 +99,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.info(index.describe(args.groups_num))
     logging.info(f"Validation: {val_set}. Test: {test_set}. Device: {device}")
 
-    on_device = {"auto": device.type == "cuda", "cuda": True, "cpu": False}[
-        args.augmentation_device
-    ]
+    on_device = augments_on_device(args.augmentation_device, device)
     loader = make_loader(
         TrainDataset(index, None if on_device else augmentation),
-        GroupSampler(index, args.groups_num, args.batch_size, args.iterations_per_epoch, args.seed),
+        GroupSampler(
+            index,
+            args.groups_num,
+            args.batch_size,
+            args.iterations_per_epoch,
+            args.seed,
+            share=(commons.rank(), commons.num_ranks()),
+        ),
         args.num_workers,
         pin_memory=device.type == "cuda",
     )
@@ -114,11 +123,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings={"args": flags, "index_digest": index.digest},
         run_folder=run_folder,
     )
-    known = {"seed": args.seed} | software
-    test_best(run_folder, test_set, protocol, inference, args.num_preds_to_save, known)
-    if args.num_preds_to_save:
-        save_pictures(run_folder, args.num_preds_to_save, args.save_only_wrong_preds)
+    pictures = (args.num_preds_to_save, args.save_only_wrong_preds)
+    provenance = {"seed": args.seed} | software
+    test_best(run_folder, test_set, protocol, inference, pictures, provenance)
     logging.info(f"Model, checkpoint, metrics and results are in {run_folder}")
+
+
+def read_arguments(
+    argv: Sequence[str] | None,
+) -> tuple[argparse.Namespace, dict[str, Any] | None]:
+    """Read the command line, and the checkpoint of the run that is continued, if one is."""
+    args = parse_arguments(argv)
+    if not args.resume_train:
+        return args, None
+    checkpoint = read_training_checkpoint(args.resume_train)
+    args = parse_arguments(argv, defaults=checkpoint["args"])
+    check_flags_unchanged(checkpoint, vars(args))
+    return args, checkpoint
 
 
 def open_run(
@@ -126,33 +147,21 @@ def open_run(
 ) -> Path:
     """Make the folder of a new run, or continue one: load its state; log into the folder."""
     if checkpoint is None:
-        folder = commons.make_run_folder(flags["save_dir"], "train", flags)
+        folder = commons.of_main_process(
+            partial(commons.make_run_folder, flags["save_dir"], "train", flags)
+        )
     else:
         check_images_unchanged(checkpoint, digest)
         training.load_state_dict(checkpoint)
         folder = Path(flags["resume_train"]).parent
-        (folder / "results.json").unlink(missing_ok=True)  # of a shorter training
-        commons.write_json(flags, folder / "args.json")
+        if commons.rank() == 0:
+            (folder / "results.json").unlink(missing_ok=True)  # of a shorter training
+            commons.write_json(flags, folder / "args.json")
     commons.setup_logging(folder)
     if checkpoint is not None:
         logging.info(f"Continuing with epoch {training.epoch_num} of {flags['epochs_num']}")
     logging.info(f"If interrupted, continue with --resume_train {folder / 'last_checkpoint.pth'}")
     return folder
-
-
-def make_loader(
-    dataset: TrainDataset, sampler: GroupSampler, num_workers: int, pin_memory: bool
-) -> DataLoader:
-    """Make a loader whose workers live as long as it does, through all epochs and groups."""
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # so that the loader leaves the global one alone
-    )
 
 
 class EpochStats(NamedTuple):
@@ -185,12 +194,16 @@ def fit(
         settings: Plain values to keep in the checkpoint.
         run_folder: Where to write checkpoints and metrics.
     """
-    metrics = Metrics(run_folder, training.epoch_num)
+    is_main = commons.rank() == 0
+    metrics = Metrics(run_folder, training.epoch_num) if is_main else None
     for epoch in range(training.epoch_num, epochs_num):
         loader.batch_sampler.epoch = epoch
         stats = train_one_epoch(training, loader, augmentation)
         validation = validate(training.network.eval())
         is_best = training.end_epoch(validation.recall_at_1)
+        state = training.state_dict()
+        if not is_main:
+            continue
         metrics.write(epoch, stats._asdict() | validation.result["recalls"])
         logging.info(
             f"Epoch {epoch}: group {stats.group}, loss {stats.loss:.4f}, "
@@ -199,7 +212,7 @@ def fit(
         )
         if is_best:
             save_atomically(training.network.state_dict(), run_folder / "best_model.pth")
-        save_atomically(training.state_dict() | settings, run_folder / "last_checkpoint.pth")
+        save_atomically(state | settings, run_folder / "last_checkpoint.pth")
 
 
 def train_one_epoch(
@@ -212,46 +225,38 @@ def train_one_epoch(
         loader: Batches of images, labels and seeds, see `datasets.train_dataset.collate`.
         augmentation: For batches on the device; None if they come augmented.
     """
-    device, network, scaler = training.device, training.network.train(), training.scaler
+    training.to_train_mode()
+    device, dtype, scaler = training.device, training.optimization.autocast_dtype, training.scaler
     loss_sum = torch.zeros((), device=device)
-    wait_s, num_images, start_s = 0.0, 0, time.perf_counter()
-    progress = tqdm(loader, desc=f"Epoch {training.epoch_num}", unit="it", dynamic_ncols=True)
-    with training.current_head() as (head, head_optimizer):
-        before_wait_s = time.perf_counter()
-        for iteration, (images, labels, seeds) in enumerate(progress, start=1):
-            wait_s += time.perf_counter() - before_wait_s
-            labels = labels.to(device, non_blocking=True)
-            if torch.is_tensor(images):
-                images = images.to(device, non_blocking=True)
-            if augmentation is not None:
-                images = augmentation.batch((image.to(device) for image in images), seeds)
-            images = images.contiguous(memory_format=torch.channels_last)
-
+    clock = Clock()
+    progress = tqdm(
+        total=len(loader), desc=f"Epoch {training.epoch_num}", unit="it", disable=commons.rank() > 0
+    )
+    with progress, training.current_head() as (group_loss, head_optimizer):
+        batches = batches_on_device(loader, device, augmentation)
+        for iteration, (images, labels) in enumerate(clock.waiting(batches), start=1):
             training.optimizer.zero_grad()
             head_optimizer.zero_grad()
-            with torch.autocast(device.type, training.amp_dtype, training.amp_dtype is not None):
-                logits = head(network(images), labels)
-                loss = F.cross_entropy(logits, labels)
+            with torch.autocast(device.type, dtype, dtype is not None):
+                loss = group_loss(training.model(images), labels)
             scaler.scale(loss).backward()
             scaler.step(training.optimizer)
             scaler.step(head_optimizer)
             scaler.update()
 
             loss_sum += loss.detach()
-            num_images += len(images)
-            if iteration % SHOW_EVERY == 0 or iteration == len(loader):
-                elapsed_s = time.perf_counter() - start_s
+            clock.num_images += len(images) * commons.num_ranks()
+            progress.update()
+            if iteration % SHOW_EVERY == 0:
                 mean_loss = loss_sum.item() / iteration
                 check_finite(mean_loss, training.epoch_num, iteration)
+                speed, wait, _ = clock.totals()
                 progress.set_postfix(
-                    loss=f"{mean_loss:.3f}",
-                    img_s=f"{num_images / elapsed_s:.1f}",
-                    data_wait=f"{wait_s / elapsed_s:.0%}",
+                    loss=f"{mean_loss:.3f}", img_s=f"{speed:.1f}", data_wait=f"{wait:.0%}"
                 )
-            before_wait_s = time.perf_counter()
-    return EpochStats(
-        training.current_group, mean_loss, num_images / elapsed_s, wait_s / elapsed_s, elapsed_s
-    )
+        mean_loss = mean_over_processes(loss_sum).item() / iteration
+    check_finite(mean_loss, training.epoch_num, iteration)
+    return EpochStats(training.current_group, mean_loss, *clock.totals())
 
 
 def check_finite(loss: float, epoch: int, iteration: int) -> None:
@@ -268,17 +273,33 @@ def test_best(
     test_set: EvalSet,
     protocol: Protocol,
     inference: Inference,
-    num_preds: int,
+    pictures: tuple[int, bool],
     provenance: dict[str, Any],
 ) -> None:
-    """Evaluate the network of the best epoch; write results and `num_preds` predictions or more."""
+    """Evaluate the network of the best epoch; write results, and pictures if asked for.
+
+    Args:
+        run_folder: Holds the network, gets the results.
+        test_set: What it is evaluated on.
+        protocol: How recalls are counted.
+        inference: How images go through the network.
+        pictures: Number of predictions to show for each query, and whether only for those whose
+            first prediction is wrong.
+        provenance: What the results depend on, beside network and protocol.
+    """
+    num_preds, only_wrong = pictures
     best_model = run_folder / "best_model.pth"
-    network = load_network(best_model).eval().to(inference.device)
+    with commons.main_process_first():  # it has written it
+        network = load_network(best_model).eval().to(inference.device)
     num_listed = max(*protocol.recall_values, num_preds)
     test = evaluate(network, test_set, protocol, inference, max(num_listed, NUM_RANKED))
+    if commons.rank() > 0:
+        return
     provenance = commons.describe_model(best_model) | network.architecture | provenance
     result = write_results(test, provenance, run_folder, num_listed)
     logging.info(f"Test of the best network: {format_result(result)}")
+    if num_preds:
+        save_pictures(run_folder, num_preds, only_wrong)
 
 
 if __name__ == "__main__":

@@ -61,14 +61,30 @@ class GroupSampler(Sampler[list[Draw]]):
     """
 
     def __init__(
-        self, index: ClassIndex, groups_num: int, batch_size: int, iterations: int, seed: int
+        self,
+        index: ClassIndex,
+        groups_num: int,
+        batch_size: int,
+        iterations: int,
+        seed: int,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
-        """Sample from the first `groups_num` groups of an index, `iterations` batches an epoch."""
+        """Sample from the first groups of an index.
+
+        Args:
+            index: Classes and their images.
+            groups_num: How many groups take turns.
+            batch_size: Images of an iteration, in all processes together.
+            iterations: Batches of an epoch.
+            seed: With the epoch, decides all draws.
+            share: Number of this process and how many share each batch evenly.
+        """
         self.index = index
         self.groups_num = groups_num
         self.batch_size = batch_size
         self.iterations = iterations
         self.seed = seed
+        self.share = share
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -76,7 +92,11 @@ class GroupSampler(Sampler[list[Draw]]):
         return self.iterations
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield the batches of the epoch that is set in `epoch`."""
+        """Yield this process's share of the batches of the epoch that is set in `epoch`."""
+        number, num_shares = self.share
+        own = slice(
+            number * self.batch_size // num_shares, (number + 1) * self.batch_size // num_shares
+        )
         rng = np.random.default_rng((self.seed, self.epoch))
         classes = self.index.classes(self.epoch % self.groups_num)
         labels = np.empty(0, np.int64)
@@ -87,7 +107,7 @@ class GroupSampler(Sampler[list[Draw]]):
             seeds = rng.integers(2**63, size=self.batch_size)
             yield [
                 Draw(classes[label], int(label), int(seed))
-                for label, seed in zip(batch, seeds, strict=True)
+                for label, seed in zip(batch[own], seeds[own], strict=True)
             ]
 
 

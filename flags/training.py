@@ -47,7 +47,12 @@ def _add_groups(cli: argparse.ArgumentParser) -> None:
 def _add_training(cli: argparse.ArgumentParser) -> None:
     group = cli.add_argument_group("training")
     add = group.add_argument
-    add("--batch_size", type=positive_int, default=32, help="images per iteration")
+    add(
+        "--batch_size",
+        type=positive_int,
+        default=32,
+        help="images per iteration, in all processes together",
+    )
     add(
         "--epochs_num",
         type=positive_int,
@@ -68,6 +73,18 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
         choices=("fp16", "bf16"),
         default="fp16",
         help="the 16-bit type of --use_amp16",
+    )
+    add(
+        "--freeze_bn",
+        action="store_true",
+        help="BatchNorm of frozen layers keeps the statistics it starts with (the paper's moves)",
+    )
+    add("--compile", action="store_true", help="compile the network by torch.compile")
+    add(
+        "--shard_classifier",
+        action="store_true",
+        help="under torchrun: each process holds its share of the classes of a head, for groups "
+        "whose classes x dimensions are too many for one GPU",
     )
     add(
         "--resume_train",

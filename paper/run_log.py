@@ -12,7 +12,7 @@ from datasets.catalog import TRAIN_SETS, find_test_set, find_train_folder
 from paper.sources import Absent, Released, Source, Trained
 from parser import parse_arguments
 from reports.runs import find_sets, read_results
-from training.state import NO_INFLUENCE
+from training.resuming import NO_INFLUENCE
 
 _PLAIN = (  # flags that must be as they are by default: the paper's protocol
     *("positives", "no_labels", "per_city", "positive_dist_threshold", "test_method"),

@@ -14,7 +14,7 @@ from training_runs import SMALL, assert_same_state, metrics_of
 from model.checkpoints import load_network
 from model.files import read_checkpoint
 from train import main as train_main
-from training.state import note_changes
+from training.resuming import note_changes
 
 
 def test_killed_and_continued_training_equals_an_uninterrupted_one(flags, tmp_path):
@@ -137,7 +137,8 @@ def test_training_may_start_from_the_weights_of_a_network(continued, flags, tmp_
     assert json.loads((tmp_path / "run" / "args.json").read_text())["fc_output_dim"] == 16
 
 
-def test_continuing_may_change_learning_rates_and_precision(flags, tmp_path):
+def test_continuing_may_change_learning_rates_and_precision(flags, tmp_path, monkeypatch):
+    monkeypatch.setattr("model.precision.cpu_computes_in", lambda name: True)
     train_main([*flags, "--epochs_num=1", f"--save_dir={tmp_path / 'run'}"])
     last = tmp_path / "run" / "last_checkpoint.pth"
     more = ["--epochs_num=2", "--lr=1e-6", "--classifiers_lr=0.5", "--use_amp16"]

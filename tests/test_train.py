@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -48,7 +49,8 @@ def test_augmentation_device_and_workers_change_nothing(flags, tmp_path):
 
 
 @pytest.mark.parametrize("amp_dtype", ["bf16", "fp16"])
-def test_mixed_precision_takes_the_same_path(flags, tmp_path, amp_dtype):
+def test_mixed_precision_takes_the_same_path(flags, tmp_path, amp_dtype, monkeypatch):
+    monkeypatch.setattr("model.precision.cpu_computes_in", lambda name: True)
     flags = [*flags, "--epochs_num=1", "--lr=1e-7", "--classifiers_lr=1e-5"]
     amp = ["--use_amp16", f"--amp_dtype={amp_dtype}"]
     train_main([*flags, *amp, f"--save_dir={tmp_path / 'run'}"])
@@ -159,11 +161,33 @@ def test_names_without_heading_are_counted(flags, tmp_path, refused):
         ("--val_set_folder=gone", 1, "gone has no folder database"),
         ("--backbone_weights=gone.pth", 1, "--backbone_weights: There is no checkpoint gone.pth"),
         ("--save_dir=used", 1, "used already holds a run"),
+        ("--use_amp16", 2, "this processor does not compute in fp16"),
     ],
 )
-def test_user_errors_are_sentences(flags, tmp_path, refused, extra, code, text):
+def test_user_errors_are_sentences(flags, tmp_path, refused, monkeypatch, extra, code, text):
+    monkeypatch.setattr("model.precision.cpu_computes_in", lambda name: False)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "args.json").write_text("{}")
     assert text in refused(train_main, [*flags, extra], code)
     assert set(os.listdir(tmp_path)) <= {"used", "cache"}
     assert os.listdir(tmp_path / "used") == ["args.json"]
+
+
+def test_frozen_batch_norm_keeps_the_statistics_it_starts_with(flags, tmp_path):
+    train_main([*flags, "--epochs_num=1", "--freeze_bn", f"--save_dir={tmp_path / 'run'}"])
+    commons.seed_everything(0)
+    start = build_network("ResNet18", 16, backbone_weights="none").state_dict()
+    end = read_checkpoint(tmp_path / "run" / "last_checkpoint.pth")["model_state_dict"]
+    moved = {
+        key for key in start if "running_mean" in key and not torch.equal(start[key], end[key])
+    }
+    assert moved and all(key.startswith(("backbone.6.", "backbone.7.")) for key in moved)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_train_as_others(flags, tmp_path):
+    flags = [*flags, "--epochs_num=1", "--lr=1e-5", "--image_size=64"]
+    train_main([*flags, f"--save_dir={tmp_path / 'plain'}"])
+    train_main([*flags, "--compile", f"--save_dir={tmp_path / 'compiled'}"])
+    (plain,), (compiled,) = metrics_of(tmp_path / "plain"), metrics_of(tmp_path / "compiled")
+    assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-4)

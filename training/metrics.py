@@ -1,11 +1,41 @@
 """Numbers of each epoch, as lines of JSON and as TensorBoard events."""
 
 import json
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from torch.utils.tensorboard import SummaryWriter
 
 import commons
+
+T = TypeVar("T")
+
+
+class Clock:
+    """Measures how fast an epoch trains, and how much of its time goes into waiting for images."""
+
+    def __init__(self) -> None:
+        """Start."""
+        self.num_images = 0  # trained on so far, in all processes
+        self._wait_s, self._start_s = 0.0, time.perf_counter()
+
+    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield batches and count the time that it takes to get them."""
+        iterator = iter(batches)
+        while True:
+            before_s = time.perf_counter()
+            batch = next(iterator, None)
+            self._wait_s += time.perf_counter() - before_s
+            if batch is None:
+                return
+            yield batch
+
+    def totals(self) -> tuple[float, float, float]:
+        """Return images per second, the share of time spent waiting, 0 to 1, and all seconds."""
+        elapsed_s = time.perf_counter() - self._start_s
+        return self.num_images / elapsed_s, self._wait_s / elapsed_s, elapsed_s
 
 
 class Metrics:

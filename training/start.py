@@ -3,6 +3,9 @@
 from dataclasses import fields
 from typing import Any
 
+import torch
+
+import commons
 from datasets.augmentations import AugmentationParams
 from model import GeoLocalizationNet, build_network
 from model.checkpoints import network_of
@@ -34,3 +37,17 @@ def augmentation_params(flags: dict[str, Any]) -> AugmentationParams:
     """
     strength = {field.name: flags[field.name] for field in fields(AugmentationParams)}
     return AugmentationParams(**strength | {"image_size": flags["image_size"] or IMAGE_SIZE})
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise a ValueError if the images of an iteration cannot be shared out evenly."""
+    if batch_size % commons.num_ranks():
+        raise ValueError(
+            f"--batch_size {batch_size} are the images of an iteration in all processes together: "
+            f"it must be a multiple of their number, {commons.num_ranks()}"
+        )
+
+
+def augments_on_device(asked: str, device: torch.device) -> bool:
+    """Tell whether batches are augmented on the device rather than in the loader's workers."""
+    return {"auto": device.type == "cuda", "cuda": True, "cpu": False}[asked]

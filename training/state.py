@@ -1,38 +1,62 @@
-"""All that changes while training, and how it is continued after an interruption."""
+"""All that changes while training."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 
+import commons
 from cosface_loss import MarginCosineProduct
 from model import GeoLocalizationNet
-from model.files import read_checkpoint
+from model.precision import AMP_DTYPES, check_amp_dtype
+from training.collectives import join_rows, map_matrices, own_rows
+from training.group_loss import GroupLoss, ShardedGroupLoss
+from training.synced_batch_norm import with_synced_batch_norm
 
-NOT_TO_CHANGE = (  # flags that a continued training must share with the one before
-    *("M", "alpha", "N", "L", "min_images_per_class", "groups_num"),
-    *("backbone", "pooling", "fc_output_dim", "train_all_layers", "freeze_te", "save_dir"),
-)
-NO_INFLUENCE = {  # flags that say where, how fast or how long, not what is trained
-    *("save_dir", "datasets_folder", "cache_folder", "resume_train", "dry_run", "epochs_num"),
-    *("device", "num_workers", "augmentation_device", "infer_batch_size"),
-    *("test_set_folder", "queries_folder", "num_preds_to_save", "save_only_wrong_preds"),
-    "recall_values",
-}
+
+@dataclass(frozen=True)
+class Optimization:
+    """How a network and its heads are trained."""
+
+    lr: float = 1e-5  # of the network
+    classifiers_lr: float = 0.01  # of the heads
+    use_amp16: bool = False  # mixed precision
+    amp_dtype: str = "fp16"  # its 16-bit type, a key of AMP_DTYPES
+    freeze_bn: bool = False  # frozen layers keep their BatchNorm statistics; not as in the paper
+    shard_classifier: bool = False  # each process holds its share of the classes of a head
+    compile: bool = False  # the network, by torch.compile
+
+    def check(self, device: torch.device) -> None:
+        """Raise a ValueError if mixed precision does not pay on a device."""
+        if self.use_amp16:
+            check_amp_dtype(self.amp_dtype, device)
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """The 16-bit type of mixed precision; None for 32 bits."""
+        return AMP_DTYPES[self.amp_dtype] if self.use_amp16 else None
 
 
 class Training:
-    """All that changes while training: what a checkpoint holds."""
+    """All that changes while training: what a checkpoint holds.
+
+    Under torchrun, each process has one, for its share of each batch: gradients are averaged and
+    BatchNorm sees the whole batch, so that the number of processes changes nothing.
+    """
 
     def __init__(
         self,
         network: GeoLocalizationNet,
         class_counts: Sequence[int],
-        learning_rates: tuple[float, float],
-        amp_dtype: torch.dtype | None,
+        optimization: Optimization,
         device: torch.device,
     ) -> None:
         """Put the network on the device and make a CosFace head for each group.
@@ -40,25 +64,53 @@ class Training:
         Args:
             network: What is trained.
             class_counts: Number of classes of each group.
-            learning_rates: Of the network and of the heads.
-            amp_dtype: 16-bit type of mixed precision, None for none.
+            optimization: How it is trained.
             device: Where to train.
         """
         self.device = device
-        self.amp_dtype = amp_dtype
-        self.learning_rates = learning_rates
+        self.optimization = optimization
+        torch.backends.cudnn.benchmark = True  # all batches have one size: look for fast kernels
         self.network = network.to(device, memory_format=torch.channels_last)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16)
-        self.optimizer = self._adam(network, learning_rates[0])
-        self.heads = [MarginCosineProduct(network.out_dim, count) for count in class_counts]
-        self.head_optimizers = [self._adam(head, learning_rates[1]) for head in self.heads]
+        self.model = self._parallel_network()  # what is called: the same tensors
+        self.class_counts = class_counts
+        scaler = ShardedGradScaler if self.is_sharded else torch.amp.GradScaler
+        self.scaler = scaler(device.type, enabled=optimization.autocast_dtype is torch.float16)
+        self.optimizer = self._adam(network, optimization.lr)
+        self.heads = [self._make_head(count) for count in class_counts]
+        self.head_optimizers = [
+            self._adam(head, optimization.classifiers_lr) for head in self.heads
+        ]
         self.epoch_num = 0  # epochs that are done
         self.best_val_recall1 = -1.0
+        self._separate_generators()
 
-    def _adam(self, module: torch.nn.Module, learning_rate: float) -> Adam:
+    def _parallel_network(self) -> nn.Module:
+        model: nn.Module = self.network
+        if commons.num_ranks() > 1:
+            model = with_synced_batch_norm(model, self.device)
+            model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        return torch.compile(model) if self.optimization.compile else model
+
+    def _make_head(self, num_classes: int) -> MarginCosineProduct:
+        head = MarginCosineProduct(self.network.out_dim, num_classes)
+        if self.is_sharded:
+            head.weight = nn.Parameter(head.weight.detach()[own_rows(num_classes)].clone())
+        return head
+
+    def _adam(self, module: nn.Module, learning_rate: float) -> Adam:
         parameters = [p for p in module.parameters() if p.requires_grad]
         is_fused = self.device.type in ("cpu", "cuda")  # one pass over the weights
         return Adam(parameters, learning_rate, fused=is_fused)
+
+    def _separate_generators(self) -> None:
+        """Let layers that draw at random do so on their own in each process."""
+        if commons.rank() > 0:
+            torch.manual_seed(torch.initial_seed() + (self.epoch_num << 16) + commons.rank())
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process has its share of the classes."""
+        return self.optimization.shard_classifier and commons.num_ranks() > 1
 
     @property
     def current_group(self) -> int:
@@ -66,15 +118,30 @@ class Training:
         return self.epoch_num % len(self.heads)
 
     @contextlib.contextmanager
-    def current_head(self) -> Iterator[tuple[MarginCosineProduct, Adam]]:
-        """Lend the head and optimizer of the current group; on the device only meanwhile."""
+    def current_head(self) -> Iterator[tuple[nn.Module, Adam]]:
+        """Lend the loss of the current group and its optimizer; on the device only meanwhile."""
         head = self.heads[self.current_group]
         optimizer = self.head_optimizers[self.current_group]
         try:
-            yield _move(head, optimizer, self.device)
+            _move(head, optimizer, self.device)
+            yield self._loss(head), optimizer
         finally:
             optimizer.zero_grad()
             _move(head, optimizer, torch.device("cpu"))
+
+    def _loss(self, head: MarginCosineProduct) -> nn.Module:
+        if self.is_sharded:
+            return ShardedGroupLoss(head, self.class_counts[self.current_group])
+        if commons.num_ranks() > 1:
+            return DistributedDataParallel(GroupLoss(head), gradient_as_bucket_view=True)
+        return GroupLoss(head)
+
+    def to_train_mode(self) -> None:
+        """Let BatchNorm take statistics of the batches; that of frozen layers only if asked for."""
+        self.model.train()
+        for layer in self.model.modules() if self.optimization.freeze_bn else ():
+            if isinstance(layer, _BatchNorm) and not layer.weight.requires_grad:
+                layer.eval()
 
     def end_epoch(self, val_recall1: float) -> bool:
         """Count an epoch; return whether its network is the best so far."""
@@ -84,13 +151,16 @@ class Training:
         return is_best
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values, under the official code's names where it has one."""
+        """Return tensors and plain values, under the official code's names where it has one.
+
+        All processes must call it if heads are split over them; the main one gets them whole.
+        """
         return {
             "epoch_num": self.epoch_num,
             "model_state_dict": self.network.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
-            "classifiers_state_dict": [head.state_dict() for head in self.heads],
-            "optimizers_state_dict": [adam.state_dict() for adam in self.head_optimizers],
+            "classifiers_state_dict": self._whole(self.heads),
+            "optimizers_state_dict": self._whole(self.head_optimizers),
             "best_val_recall1": self.best_val_recall1,
             "scaler_state_dict": self.scaler.state_dict(),
             "rng_state": torch.get_rng_state(),
@@ -99,25 +169,40 @@ class Training:
             ),
         }
 
+    def _whole(self, parts: Sequence[MarginCosineProduct | Adam]) -> list[dict[str, Any]]:
+        states = [part.state_dict() for part in parts]
+        if not self.is_sharded:
+            return states
+        return [
+            map_matrices(state, partial(join_rows, num_rows=count))
+            for state, count in zip(states, self.class_counts, strict=True)
+        ]
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned, with the learning rates given now."""
         self.epoch_num = state["epoch_num"]
         self.best_val_recall1 = state["best_val_recall1"]
         self.network.load_state_dict(state["model_state_dict"])
-        _load_adam(self.optimizer, state["optimizer_state_dict"], self.learning_rates[0])
-        saved_heads = zip(
-            state["classifiers_state_dict"], state["optimizers_state_dict"], strict=True
-        )
-        for head, adam, (weights, moments) in zip(
-            self.heads, self.head_optimizers, saved_heads, strict=True
-        ):
-            head.load_state_dict(weights)
-            _load_adam(adam, moments, self.learning_rates[1])
+        _load_adam(self.optimizer, state["optimizer_state_dict"], self.optimization.lr)
+        heads = self._own_parts(state["classifiers_state_dict"])
+        moments = self._own_parts(state["optimizers_state_dict"])
+        for number, (head, adam) in enumerate(zip(self.heads, self.head_optimizers, strict=True)):
+            head.load_state_dict(heads[number])
+            _load_adam(adam, moments[number], self.optimization.classifiers_lr)
         if state["scaler_state_dict"]:  # empty if the run did not scale
             self.scaler.load_state_dict(state["scaler_state_dict"])
         torch.set_rng_state(state["rng_state"])
         if state["cuda_rng_state"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng_state"], self.device)
+        self._separate_generators()
+
+    def _own_parts(self, states: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        if not self.is_sharded:
+            return states
+        return [
+            map_matrices(state, lambda whole: whole[own_rows(len(whole))].clone())
+            for state in states
+        ]
 
 
 def _load_adam(optimizer: Adam, state: dict[str, Any], learning_rate: float) -> None:
@@ -126,66 +211,7 @@ def _load_adam(optimizer: Adam, state: dict[str, Any], learning_rate: float) -> 
         group["lr"] = learning_rate
 
 
-def _move(
-    head: MarginCosineProduct, optimizer: Adam, device: torch.device
-) -> tuple[MarginCosineProduct, Adam]:
-    head.to(device)
-    optimizer.load_state_dict(optimizer.state_dict())  # moments go where the weights are
-    return head, optimizer
-
-
-def read_training_checkpoint(path: str) -> dict[str, Any]:
-    """Read the `last_checkpoint.pth` of a run to continue it.
-
-    Raises:
-        FileNotFoundError: If it is not there, or the run's best network is not beside it.
-        ValueError: If it is something else.
-    """
-    checkpoint = read_checkpoint(path)
-    if "optimizers_state_dict" not in checkpoint or "args" not in checkpoint:
-        raise ValueError(
-            f"{path} is not a checkpoint to continue from: --resume_train takes the "
-            "last_checkpoint.pth of a run; to start from a network's weights use --resume_model"
-        )
-    best_model = Path(path).with_name("best_model.pth")
-    if not best_model.is_file():
-        raise FileNotFoundError(f"There is no {best_model}: it belongs to {path}")
-    return checkpoint
-
-
-def check_flags_unchanged(checkpoint: dict[str, Any], flags: dict[str, Any]) -> None:
-    """Raise a ValueError if a training would be continued with other classes or network."""
-    before = flags | checkpoint["args"]  # what an older version did not have is as it is now
-    changed = [
-        f"--{name} is {flags[name]}, in the checkpoint {before[name]}"
-        for name in NOT_TO_CHANGE
-        if flags[name] != before[name]
-    ]
-    if changed:
-        raise ValueError(f"This training cannot be continued: {'; '.join(changed)}")
-
-
-def note_changes(flags: dict[str, Any], checkpoint: dict[str, Any] | None) -> dict[str, Any]:
-    """Return flags with those of influence that a continuation changed, now or before.
-
-    Args:
-        flags: Of the training as it goes on.
-        checkpoint: Of the run that is continued, None for a new one.
-    """
-    if checkpoint is None:
-        return flags
-    before = checkpoint["args"]
-    changed = [
-        f"{name} from {before[name]} to {flags[name]}"
-        for name in sorted(before.keys() & flags.keys() - NO_INFLUENCE)
-        if flags[name] != before[name]
-    ]
-    return flags | {"changed_on_resume": [*before.get("changed_on_resume", []), *changed]}
-
-
-def check_images_unchanged(checkpoint: dict[str, Any], index_digest: str) -> None:
-    """Raise a ValueError if a training would be continued on other images."""
-    if checkpoint["index_digest"] != index_digest:
-        raise ValueError(
-            "This training cannot be continued: the names of the training images have changed"
-        )
+def _move(head: MarginCosineProduct, optimizer: Adam, device: torch.device) -> None:
+    if head.weight.device.type != device.type:
+        head.to(device)
+        optimizer.load_state_dict(optimizer.state_dict())  # moments go where the weights are

@@ -1,0 +1,161 @@
+"""Trainings by several processes, as torchrun starts them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import REPOSITORY, name, write_image
+from processes_at_work import make_batch, make_head, make_network
+from training_runs import SMALL, metrics_of, tensors_of
+
+from datasets.class_index import load_index
+from datasets.partition import PartitionParams
+from datasets.train_dataset import GroupSampler
+from model.files import read_checkpoint
+from train import main as train_main
+
+
+def torchrun(num_processes: int, *arguments: object) -> subprocess.CompletedProcess:
+    """Run a script of the repository by torchrun, each process with one thread."""
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        [sys.executable, *command, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def step(request, tmp_path_factory):
+    """Return what some processes computed together; 3 of them hold 2, 2 and 3 of 7 classes."""
+    file = tmp_path_factory.mktemp("step") / "step.pth"
+    result = torchrun(request.param, REPOSITORY / "tests" / "processes_at_work.py", file)
+    assert result.returncode == 0, result.stderr
+    step = torch.load(file, weights_only=True)
+    assert step["mean_of_ranks"] == (request.param - 1) / 2
+    return step
+
+
+def test_a_step_of_several_processes_is_that_of_one(step):
+    images, labels = make_batch()
+    network, head = make_network().train(), make_head()
+    descriptors = network(images)
+    logits = head(descriptors, labels)
+    loss = F.cross_entropy(logits, labels)
+    loss.backward()
+    expected = {
+        "loss": loss,
+        "descriptors": descriptors,
+        "logits": logits,
+        "head_gradient": head.weight.grad,
+        "gradients": [parameter.grad for parameter in network.parameters()],
+        "statistics": network[1].state_dict(),
+        "in_eval_mode": network.eval()(images),
+    }
+    for what, values in expected.items():
+        torch.testing.assert_close(step[what], values, rtol=2e-5, atol=2e-6, msg=what)
+
+
+def test_no_image_is_drawn_by_two_processes(datasets_folder, tmp_path):
+    params = PartitionParams(min_images_per_class=3)
+    index = load_index(datasets_folder / "mini_city" / "processed" / "train", params, tmp_path)
+    whole = GroupSampler(index, 2, batch_size=6, iterations=20, seed=3)
+    shares = [GroupSampler(index, 2, 6, 20, 3, share=(number, 3)) for number in range(3)]
+    for epoch in (0, 1):
+        for sampler in (whole, *shares):
+            sampler.epoch = epoch
+        for batch, *parts in zip(whole, *shares, strict=True):
+            assert [len(part) for part in parts] == [2, 2, 2]
+            assert [draw for part in parts for draw in part] == batch
+            assert len({draw.label for draw in batch}) == 6
+
+
+CALM = [  # rounding grows in a training: not much with these
+    *SMALL,
+    *("--image_size=64", "--batch_size=8", "--lr=1e-5", "--classifiers_lr=1e-3"),
+]
+
+
+@pytest.fixture(scope="module")
+def places(datasets_folder, tmp_path_factory):
+    """Return the flags of a training that several tests compare with, and its folder."""
+    folder = tmp_path_factory.mktemp("processes")
+    flags = [*CALM, f"--datasets_folder={datasets_folder}", f"--cache_folder={folder / 'cache'}"]
+    train_main([*flags, f"--save_dir={folder / 'one'}"])
+    return flags, folder
+
+
+def assert_same_training(folder: Path, other: Path) -> None:
+    """Compare losses, recalls, and what is kept, within what rounding explains."""
+    for line, expected in zip(metrics_of(folder), metrics_of(other), strict=True):
+        assert line.pop("loss") == pytest.approx(expected.pop("loss"), rel=1e-4)
+        assert line == expected
+    state, expected = (
+        tensors_of(read_checkpoint(run / "last_checkpoint.pth") | {"args": None, "rng_state": None})
+        for run in (folder, other)
+    )
+    assert {key: getattr(value, "shape", None) for key, value in state.items()} == {
+        key: getattr(value, "shape", None) for key, value in expected.items()
+    }
+    weights = [key for key in state if "classifiers_state_dict" in key]
+    assert len(weights) == 2
+    for key in weights:
+        torch.testing.assert_close(state[key], expected[key], rtol=0, atol=2e-3)
+    results = [json.loads((run / "results.json").read_text()) for run in (folder, other)]
+    assert results[0]["recalls"] == results[1]["recalls"]
+
+
+@pytest.mark.parametrize("extra", [[], ["--shard_classifier"]])
+def test_several_processes_train_like_one(places, extra):
+    flags, folder = places
+    several = folder / f"several{len(extra)}"
+    result = torchrun(
+        2, "train.py", *flags, *extra, "--num_preds_to_save=1", f"--save_dir={several}"
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Epoch 3: group 1") == 1, "only the main process speaks"
+    assert (several / "info.log").read_text().count("Epoch 3: group 1") == 1
+    assert len(list(several.glob("events.out.*"))) == 1
+    assert_same_training(several, folder / "one")
+
+
+def test_another_number_of_processes_continues(places):
+    flags, folder = places
+    parts = folder / "parts"
+    first = [*flags, "--epochs_num=2", "--shard_classifier", f"--save_dir={parts}"]
+    result = torchrun(2, "train.py", *first)
+    assert result.returncode == 0, result.stderr
+    train_main([f"--resume_train={parts / 'last_checkpoint.pth'}", "--epochs_num=3"])
+    again = [f"--resume_train={parts / 'last_checkpoint.pth'}", "--epochs_num=4"]
+    result = torchrun(4, "train.py", *again)
+    assert result.returncode == 0, result.stderr
+    assert_same_training(parts, folder / "one")
+
+
+def test_a_process_that_fails_ends_the_job_with_its_own_error(places, tmp_path):
+    flags, _ = places
+    for number in range(8):
+        write_image(tmp_path / "train" / name(1, 1, 10, pano_id=f"{number}"))
+        broken = tmp_path / "train" / name(101, 101, 10, pano_id=f"{number}")
+        broken.write_bytes(b"no image")
+    own = [f"--train_set_folder={tmp_path / 'train'}", "--groups_num=1", "--batch_size=2"]
+    result = torchrun(2, "train.py", *flags, *own, f"--save_dir={tmp_path / 'run'}")
+    assert result.returncode != 0
+    assert "Error in process" in result.stderr and "cannot be read" in result.stderr
+    assert 'Traceback (most recent call last):\n  File "/' not in result.stderr.split("torchrun")[0]
+
+
+def test_batches_that_cannot_be_shared_evenly_are_refused(places):
+    flags, folder = places
+    result = torchrun(3, "train.py", *flags, f"--save_dir={folder / 'refused'}")
+    assert result.returncode != 0 and not (folder / "refused").exists()
+    assert "--batch_size 8 are the images of an iteration in all processes" in result.stderr
