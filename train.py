@@ -228,11 +228,11 @@ def train_one_epoch(
     training.to_train_mode()
     device, dtype, scaler = training.device, training.optimization.autocast_dtype, training.scaler
     loss_sum = torch.zeros((), device=device)
-    clock = Clock()
     progress = tqdm(
         total=len(loader), desc=f"Epoch {training.epoch_num}", unit="it", disable=commons.rank() > 0
     )
     with progress, training.current_head() as (group_loss, head_optimizer):
+        clock = Clock()
         batches = batches_on_device(loader, device, augmentation)
         for iteration, (images, labels) in enumerate(clock.waiting(batches), start=1):
             training.optimizer.zero_grad()
@@ -255,8 +255,9 @@ def train_one_epoch(
                     loss=f"{mean_loss:.3f}", img_s=f"{speed:.1f}", data_wait=f"{wait:.0%}"
                 )
         mean_loss = mean_over_processes(loss_sum).item() / iteration
+        totals = clock.totals()
     check_finite(mean_loss, training.epoch_num, iteration)
-    return EpochStats(training.current_group, mean_loss, *clock.totals())
+    return EpochStats(training.current_group, mean_loss, *totals)
 
 
 def check_finite(loss: float, epoch: int, iteration: int) -> None:

@@ -1,0 +1,203 @@
+"""How fast CosPlace trains, against a plain training loop.
+
+python -m benchmarks.training
+python -m benchmarks.training --device cuda --backbones ResNet18 ResNet50 --batch_size 32 0
+
+The plain loop is the obvious program: images opened by Pillow and made floats in the loader,
+augmented one by one with torchvision, a network in PyTorch's default memory layout, Adam with its
+default settings, the loss read in each iteration. Both train the same network and head on the same
+35,000 classes. On a CPU images are loaded and augmented by the process that trains, on CUDA the
+loader has workers and the device augments.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.photos import write_photos
+from benchmarks.plain_training import (
+    PlainTraining,
+    Setting,
+    make_network,
+    plain_loop,
+    plain_step,
+    random_batch,
+)
+from datasets.augmentations import Augmentation, AugmentationParams
+from datasets.class_index import ClassIndex, load_index
+from datasets.image_paths import ImageName, format_image_name
+from datasets.partition import PartitionParams
+from datasets.train_dataset import GroupSampler, TrainDataset
+from model import build_network
+from train import train_one_epoch
+from training.batches import make_loader
+from training.state import Optimization, Training
+
+NUM_PHOTOS = 64
+
+
+def main() -> None:
+    """Measure each backbone and batch size; print a Markdown table."""
+    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = cli.add_argument
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--backbones", nargs="+", default=["ResNet18"], metavar="NAME")
+    add("--batch_size", nargs="+", type=int, default=[32], help="0: the largest that fits a GPU")
+    add("--image_size", type=int, default=512)
+    add("--num_classes", type=int, default=35_000)
+    add("--iterations", type=int, help="of a measurement (default: 1 on a CPU, 30 on CUDA)")
+    add("--repetitions", type=int, default=3)
+    add("--num_workers", type=int, help="(default: 0 on a CPU, 8 on CUDA)")
+    add("--amp", choices=("fp16", "bf16"), help="mixed precision, of both")
+    add("--compile", action="store_true", help="ours by torch.compile")
+    add("--quick", action="store_true", help="batches of 8")
+    args = cli.parse_args()
+    on_cuda = args.device.startswith("cuda")
+    optimization = Optimization(
+        use_amp16=args.amp is not None, amp_dtype=args.amp or "fp16", compile=args.compile
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        index = make_index(Path(folder), args.num_classes, args.image_size)
+        sys.stdout.write(HEADER.format(args=args, precision=args.amp or "fp32"))
+        for backbone in args.backbones:
+            for batch_size in [8] if args.quick else args.batch_size:
+                setting = Setting(
+                    backbone,
+                    batch_size,
+                    args.image_size,
+                    args.num_classes,
+                    args.iterations or (30 if on_cuda else 1),
+                    args.repetitions,
+                    (8 if on_cuda else 0) if args.num_workers is None else args.num_workers,
+                    torch.device(args.device),
+                    optimization,
+                )
+                if batch_size == 0:
+                    setting = setting._replace(batch_size=find_largest_batch(setting))
+                write_rows(setting, index)
+    write_group_switch(args.num_classes, torch.device(args.device))
+    if not on_cuda:
+        sys.stdout.write("There was no GPU: nothing of this was measured on CUDA.\n")
+
+
+HEADER = """## Training
+
+One iteration, {args.image_size} x {args.image_size}, {precision}, {args.num_classes:,} classes, \
+on {args.device}, against a plain loop: medians of {args.repetitions} interleaved measurements. \
+The step is without loading and augmentation, the loop with both.
+
+| network | batch | what | ours, images/s | plain, images/s | ratio |
+|---|---:|---|---:|---:|---:|
+"""
+
+
+def write_rows(setting: Setting, index: ClassIndex) -> None:
+    """Measure step and loop of both; print two rows."""
+    check_same_losses(setting._replace(batch_size=4, image_size=64, iterations=3))
+    for what, ours, plain in (
+        ("step", our_step(setting), plain_step(setting)),
+        ("loop", our_loop(setting, index), plain_loop(setting, index)),
+    ):
+        speeds = [(ours(), plain()) for _ in range(1 + setting.repetitions)][1:]  # 1 to warm up
+        mine, theirs = (statistics.median(column) for column in zip(*speeds, strict=True))
+        ratio = statistics.median(our_speed / speed for our_speed, speed in speeds)
+        sys.stdout.write(
+            f"| {setting.backbone} | {setting.batch_size} | {what} | {mine:.2f} | {theirs:.2f} "
+            f"| {ratio:.2f} |\n"
+        )
+        sys.stdout.flush()
+        ours = plain = None  # their memory is needed for the next ones
+
+
+def our_step(setting: Setting) -> Callable[[], float]:
+    """Return a function that trains on one batch again and again, and returns images/s."""
+    training, batch = make_training(setting), random_batch(setting)
+    batch = (batch[0].contiguous(memory_format=torch.channels_last), batch[1], [])
+    batches = [batch] * setting.iterations
+    return lambda: train_one_epoch(training, batches, None).images_per_second
+
+
+def our_loop(setting: Setting, index: ClassIndex) -> Callable[[], float]:
+    """Return a function that trains on images of an index, and returns images/s."""
+    on_cuda = setting.device.type == "cuda"
+    augmentation = Augmentation(AugmentationParams(image_size=setting.image_size))
+    loader = make_loader(
+        TrainDataset(index, None if on_cuda else augmentation),
+        GroupSampler(index, 1, setting.batch_size, setting.iterations, seed=0),
+        setting.num_workers,
+        pin_memory=on_cuda,
+    )
+    training = make_training(setting)
+    return lambda: (
+        train_one_epoch(training, loader, augmentation if on_cuda else None).images_per_second
+    )
+
+
+def make_training(setting: Setting) -> Training:
+    """Return our training, of one group."""
+    network = make_network(setting)
+    return Training(network, [setting.num_classes], setting.optimization, setting.device)
+
+
+def check_same_losses(setting: Setting) -> None:
+    """Stop if some steps of both do not give the same mean loss."""
+    batch = random_batch(setting)
+    ours = train_one_epoch(make_training(setting), [(*batch, [])] * setting.iterations, None).loss
+    plain = PlainTraining(setting)
+    theirs = statistics.mean(plain.step(*batch) for _ in range(setting.iterations))
+    tolerance = 1e-2 if setting.optimization.use_amp16 else 1e-4
+    assert abs(ours - theirs) < tolerance * theirs, f"the losses differ: {ours}, {theirs}"
+
+
+def find_largest_batch(setting: Setting) -> int:
+    """Return the largest power of two of images that our step takes without running out."""
+    batch_size = 32
+    while True:
+        try:
+            our_step(setting._replace(batch_size=2 * batch_size, iterations=1))()
+        except torch.OutOfMemoryError:
+            return batch_size
+        finally:
+            torch.cuda.empty_cache()
+        batch_size *= 2
+
+
+def make_index(folder: Path, num_classes: int, image_size: int) -> ClassIndex:
+    """Make an index of one group whose images are taken from a few photos."""
+    photos = write_photos(folder / "train", NUM_PHOTOS, image_size)
+    places = [(50 * (number % 1000), 50 * (number // 1000)) for number in range(num_classes)]
+    names = [format_image_name(ImageName(*place, heading_deg=0.0)) for place in places]
+    lines = [f"{photos[n % NUM_PHOTOS].name}\t{name}" for n, name in enumerate(names)]
+    (folder / "train_images_paths.txt").write_text("\n".join(lines))
+    params = PartitionParams(min_images_per_class=1)
+    return load_index(folder / "train", params, folder / "cache")
+
+
+def write_group_switch(num_classes: int, device: torch.device) -> None:
+    """Print how long it takes to put one head away and to take out the next one."""
+    network = build_network("ResNet18", backbone_weights="none")
+    training = Training(network, [num_classes] * 2, Optimization(), device)
+    for head, optimizer in zip(training.heads, training.head_optimizers, strict=True):
+        head.weight.grad = torch.zeros_like(head.weight)
+        optimizer.step()  # so that there are moments
+    seconds = []
+    for training.epoch_num in range(6):
+        start_s = time.perf_counter()
+        with training.current_head():
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start_s)
+    sys.stdout.write(
+        f"\nA change of the group, with heads of {num_classes:,} classes: "
+        f"{statistics.median(seconds):.3f} s.\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
