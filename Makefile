@@ -1,6 +1,7 @@
 # make demo: watch CosPlace learn to recognise places, on a city made on the spot
 # make test: check style and run all tests
-# Both first make a virtual environment in .venv; a second call installs nothing.
+# make bench: measure how fast everything is, in a quarter of an hour; writes benchmarks/results.md
+# All first make a virtual environment in .venv; a second call installs nothing.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +11,7 @@ RUNS := logs/demo
 NETWORK := --backbone EfficientNet_Lite0 --fc_output_dim 512
 TRAINING := --image_size 128 --train_all_layers --lr 5e-4 --epochs_num 8 --iterations_per_epoch 60
 
-.PHONY: demo test
+.PHONY: demo test bench
 
 demo: .venv/installed
 	$(BIN)/python -m datasets.mini_city --preset demo --folder $(DATA)/mini_city --overwrite
@@ -26,6 +27,9 @@ test: .venv/installed .venv/installed_for_tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest
+
+bench: .venv/installed .venv/installed_for_tests
+	$(BIN)/python -m benchmarks.all
 
 .venv/installed: requirements.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'Python 3.10 or newer is needed: make PYTHON=python3.11 ...')"

@@ -8,7 +8,6 @@ trained with. A multiply-add counts as 2 floating point operations.
 """
 
 import argparse
-import sys
 import time
 from itertools import pairwise
 from typing import NamedTuple
@@ -17,11 +16,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.markdown import write_table, write_title
 from model import GeoLocalizationNet, build_network
 from model.backbones import BACKBONES
 from model.network import IMAGE_SIZE
 
-HEADER = "| backbone | descriptor | image size | parameters | GFLOPs | images/s |"
+COLUMNS = ("backbone", "descriptor", "image size", "parameters", "GFLOPs", "images/s")
+QUICK = ("ResNet18", "ResNet50", "VGG16", "EfficientNet_Lite0", "ViT_B16", "DINOv2_S")
 
 
 class Cost(NamedTuple):
@@ -42,19 +43,32 @@ def main() -> None:
     add("--batch_size", type=int, default=4, help="images per batch")
     add("--seconds", type=float, default=10.0, help="repeat at least so long")
     add("--device", default="cpu", help="cpu or cuda")
+    add("--quick", action="store_true", help="a few backbones, for 2 seconds each")
     args = cli.parse_args()
+    if args.quick:
+        args.backbone, args.seconds = QUICK, 2.0
     device = torch.device(args.device)
     where = f"{torch.get_num_threads()} threads" if args.device == "cpu" else args.device
-    sys.stdout.write(f"Batches of {args.batch_size} images, float32, {where}\n\n")
-    sys.stdout.write(f"{HEADER}\n|---|---:|---:|---:|---:|---:|\n")
-    for name in args.backbone:
-        cost = measure(name, args.batch_size, args.seconds, device)
-        sys.stdout.write(
-            f"| {name} | {cost.dim} | {cost.image_size} x {cost.image_size} | "
-            f"{cost.num_parameters / 1e6:.1f} M | {cost.flops / 1e9:.1f} | "
-            f"{cost.images_per_second:.1f} |\n"
-        )
-        sys.stdout.flush()
+    write_title(
+        "Backbones",
+        f"Each with its default head: batches of {args.batch_size} images, float32, {where}. A "
+        "multiply-add is 2 operations.",
+    )
+    costs = ((name, measure(name, args.batch_size, args.seconds, device)) for name in args.backbone)
+    write_table(
+        COLUMNS,
+        (
+            (
+                name,
+                cost.dim,
+                f"{cost.image_size} x {cost.image_size}",
+                f"{cost.num_parameters / 1e6:.1f} M",
+                f"{cost.flops / 1e9:.1f}",
+                f"{cost.images_per_second:.1f}",
+            )
+            for name, cost in costs
+        ),
+    )
 
 
 def measure(name: str, batch_size: int, seconds: float, device: torch.device) -> Cost:

@@ -12,14 +12,15 @@ loader has workers and the device augments.
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import torch
 
+from benchmarks.markdown import write_remark, write_table, write_title
 from benchmarks.photos import write_photos
 from benchmarks.plain_training import (
     PlainTraining,
@@ -44,6 +45,27 @@ NUM_PHOTOS = 64
 
 def main() -> None:
     """Measure each backbone and batch size; print a Markdown table."""
+    args = parse_arguments()
+    on_cuda = args.device.startswith("cuda")
+    write_title(
+        "Training",
+        f"Iterations with {args.image_size} x {args.image_size} images and {args.num_classes:,} "
+        f"classes on {args.device}, {args.amp or 'fp32'}, against a plain loop: medians of "
+        f"{args.repetitions} interleaved measurements. The step is without loading and "
+        "augmentation, the loop with both; both give the same losses.",
+    )
+    columns = ("network", "batch", "what", "ours, images/s", "plain, images/s", "ratio")
+    with tempfile.TemporaryDirectory() as folder:
+        index = make_index(Path(folder), args.num_classes, args.image_size)
+        write_table(columns, measure_all(args, index))
+    seconds = measure_group_switch(args.num_classes, torch.device(args.device))
+    write_remark(f"A change of the group takes {seconds:.3f} s.")
+    if not on_cuda:
+        write_remark("There was no GPU: nothing of this was measured on CUDA.")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = cli.add_argument
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -51,68 +73,50 @@ def main() -> None:
     add("--batch_size", nargs="+", type=int, default=[32], help="0: the largest that fits a GPU")
     add("--image_size", type=int, default=512)
     add("--num_classes", type=int, default=35_000)
-    add("--iterations", type=int, help="of a measurement (default: 1 on a CPU, 30 on CUDA)")
-    add("--repetitions", type=int, default=3)
+    add("--iterations", type=int, help="of a measurement (default: 1 on a CPU, 50 on CUDA)")
+    add("--repetitions", type=int, default=5)
     add("--num_workers", type=int, help="(default: 0 on a CPU, 8 on CUDA)")
     add("--amp", choices=("fp16", "bf16"), help="mixed precision, of both")
     add("--compile", action="store_true", help="ours by torch.compile")
     add("--quick", action="store_true", help="batches of 8")
     args = cli.parse_args()
     on_cuda = args.device.startswith("cuda")
-    optimization = Optimization(
-        use_amp16=args.amp is not None, amp_dtype=args.amp or "fp16", compile=args.compile
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        index = make_index(Path(folder), args.num_classes, args.image_size)
-        sys.stdout.write(HEADER.format(args=args, precision=args.amp or "fp32"))
-        for backbone in args.backbones:
-            for batch_size in [8] if args.quick else args.batch_size:
-                setting = Setting(
-                    backbone,
-                    batch_size,
-                    args.image_size,
-                    args.num_classes,
-                    args.iterations or (30 if on_cuda else 1),
-                    args.repetitions,
-                    (8 if on_cuda else 0) if args.num_workers is None else args.num_workers,
-                    torch.device(args.device),
-                    optimization,
-                )
-                if batch_size == 0:
-                    setting = setting._replace(batch_size=find_largest_batch(setting))
-                write_rows(setting, index)
-    write_group_switch(args.num_classes, torch.device(args.device))
-    if not on_cuda:
-        sys.stdout.write("There was no GPU: nothing of this was measured on CUDA.\n")
+    args.iterations = args.iterations or (50 if on_cuda else 1)
+    args.num_workers = (8 if on_cuda else 0) if args.num_workers is None else args.num_workers
+    args.batch_size = [8] if args.quick else args.batch_size
+    return args
 
 
-HEADER = """## Training
-
-One iteration, {args.image_size} x {args.image_size}, {precision}, {args.num_classes:,} classes, \
-on {args.device}, against a plain loop: medians of {args.repetitions} interleaved measurements. \
-The step is without loading and augmentation, the loop with both.
-
-| network | batch | what | ours, images/s | plain, images/s | ratio |
-|---|---:|---|---:|---:|---:|
-"""
-
-
-def write_rows(setting: Setting, index: ClassIndex) -> None:
-    """Measure step and loop of both; print two rows."""
-    check_same_losses(setting._replace(batch_size=4, image_size=64, iterations=3))
-    for what, ours, plain in (
-        ("step", our_step(setting), plain_step(setting)),
-        ("loop", our_loop(setting, index), plain_loop(setting, index)),
-    ):
-        speeds = [(ours(), plain()) for _ in range(1 + setting.repetitions)][1:]  # 1 to warm up
-        mine, theirs = (statistics.median(column) for column in zip(*speeds, strict=True))
-        ratio = statistics.median(our_speed / speed for our_speed, speed in speeds)
-        sys.stdout.write(
-            f"| {setting.backbone} | {setting.batch_size} | {what} | {mine:.2f} | {theirs:.2f} "
-            f"| {ratio:.2f} |\n"
+def measure_all(args: argparse.Namespace, index: ClassIndex) -> Iterator[tuple[str, ...]]:
+    """Yield two rows for each backbone and batch size."""
+    use_amp16, amp_dtype = args.amp is not None, args.amp or "fp16"
+    for backbone, batch_size in product(args.backbones, args.batch_size):
+        setting = Setting(
+            backbone,
+            batch_size,
+            args.image_size,
+            args.num_classes,
+            args.iterations,
+            args.repetitions,
+            args.num_workers,
+            torch.device(args.device),
+            Optimization(use_amp16=use_amp16, amp_dtype=amp_dtype, compile=args.compile),
         )
-        sys.stdout.flush()
-        ours = plain = None  # their memory is needed for the next ones
+        if batch_size == 0:
+            setting = setting._replace(batch_size=find_largest_batch(setting))
+        check_same_losses(setting._replace(batch_size=4, image_size=64, iterations=3))
+        yield race("step", our_step(setting), plain_step(setting), setting)
+        yield race("loop", our_loop(setting, index), plain_loop(setting, index), setting)
+
+
+def race(
+    what: str, ours: Callable[[], float], plain: Callable[[], float], setting: Setting
+) -> tuple[str, ...]:
+    """Run both in turns; return a row with their images per second."""
+    speeds = [(ours(), plain()) for _ in range(1 + setting.repetitions)][1:]  # 1 to warm up
+    medians = [f"{statistics.median(column):.2f}" for column in zip(*speeds, strict=True)]
+    ratio = statistics.median(our_speed / speed for our_speed, speed in speeds)
+    return setting.backbone, str(setting.batch_size), what, *medians, f"{ratio:.2f}"
 
 
 def our_step(setting: Setting) -> Callable[[], float]:
@@ -179,8 +183,8 @@ def make_index(folder: Path, num_classes: int, image_size: int) -> ClassIndex:
     return load_index(folder / "train", params, folder / "cache")
 
 
-def write_group_switch(num_classes: int, device: torch.device) -> None:
-    """Print how long it takes to put one head away and to take out the next one."""
+def measure_group_switch(num_classes: int, device: torch.device) -> float:
+    """Return the seconds that it takes to put one head away and to take out the next one."""
     network = build_network("ResNet18", backbone_weights="none")
     training = Training(network, [num_classes] * 2, Optimization(), device)
     for head, optimizer in zip(training.heads, training.head_optimizers, strict=True):
@@ -193,10 +197,7 @@ def write_group_switch(num_classes: int, device: torch.device) -> None:
             if device.type == "cuda":
                 torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start_s)
-    sys.stdout.write(
-        f"\nA change of the group, with heads of {num_classes:,} classes: "
-        f"{statistics.median(seconds):.3f} s.\n"
-    )
+    return statistics.median(seconds)
 
 
 if __name__ == "__main__":
