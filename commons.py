@@ -22,6 +22,10 @@ import torch.distributed as dist
 VERSION = "0.1.0"
 T = TypeVar("T")
 USER_ERRORS = (ValueError, OSError)  # bad data, missing files: their text is a sentence
+_NOISY_LOGGERS = (
+    *("PIL", "matplotlib", "fontTools", "faiss", "tensorboard", "urllib3"),
+    *("numba", "filelock"),
+)
 _LONGEST_WAIT = datetime.timedelta(hours=12)  # for the main process; torchrun ends it if one dies
 
 
@@ -126,7 +130,7 @@ def setup_logging(folder: Path | None = None) -> None:
             file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
             handlers.append(file)
     logging.basicConfig(level=logging.DEBUG, handlers=handlers, format="%(message)s", force=True)
-    for noisy in ("PIL", "matplotlib", "fontTools", "faiss", "tensorboard", "urllib3"):
+    for noisy in _NOISY_LOGGERS:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

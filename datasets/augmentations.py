@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torchvision.transforms import v2
 
-from datasets.images import IMAGENET_MEAN, IMAGENET_STD
+from datasets.augmenting.batch import augment_batch
+from datasets.augmenting.kernel import augment_image, compile_kernel
+from datasets.augmenting.recipes import RandomRecipes
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,18 @@ class AugmentationParams:
 class Augmentation:
     """Colour jitter, random resized crop, normalisation (paper supplementary, section 2.2).
 
-    Each image has a seed of its own: the result does not depend on which worker, which device or
-    which batch it is in.
+    Each image has a seed of its own: the result does not depend on which worker or which batch it
+    is in, and on the device by rounding only.
     """
 
     def __init__(self, params: AugmentationParams) -> None:
-        """Prepare the transforms."""
-        self.transform = v2.Compose(
-            [
-                v2.ToDtype(torch.float32, scale=True),
-                v2.ColorJitter(params.brightness, params.contrast, params.saturation, params.hue),
-                v2.RandomResizedCrop(
-                    params.image_size, scale=(1 - params.random_resized_crop, 1), antialias=True
-                ),
-                v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-            ]
+        """Make ready; the first time on a machine, this compiles for some seconds."""
+        self.image_size = params.image_size
+        self.recipes = RandomRecipes(
+            (params.brightness, params.contrast, params.saturation, params.hue),
+            smallest_crop=1 - params.random_resized_crop,
         )
+        compile_kernel()
 
     def __call__(self, image: torch.Tensor, seed: int) -> torch.Tensor:
         """Augment one image.
@@ -66,12 +63,22 @@ class Augmentation:
         Returns:
             float32 [3, image_size, image_size], ImageNet-normalised, on the image's device.
         """
-        with torch.random.fork_rng(devices=[]):  # the parameters are drawn on the CPU
-            torch.default_generator.manual_seed(seed)
-            return self.transform(image)
+        if image.device.type != "cpu":
+            return self.batch([image], [seed])[0]
+        return augment_image(image, self.recipes.draw(image, seed), self.image_size)
 
     def batch(self, images: Iterable[torch.Tensor], seeds: Iterable[int]) -> torch.Tensor:
-        """Augment images of any sizes into one batch, float32 [B, 3, image_size, image_size]."""
-        return torch.stack(
-            [self(image, int(seed)) for image, seed in zip(images, seeds, strict=True)]
-        )
+        """Augment images of any sizes into one batch.
+
+        Args:
+            images: uint8 [B, 3, H, W], or B of uint8 [3, H, W] of any sizes; on one device.
+            seeds: One for each image.
+
+        Returns:
+            float32 [B, 3, image_size, image_size], ImageNet-normalised, on the images' device.
+        """
+        images, seeds = list(images), [int(seed) for seed in seeds]
+        if images[0].device.type == "cpu":
+            return torch.stack([self(*pair) for pair in zip(images, seeds, strict=True)])
+        recipes = [self.recipes.draw(*pair) for pair in zip(images, seeds, strict=True)]
+        return augment_batch(images, recipes, self.image_size)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from datasets.augmentations import Augmentation
 from datasets.class_index import ClassIndex
-from datasets.images import load_image
+from datasets.images import load_image, stack_images
 
 
 class Draw(NamedTuple):
@@ -117,5 +117,5 @@ def collate(
     """Join samples: images as one tensor if their sizes agree, labels int64 [B], seeds."""
     images, labels, seeds = zip(*samples, strict=True)
     if len({image.shape for image in images}) == 1:
-        images = torch.stack(images)
+        images = stack_images(images)
     return images, torch.tensor(labels), list(seeds)

@@ -1,8 +1,124 @@
+import io
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from datasets.images import load_image, open_image
+from datasets import images
+from datasets.images import load_image, open_image, stack_images
+
+ORIENTATION = 0x0112  # EXIF tag
+XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="{}"/></x:xmpmeta>'
+
+
+def make_photo(width=61, height=47):
+    """Return a smooth picture with some detail, so that JPEG has something to lose."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8))
+    pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)) * 0.8
+    return Image.fromarray((pixels + rng.uniform(0, 50, pixels.shape)).astype(np.uint8))
+
+
+def encode(image, file_format="JPEG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def oriented(tag, value):
+    """Return a JPEG that says in EXIF or in XMP how it is to be turned."""
+    if tag == "xmp":
+        segment = b"http://ns.adobe.com/xap/1.0/\0" + XMP.format(value).encode()
+        length = (2 + len(segment)).to_bytes(2, "big")
+        jpeg = encode(make_photo())
+        return jpeg[:2] + b"\xff\xe1" + length + segment + jpeg[2:]
+    exif = Image.Exif()
+    exif[ORIENTATION] = value
+    return encode(make_photo(), exif=exif)
+
+
+PLAIN_JPEGS = {
+    **{f"4:{part}": encode(make_photo(), subsampling=i) for i, part in enumerate(("4:4", "2:2"))},
+    "4:2:0": encode(make_photo(), subsampling=2),
+    "one pixel": encode(make_photo(1, 1)),
+    "narrow": encode(make_photo(1, 90)),
+    "progressive": encode(make_photo(), progressive=True, quality=30),
+    "restarts": encode(make_photo(), restart_marker_blocks=2),
+    "optimised": encode(make_photo(), optimize=True, quality=100),
+    "stored as RGB": encode(make_photo(), keep_rgb=True),
+    "upright by EXIF": oriented("exif", 1),
+    "bytes after the end": encode(make_photo()) + b"trailing",
+}
+OTHER_FILES = {
+    **{f"{tag} {value}": oriented(tag, value) for tag in ("exif", "xmp") for value in range(2, 9)},
+    "grey": encode(make_photo().convert("L")),
+    "CMYK": encode(make_photo().convert("CMYK")),
+    "PNG": encode(make_photo(), "PNG"),
+    "RGBA": encode(make_photo().convert("RGBA"), "PNG"),
+    "palette": encode(make_photo().convert("P"), "PNG"),
+    "16 bits": encode(Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30)), "PNG"),
+    "WebP": encode(make_photo(), "WEBP"),
+    "BMP": encode(make_photo(), "BMP"),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN_JPEGS | OTHER_FILES)
+def test_loaded_pixels_are_those_of_pillow(tmp_path, monkeypatch, name):
+    """Whatever the extension says; plain JPEGs are read without Pillow's decoder."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes((PLAIN_JPEGS | OTHER_FILES)[name])
+    expected, calls = np.array(open_image(path)), []
+    monkeypatch.setattr(images, "open_image", lambda path: calls.append(path) or open_image(path))
+    loaded = load_image(path)
+    assert loaded.dtype == torch.uint8
+    np.testing.assert_array_equal(loaded.permute(1, 2, 0), expected)
+    if name in PLAIN_JPEGS:
+        assert not calls
+
+
+def pixels_or_error(read, path):
+    try:
+        return read(path).tolist()
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", ["4:2:0", "progressive", "restarts"])
+def test_damage_is_judged_by_pillow(tmp_path, name):
+    """Truncated files are refused; what Pillow makes of others is what is loaded."""
+    whole, path = PLAIN_JPEGS[name], tmp_path / "cut.jpg"
+    for length in range(0, len(whole) - 2, 11):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="cut.jpg cannot be read"):
+            load_image(path)
+    rng = np.random.default_rng(0)
+    for position in rng.integers(2, len(whole), 100):
+        for damaged in (
+            whole[:position] + b"\xff\xd9",
+            whole[:position] + bytes([rng.integers(256)]) + whole[position + 1 :],
+            whole[:position] + whole[position + 20 :],
+        ):
+            path.write_bytes(damaged)
+            loaded = pixels_or_error(lambda path: load_image(path).permute(1, 2, 0), path)
+            assert loaded == pixels_or_error(lambda path: np.array(open_image(path)), path)
+
+
+def test_real_photos_are_those_of_pillow(shared_data):
+    paths = [*sorted(shared_data.glob("lund/*.jpg")), *sorted(shared_data.glob("*/ref/*.jpg"))[:9]]
+    assert len(paths) > 20
+    for path in paths:
+        np.testing.assert_array_equal(load_image(path).permute(1, 2, 0), np.array(open_image(path)))
+
+
+def test_stacked_images_keep_their_layout(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(PLAIN_JPEGS["4:2:0"])
+    photos = [load_image(tmp_path / "a.jpg"), load_image(tmp_path / "a.jpg").flip(1, 2)]
+    stacked = stack_images(photos)
+    assert torch.equal(stacked, torch.stack(photos))
+    assert stacked.is_contiguous(memory_format=torch.channels_last)
+    planes = stack_images([photo.float().contiguous() for photo in photos])
+    assert torch.equal(planes, torch.stack(photos).float()) and planes.is_contiguous()
 
 
 def test_pixels_are_those_of_the_file(tmp_path):
