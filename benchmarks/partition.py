@@ -1,115 +1,271 @@
-"""How long a list of file names takes to become classes and groups, against a plain loop.
+"""What it costs to split a list of names into classes and groups, against a plain loop.
 
-python -m benchmarks.partition --num_images 1000000
-
-Both split the same list: 12 crops a panorama, several years, streets that are not aligned with
-the UTM axes. The loop is the obvious program: split each name, put its path into a dict of lists.
-Every run is a process of its own, so that peak memories compare.
+python -m benchmarks.partition
+python -m benchmarks.partition --num_images 1000000 --num_alone 0
 """
 
 import argparse
-import multiprocessing
+import os
+import shutil
+import statistics
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.memory import read_memory_mb
-from datasets.class_index import load_index
+from benchmarks import plain_partition
+from benchmarks.make_names import write_names
+from benchmarks.memory import Cost, measure, read_memory_mb
+from benchmarks.odd_names import write_odd_names
+from datasets.class_index import ClassIndex, load_index
 from datasets.partition import PartitionParams
 
-
-def main() -> None:
-    """Write a list of names, split it both ways, print times and memory side by side."""
-    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cli.add_argument("--num_images", type=int, default=1_000_000)
-    num_images = cli.parse_args().num_images
-    with tempfile.TemporaryDirectory() as folder:
-        train_folder = write_names(Path(folder), num_images)
-        rows = [
-            ("plain loop", *measure(split_by_loop, train_folder)),
-            ("class index", *measure(split_by_index, train_folder)),
-            ("open it again", *measure(split_by_index, train_folder)),
-        ]
-    for label, seconds, megabytes, groups in rows:
-        sys.stdout.write(
-            f"{label:13s} {seconds:7.2f} s  {megabytes:7.0f} MB  {num_images:,} images, "
-            f"first groups {groups}\n"
-        )
-    assert len({row[3] for row in rows}) == 1, "both ways give the same groups"
+PARAMS = PartitionParams()
+GROUPS_NUM = 8
+NUM_DRAWN = 10_000
+NUM_ODD = 20_000
+NUM_LARGEST = 412_000_000  # ten times SF-XL, a country: projected
+QUICK = {"num_images": 500_000, "num_alone": 5_000_000, "repetitions": 1}
+_WIDE_OFFSETS = 8  # more bytes a name at the peak where the list has 4.3 GB or more
 
 
-def write_names(folder: Path, num_images: int) -> Path:
-    """Write `train_images_paths.txt` for a made-up city; only the first image exists."""
-    rng = np.random.default_rng(0)
-    num_spots = -(-num_images // (12 * 8))
-    side = int(np.sqrt(num_spots / 20)) + 1  # streets are 100 m apart and driven every 5 m
-    street, along = rng.integers(side, size=num_spots), rng.uniform(0, 100 * side, num_spots)
-    turned = rng.random(num_spots) < 0.5
-    x_m, y_m = np.where(turned, along, 100 * street), np.where(turned, 100 * street, along)
-    east_m, north_m = 551_000 + 0.99 * x_m - 0.16 * y_m, 4_180_000 + 0.16 * x_m + 0.99 * y_m
-    spots = rng.permutation(np.repeat(np.arange(num_spots), 8))
-    names = (
-        f"37.{spot % 9}0/@{east_m[spot] + rng.normal():010.2f}"
-        f"@{north_m[spot] + rng.normal():010.2f}@10@S@037.70098@-122.49646"
-        f"@kPnABhWJ1kA61eM{visit:07d}@@{30 * crop + spot % 30}"
-        f"@@@@{2008 + spot % 13}06@@.jpg"
-        for visit, spot in enumerate(spots)
-        for crop in range(12)
+class Both(NamedTuple):
+    """What the index and the plain loop took, and their sizes on disk."""
+
+    first: Cost  # of the index, loops being compiled
+    built: Cost
+    looped: Cost
+    opened: Cost
+    loaded: Cost
+    index_bytes: int
+    cache_bytes: int
+
+
+class Alone(NamedTuple):
+    """What the index took."""
+
+    built: Cost
+    opened: Cost
+    drawn: Cost
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write lists of names, split them, print a Markdown table."""
+    args = parse_arguments(argv)
+    with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
+        root = Path(temporary)
+        compare_odd_names(root / "odd")
+        both = compare(root, args.num_images, args.repetitions)
+        alone = measure_alone(root, args.num_alone, args.repetitions) if args.num_alone else None
+    sys.stdout.write(
+        "## Partition: from a list of names to classes and groups\n\n"
+        "The class index against a plain loop (a dict of lists, torch.save) on "
+        f"{args.num_images:,} names of `make_names`. Medians of {args.repetitions}, in turn, each "
+        "run a process of its own, lists in the page cache; memory is the peak of anonymous memory "
+        "above the imports.\n\n"
+        "| what | index | plain loop | ratio | bar |\n|---|---:|---:|---:|---:|\n"
     )
-    lines = sorted(name for _, name in zip(range(num_images), names, strict=False))
-    (folder / "train" / lines[0]).parent.mkdir(parents=True)
-    (folder / "train" / lines[0]).touch()
-    (folder / "train_images_paths.txt").write_text("\n".join(lines))
-    return folder / "train"
-
-
-def split_by_loop(train_folder: Path) -> tuple[int, ...]:
-    """Split names one by one; return the numbers of classes of the first groups."""
-    params = PartitionParams()
-    lines = train_folder.with_name("train_images_paths.txt").read_text().splitlines()
-    images_per_class = defaultdict(list)
-    for path in (f"{train_folder}/{line}" for line in lines):
-        fields = path.split("@")
-        cell = (
-            int(float(fields[1]) // params.M),
-            int(float(fields[2]) // params.M),
-            int(float(fields[9]) % 360 // params.alpha),
+    sys.stdout.writelines(f"| {' | '.join(row)} |\n" for row in rows_of_both(both, args.num_images))
+    if alone:
+        sys.stdout.writelines(
+            f"| {' | '.join(row)} |\n" for row in rows_alone(alone, args.num_alone)
         )
-        images_per_class[cell].append(path)
-    classes_per_group = defaultdict(list)
-    for cell, paths in images_per_class.items():
-        if len(paths) >= params.min_images_per_class:
-            group = (cell[0] % params.N, cell[1] % params.N, cell[2] % params.L)
-            classes_per_group[group].append(cell)
-    return tuple(len(classes) for classes in classes_per_group.values())[:8]
+    sys.stdout.write(
+        "\nGroups, classes and members are the same, in the same order; so they are for "
+        f"{NUM_ODD:,} odd names (fractions, exponents, negative headings, '@' in folders, tabs, "
+        "CRLF, a byte order mark).\n"
+    )
+    if alone:
+        sys.stdout.write(project(both, args.num_images, alone, args.num_alone))
 
 
-def split_by_index(train_folder: Path) -> tuple[int, ...]:
-    """Open the class index, building it the first time; return what `split_by_loop` does."""
-    index = load_index(train_folder, PartitionParams(), train_folder.parent / "cache")
-    return tuple(len(index.classes(group)) for group in range(min(8, index.num_groups)))
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the flags."""
+    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cli.add_argument("--num_images", type=int, default=5_000_000, help="names of both ways")
+    cli.add_argument("--num_alone", type=int, default=41_200_000, help="names of ours; 0: none")
+    cli.add_argument("--repetitions", type=int, default=3, help="of which the median is shown")
+    cli.add_argument(
+        "--folder", type=Path, help="with room for 100 bytes a name (default: that of tempfile)"
+    )
+    cli.add_argument("--quick", action="store_true", help=f"as {QUICK}")
+    if cli.parse_args(argv).quick:
+        cli.set_defaults(**QUICK)
+    return cli.parse_args(argv)
 
 
-def measure(
-    split: Callable[[Path], tuple[int, ...]], train_folder: Path
-) -> tuple[float, float, tuple[int, ...]]:
-    """Run in a new process; return seconds, peak memory above the imports in MB, and the result."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (split, train_folder))
+def compare(root: Path, num_images: int, repetitions: int) -> Both:
+    """Split the same names both ways, in turn."""
+    list_file = write_names(root / "both", num_images)
+    names, loop = (root / "both", root / "cache"), (list_file, PARAMS, root / "loop.torch")
+    first = measure_compiling(*names)
+    costs = []
+    for _ in range(repetitions):
+        shutil.rmtree(root / "cache")
+        tasks = ((open_index, names), (plain_partition.build, loop))
+        tasks += ((open_groups, names), (load_groups, loop[2:]))
+        costs.append([measure(task, *arguments) for task, arguments in tasks])
+        note(", ".join(f"{cost.seconds:.2f} s" for cost in costs[-1]))
+    index = load_index(*names[:1], PARAMS, names[1])
+    num_same = measure(count_same, index.index_folder, loop[2]).result
+    assert num_same == len(index.image_offsets), "both ways give the same classes"
+    return Both(
+        first,
+        *(median(column) for column in zip(*costs, strict=True)),
+        sum(file.stat().st_size for file in index.index_folder.iterdir()),
+        loop[2].stat().st_size,
+    )
 
 
-def _measured(
-    split: Callable[[Path], tuple[int, ...]], train_folder: Path
-) -> tuple[float, float, tuple[int, ...]]:
-    before_mb = read_memory_mb("VmRSS")
+def measure_alone(root: Path, num_images: int, repetitions: int) -> Alone:
+    """Split names into the index only, open it, and draw from it as a loader worker does."""
+    write_names(root / "alone", num_images)
+    costs = []
+    for _ in range(repetitions):
+        shutil.rmtree(root / "cache")
+        tasks = (open_index, open_index, draw_paths)
+        costs.append([measure(task, root / "alone", root / "cache") for task in tasks])
+        note(", ".join(f"{cost.seconds:.2f} s, {cost.peak_mb:,.0f} MB" for cost in costs[-1]))
+    return Alone(*(median(column) for column in zip(*costs, strict=True)))
+
+
+def measure_compiling(folder: Path, cache_folder: Path) -> Cost:
+    """Build an index as just after an installation: loops are compiled."""
+    os.environ["NUMBA_CACHE_DIR"] = str(cache_folder / "machine_code")
+    try:
+        return measure(open_index, folder, cache_folder)
+    finally:
+        del os.environ["NUMBA_CACHE_DIR"]
+
+
+def median(costs: Sequence[Cost]) -> Cost:
+    """Return the median of each number."""
+    numbers = (statistics.median(column) for column in list(zip(*costs, strict=True))[:-1])
+    return Cost(*numbers, costs[0].result)
+
+
+def open_index(folder: Path, cache_folder: Path) -> None:
+    """Open the index, building it if there is none."""
+    load_index(folder, PARAMS, cache_folder)
+
+
+def open_groups(folder: Path, cache_folder: Path) -> None:
+    """Open the index and take an image of each group."""
+    index = load_index(folder, PARAMS, cache_folder)
+    for group in range(GROUPS_NUM):
+        index.path(index.images(index.classes(group)[0])[0])
+
+
+def load_groups(cache_file: Path) -> None:
+    """Open as many groups by loading, keep all of them, and take an image of each."""
+    groups = [plain_partition.open_group(cache_file, group) for group in range(GROUPS_NUM)]
+    for classes, images in groups:
+        images[classes[0]][0]
+
+
+def draw_paths(folder: Path, cache_folder: Path) -> tuple[float, float]:
+    """Open the index and draw paths; return microseconds a path and MB of files in memory."""
+    before_mb = read_memory_mb("RssFile")
+    index = load_index(folder, PARAMS, cache_folder)
+    images = np.random.default_rng(0).integers(len(index.image_offsets), size=NUM_DRAWN)
     start = time.perf_counter()
-    result = split(train_folder)
-    return time.perf_counter() - start, read_memory_mb("VmHWM") - before_mb, result
+    for image in images:
+        index.path(image)
+    per_path_us = 1e6 * (time.perf_counter() - start) / NUM_DRAWN
+    return per_path_us, read_memory_mb("RssFile") - before_mb
+
+
+def count_same(index_folder: Path, cache_file: Path) -> int:
+    """Check that groups, classes and members are the same in the same order; count members."""
+    index, num_members = ClassIndex(index_folder), 0
+    groups = plain_partition.load(cache_file)
+    assert index.num_groups == len(groups[0])
+    for group, class_ids in enumerate(groups[0]):
+        cells = index.class_cells[index.group_starts[group] : index.group_starts[group + 1]]
+        expected_cells = np.array(sorted(class_ids)) * (PARAMS.M, PARAMS.M, PARAMS.alpha)
+        np.testing.assert_array_equal(cells, expected_cells)
+        for number, class_id in zip(index.classes(group), sorted(class_ids), strict=True):
+            members = [index.path(image) for image in index.images(number)]
+            paths = [line.partition("\t")[0] for line in groups[1][class_id]]
+            assert members == [f"{index.folder}/{path}" for path in paths]
+            num_members += len(members)
+    return num_members
+
+
+def compare_odd_names(root: Path) -> None:
+    """Check that both ways agree on names as nobody should write them."""
+    list_file = write_odd_names(root / "train", NUM_ODD)
+    index = load_index(root / "train", PARAMS, root / "cache")
+    plain_partition.build(list_file, PARAMS, root / "loop.torch", plain_partition.split_any_name)
+    num_same = count_same(index.index_folder, root / "loop.torch")
+    assert num_same == len(index.image_offsets) > NUM_ODD // 2
+
+
+def rows_of_both(both: Both, num_images: int) -> list[tuple[str, ...]]:
+    """Return a row for each target that compares."""
+    built, looped, opened, loaded = both.built, both.looped, both.opened, both.loaded
+    how_many = f"{num_images / 1e6:g} M names"
+    return [
+        _row(f"{how_many} to an opened index, s", built.seconds, looped.seconds, ">= 30"),
+        _row("the same, of a processor, s", built.cpu_seconds, looped.cpu_seconds),
+        _row("the same, once: compiling first, s", both.first.seconds, looped.seconds),
+        _row("peak memory, MB", built.peak_mb, looped.peak_mb, ">= 15"),
+        _row("on disk, MB", both.index_bytes / 2**20, both.cache_bytes / 2**20, ">= 10"),
+        _row(f"{GROUPS_NUM} groups opened, s", opened.seconds, loaded.seconds, ">= 300"),
+        _row(f"memory of {GROUPS_NUM} open groups, MB", opened.peak_mb, loaded.peak_mb),
+    ]
+
+
+def rows_alone(alone: Alone, num_images: int) -> list[tuple[str, ...]]:
+    """Return a row for each target that is a limit."""
+    how_many = f"{num_images / 1e6:g} M names"
+    per_path_us, mapped_mb = alone.drawn.result
+    bytes_a_name = alone.built.peak_mb * 2**20 / num_images
+    return [
+        _row(f"{how_many} to an opened index, s", alone.built.seconds, bar="< 30"),
+        _row("the same, of a processor, s", alone.built.cpu_seconds),
+        _row("peak memory, MB", alone.built.peak_mb, bar="< 4,000"),
+        _row("peak memory, bytes a name", bytes_a_name, bar="<= 50"),
+        _row("an existing index opened, s", alone.opened.seconds, bar="< 0.2"),
+        _row("memory of an open index, MB", alone.opened.peak_mb, bar="< 50"),
+        _row(f"memory of a worker that drew {NUM_DRAWN:,} paths, MB", alone.drawn.peak_mb),
+        _row("pages of the index in it, which can be given back, MB", mapped_mb),
+        _row("a path drawn, microseconds", per_path_us),
+    ]
+
+
+def project(both: Both, num_images: int, alone: Alone, num_alone: int) -> str:
+    """Say what the largest list would take, if memory and time go on as between two lists."""
+    if num_alone <= num_images:
+        return ""
+    steps = num_alone - num_images
+    per_name = (alone.built.peak_mb - both.built.peak_mb) * 2**20 / steps + _WIDE_OFFSETS
+    seconds = (alone.built.seconds - both.built.seconds) / steps * NUM_LARGEST
+    return (
+        f"\nProjected, not measured: from {num_images:,} to {num_alone:,} names, memory grows by "
+        f"{per_name - _WIDE_OFFSETS:.0f} bytes a name; lists of 4.3 GB or more take "
+        f"{_WIDE_OFFSETS} more. {NUM_LARGEST:,} names would take "
+        f"{per_name * NUM_LARGEST / 1e9:.0f} GB and {seconds:,.0f} s.\n"
+    )
+
+
+def _row(what: str, ours: float, theirs: float | None = None, bar: str = "") -> tuple[str, ...]:
+    if theirs is None:
+        return what, _number(ours), "", "", bar
+    return what, _number(ours), _number(theirs), f"{theirs / ours:,.1f}", bar
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def note(text: str) -> None:
+    """Report progress."""
+    sys.stderr.write(f"{text}\n")
 
 
 if __name__ == "__main__":

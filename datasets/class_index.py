@@ -1,30 +1,38 @@
 """The partition of a training folder on disk, memory-mapped and shared by all groups and workers.
 
-An index is a folder of flat arrays below the cache folder. Its name holds a hash of the resolved
-image folder, the whole list of names and every parameter, so that a changed folder is another
-index. It is built under a temporary name and renamed: two processes may build it at once.
+An index is a folder of flat arrays below the cache folder. Its name holds every parameter, a hash
+of the resolved image folder, and a hash of the whole list of names, so that a changed folder is
+another index.
+
+A list of millions of names takes seconds to hash. The index holds the stamp of the list file (size,
+times, inode) that it was built from; only a file with another stamp is hashed.
 """
 
 import dataclasses
-import hashlib
-import json
 import logging
-import mmap
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from datasets.image_paths import ImagePaths, list_images, path_of_line
-from datasets.name_fields import read_numbers
-from datasets.partition import PartitionParams, make_partition
+from datasets.folder_lists import read_stamp
+from datasets.image_paths import path_of_line, require_images
+from datasets.index_files import (
+    ARRAYS,
+    FORMAT_VERSION,
+    WALKED_NAMES,
+    build_index,
+    hash_names,
+    hash_text,
+    read_meta,
+    renew_stamp,
+)
+from datasets.name_source import NameSource, find_names
+from datasets.partition import PartitionParams
 
 _log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-_ARRAYS = ("image_offsets", "class_starts", "class_cells", "group_starts", "group_ids")
+_LINE_BYTES = 256  # read at once for a path; more if the line is longer
 
 
 class ClassIndex:
@@ -36,26 +44,37 @@ class ClassIndex:
     """
 
     def __init__(self, index_folder: str | os.PathLike) -> None:
-        """Map an index that `load_index` built."""
+        """Map an index that `load_index` built.
+
+        Raises:
+            FileNotFoundError: If the list of names is gone.
+            ValueError: If the index is damaged, or its list was changed since.
+        """
         self.index_folder = Path(index_folder)
-        meta = json.loads((self.index_folder / "meta.json").read_text())
-        self.params = PartitionParams(**meta["params"])
-        self.folder = meta["folder"]
-        self.num_listed_images = meta["num_listed_images"]
-        self.digest = meta["digest"]
-        (
-            self.image_offsets,
-            self.class_starts,
-            self.class_cells,
-            self.group_starts,
-            self.group_ids,
-        ) = (
-            np.load(self.index_folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in _ARRAYS
-        )
-        list_file = meta["list_file"] or self.index_folder / "images_paths.txt"
-        with open(list_file, "rb") as file:
-            self._names = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            meta = read_meta(self.index_folder)
+            self.params = PartitionParams(**meta["params"])
+            self.folder = meta["folder"]
+            self.num_listed_images = meta["num_listed_images"]
+            self.digest = meta["digest"]
+            list_file, stamp = meta["list_file"], meta["stamp"]
+            (
+                self.image_offsets,
+                self.class_starts,
+                self.class_cells,
+                self.group_starts,
+                self.group_ids,
+            ) = (
+                np.load(self.index_folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                for name in ARRAYS
+            )
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise ValueError(
+                f"The index {self.index_folder} is damaged ({error}): delete that folder"
+            ) from None
+        self._names = open(list_file or self.index_folder / WALKED_NAMES, "rb", buffering=0)  # noqa: SIM115
+        if list_file is not None:
+            self._check_list(NameSource(Path(self.folder), Path(list_file)), stamp)
 
     def __reduce__(self) -> tuple:
         """Pickle as the folder: a spawned worker maps the same files."""
@@ -81,10 +100,10 @@ class ClassIndex:
 
     def path(self, image: int) -> str:
         """Return the absolute path of an image."""
-        start = int(self.image_offsets[image])
-        end = self._names.find(b"\n", start)
-        line = self._names[start : end if end >= 0 else len(self._names)].rstrip(b"\r")
-        return path_of_line(self.folder, line)
+        start, num_bytes = int(self.image_offsets[image]), _LINE_BYTES
+        while b"\n" not in (text := self._read(start, num_bytes)) and len(text) == num_bytes:
+            num_bytes *= 2
+        return path_of_line(self.folder, text.partition(b"\n")[0].rstrip(b"\r"))
 
     def describe(self, num_groups: int | None = None) -> str:
         """Return the first groups (default all) with their classes and images, one a line."""
@@ -117,6 +136,25 @@ class ClassIndex:
                 f"Set --groups_num to {self.num_groups} or less, or lower --min_images_per_class"
             )
 
+    def _read(self, start: int, num_bytes: int) -> bytes:
+        """Read from the list; mapped, every page of it that was touched would count as memory."""
+        if hasattr(os, "pread"):  # forked workers share the position in an open file
+            return os.pread(self._names.fileno(), num_bytes, start)
+        self._names.seek(start)
+        return self._names.read(num_bytes)
+
+    def _check_list(self, source: NameSource, stamp: str) -> None:
+        """Make sure that the open list is the one that was indexed, which had this stamp."""
+        present = read_stamp(self._names.fileno(), if_settled=True)
+        if present and present == stamp:
+            return
+        if hash_names(source, self.params) != self.digest:
+            raise ValueError(
+                f"{source.list_file} was changed after the index {self.index_folder} was made of "
+                "it: start again"
+            )
+        renew_stamp(self.index_folder, present)
+
 
 def load_index(
     folder: str | os.PathLike, params: PartitionParams, cache_folder: str | os.PathLike
@@ -137,53 +175,29 @@ def load_index(
             f"360 degrees are not a multiple of alpha x L = {params.alpha} x {params.L}: around "
             "north, neighbouring classes share a group"
         )
-    paths = list_images(folder)
-    digest = _hash(repr((FORMAT_VERSION, params)).encode(), paths.blob)
-    place = _hash(f"{paths.folder}\n{paths.list_file}".encode(), digest.encode())
+    source = find_names(folder)
+    place = hash_text(f"{source.folder}\n{source.list_file}\n{FORMAT_VERSION}")
     label = "_".join(f"{name}{value}" for name, value in dataclasses.asdict(params).items())
-    index_folder = Path(cache_folder) / f"{paths.folder.name}_{label}_{place}"
-    if not index_folder.is_dir():
-        _log.info(f"Splitting {len(paths):,} images into classes")
-        _build(paths, params, digest, index_folder)
-    try:
-        return ClassIndex(index_folder)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise ValueError(
-            f"The index {index_folder} is damaged ({error}): delete that folder"
-        ) from None
+    stem = Path(cache_folder) / f"{source.folder.name}_{label}_{place}"
+    index_folder = _find(source, params, stem)
+    if index_folder is None:
+        _log.info(f"Splitting the images of {source.folder} into classes")
+        index_folder = build_index(source, params, stem)
+    return ClassIndex(index_folder)
 
 
-def _hash(*contents: bytes | np.ndarray) -> str:
-    digest = hashlib.blake2b(digest_size=12)
-    for content in contents:
-        digest.update(content)
-    return digest.hexdigest()
-
-
-def _build(paths: ImagePaths, params: PartitionParams, digest: str, index_folder: Path) -> None:
-    partition = make_partition(*read_numbers(paths, ("UTM east", "UTM north", "heading")), params)
-    arrays = {name: getattr(partition, name) for name in _ARRAYS[1:]}
-    arrays["image_offsets"] = paths.starts[partition.images]
-    meta = {
-        "format_version": FORMAT_VERSION,
-        "folder": str(paths.folder),
-        "list_file": paths.list_file and str(paths.list_file),
-        "num_listed_images": len(paths),
-        "params": dataclasses.asdict(params),
-        "digest": digest,
-    }
-    index_folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".building_", dir=index_folder.parent))
-    temporary.chmod(0o755)  # others may share the cache
-    try:
-        for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        if paths.list_file is None:
-            paths.blob.tofile(temporary / "images_paths.txt")
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=2))
-        temporary.rename(index_folder)
-    except OSError:
-        if not index_folder.is_dir():  # else another process was first: its index is the same
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _find(source: NameSource, params: PartitionParams, stem: Path) -> Path | None:
+    """Return the folder of the index of these names, if there is one."""
+    require_images(source.first_block())
+    if not stem.parent.is_dir():
+        return None
+    built = [folder for folder in stem.parent.iterdir() if folder.name.startswith(stem.name)]
+    stamp = read_stamp(source.list_file, if_settled=True) if source.list_file else ""
+    for folder in built:
+        if stamp and read_meta(folder).get("stamp") == stamp:
+            return folder
+    folder = stem.with_name(f"{stem.name}_{hash_names(source, params)}") if built else None
+    if folder not in built:
+        return None
+    renew_stamp(folder, stamp)
+    return folder

@@ -18,7 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png")
+from datasets.folder_lists import (
+    IMAGE_EXTENSIONS,
+    LIST_ENDING,
+    check_no_separators,
+    is_outdated,
+    walk_images,
+)
+
+_BYTES_PER_BLOCK = 1 << 23  # of a text that is worked through; bounds the memory
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # may begin a list file, is not part of a name
 
 
 @dataclass(frozen=True)
@@ -174,33 +183,49 @@ def list_images(folder: str | os.PathLike) -> ImagePaths:
     Raises:
         FileNotFoundError: If the folder is missing or empty, or the list names a missing image.
     """
-    given, folder = Path(os.path.abspath(folder)), Path(folder).resolve()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"The folder {folder} does not exist")
-    list_file = find_list_file(given, folder)
+    folder, list_file = find_folder(folder)
     if list_file is None:
-        names = _walk(folder)
-        _check_no_separators(names)
-        blob = np.frombuffer(b"".join(name + b"\n" for name in names), np.uint8)
+        blob = np.frombuffer(b"".join(walk_images(folder).texts), np.uint8)
     else:
         blob = np.fromfile(list_file, np.uint8)
     paths = split_names(folder, blob, list_file)
-    if len(paths) == 0:
-        raise FileNotFoundError(
-            f"No image in {paths.list_file or folder}: looked for {', '.join(IMAGE_EXTENSIONS)}"
-        )
-    if list_file and not os.path.exists(paths[0]):
-        raise FileNotFoundError(
-            f"{list_file} lists {paths[0]}, which does not exist: "
-            f"its lines must be paths relative to {folder}"
-        )
+    require_images(paths)
     return paths
 
 
+def find_folder(folder: str | os.PathLike) -> tuple[Path, Path | None]:
+    """Return the real path of a folder of images, and the list file beside it, if there is one.
+
+    Raises:
+        FileNotFoundError: If the folder is missing.
+    """
+    given, folder = Path(os.path.abspath(folder)), Path(folder).resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"The folder {folder} does not exist")
+    return folder, find_list_file(given, folder)
+
+
+def require_images(paths: ImagePaths) -> None:
+    """Raise a FileNotFoundError if there are no images, or the first listed one is missing."""
+    if len(paths) == 0:
+        raise FileNotFoundError(
+            f"No image in {paths.list_file or paths.folder}: "
+            f"looked for {', '.join(IMAGE_EXTENSIONS)}"
+        )
+    if paths.list_file and not os.path.exists(paths[0]):
+        raise FileNotFoundError(
+            f"{paths.list_file} lists {paths[0]}, which does not exist: "
+            f"its lines must be paths relative to {paths.folder}"
+        )
+
+
 def find_list_file(*folders: Path) -> Path | None:
-    """Return the first `<folder>_images_paths.txt` that stands beside a folder, or None."""
-    beside = (folder.with_name(f"{folder.name}_images_paths.txt") for folder in folders)
-    return next((path for path in beside if path.is_file()), None)
+    """Return the first `<folder>_images_paths.txt` that stands beside a folder, or None.
+
+    One that we wrote is passed over if folders changed since.
+    """
+    beside = (folder.with_name(f"{folder.name}{LIST_ENDING}") for folder in folders)
+    return next((path for path in beside if path.is_file() and not is_outdated(path)), None)
 
 
 def split_names(
@@ -213,6 +238,9 @@ def split_names(
         blob: The text. uint8 [num_bytes].
         list_file: Where the text is from.
     """
+    has_mark = blob[: len(BYTE_ORDER_MARK)].tobytes() == BYTE_ORDER_MARK
+    blob = blob[len(BYTE_ORDER_MARK) :] if has_mark else blob.view()
+    blob.flags.writeable = False  # also, compiled loops are compiled for this kind alone
     return ImagePaths(Path(os.path.abspath(folder)), blob, *_split_lines(blob), list_file)
 
 
@@ -227,48 +255,20 @@ def image_paths_of(files: Iterable[str | os.PathLike]) -> ImagePaths:
     missing = [name for name in names if not os.path.isfile(name)]
     if missing:
         raise FileNotFoundError(f"There is no image {os.fsdecode(missing[0])}")
-    _check_no_separators(names)
+    check_no_separators(names)
     text = b"".join(name + b"\n" for name in names)
     return split_names(os.getcwd(), np.frombuffer(text, np.uint8))
 
 
-def _walk(folder: Path) -> list[bytes]:
-    """Return the sorted relative paths of all images below a folder; links are followed once."""
-    root = os.fsencode(folder)
-    extensions = tuple(extension.encode() for extension in IMAGE_EXTENSIONS)
-    names, visited = [], set()
-    for parent, folders, files in os.walk(root, followlinks=True, onerror=_raise):
-        folders.sort()  # of several links to a folder, the first is followed
-        real_parent = os.path.realpath(parent)
-        if real_parent in visited:  # a link that leads back to where we have been
-            folders.clear()
-            continue
-        visited.add(real_parent)
-        prefix = parent[len(root) + 1 :] + b"/" if parent != root else b""
-        names += [prefix + file for file in files if file.lower().endswith(extensions)]
-    return sorted(names)
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _check_no_separators(names: list[bytes]) -> None:
-    bad = [name for name in names if b"\n" in name or b"\t" in name]
-    if bad:
-        raise ValueError(
-            f"{len(bad)} image names contain a newline or a tab, for example {bad[0]!r}: rename"
-        )
-
-
 def _split_lines(blob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return first and past-the-end byte of every line that is not empty; CRLF is accepted."""
-    newlines = np.flatnonzero(blob == ord("\n"))
-    if len(blob) and (not len(newlines) or newlines[-1] != len(blob) - 1):
-        newlines = np.append(newlines, len(blob))
+    parts = [
+        np.flatnonzero(blob[first : first + _BYTES_PER_BLOCK] == ord("\n")) + first
+        for first in range(0, len(blob), _BYTES_PER_BLOCK)
+    ]
+    open_end = [len(blob)] if len(blob) and blob[-1] != ord("\n") else []
+    newlines = np.concatenate([*parts, np.array(open_end, np.int64)])
     starts = np.concatenate(([0], newlines[:-1] + 1)) if len(newlines) else newlines
     ends = newlines - (blob[newlines - 1] == ord("\r"))
-    if blob[:3].tobytes() == b"\xef\xbb\xbf":  # a byte order mark is not part of the name
-        starts[0] = 3
     filled = ends > starts
     return (starts, ends) if filled.all() else (starts[filled], ends[filled])

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.image_paths import ImagePaths, find_list_file, list_images, split_names
+from datasets.folder_lists import LIST_ENDING
+from datasets.image_paths import ImagePaths, find_list_file, require_images
 from datasets.name_fields import hash_fields, read_fields, read_prefixes
+from datasets.name_source import NameSource, find_names
 
 _IDENTITY = ("UTM east", "UTM north", "pano id", "timestamp")
-_LIST_ENDING = "_images_paths.txt"
-_BYTES_PER_BLOCK = 1 << 23
-_NAMES_PER_BLOCK = 1 << 16
 _NUM_EXAMPLES = 3
 
 
@@ -116,27 +115,18 @@ def iterate_names(source: str | os.PathLike) -> Iterator[ImagePaths]:
     path = Path(os.path.abspath(source))
     list_file = path if path.is_file() else find_list_file(path, path.resolve())
     if list_file is None:
-        paths = list_images(path)
-        for first in range(0, len(paths), _NAMES_PER_BLOCK):
-            yield paths.subset(slice(first, first + _NAMES_PER_BLOCK))
-        return
+        names = find_names(path)
+        require_images(names.first_block())
+    else:
+        folder = list_file.with_name(list_file.name.removesuffix(LIST_ENDING))
+        names = NameSource(folder, list_file)
     is_empty = True
-    for paths in _read_list(list_file):
-        is_empty = False
-        yield paths
+    for _, paths in names.blocks():
+        if len(paths):
+            is_empty = False
+            yield paths
     if is_empty:
         raise FileNotFoundError(f"{list_file} lists no image: a line of it is the path of one")
-
-
-def _read_list(list_file: Path) -> Iterator[ImagePaths]:
-    folder = list_file.with_name(list_file.name.removesuffix(_LIST_ENDING))
-    with open(list_file, "rb") as file:
-        while text := file.read(_BYTES_PER_BLOCK):
-            length = text.rfind(b"\n") + 1 or len(text)
-            file.seek(length - len(text), os.SEEK_CUR)  # back to the end of the last whole line
-            paths = split_names(folder, np.frombuffer(text, np.uint8, length), list_file)
-            if len(paths):
-                yield paths
 
 
 def _join(keys: np.ndarray, num_images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

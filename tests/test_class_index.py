@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from conftest import name
 
+from datasets import index_files
 from datasets.class_index import load_index
-from datasets.partition import PartitionParams, make_partition
+from datasets.partition import PartitionParams
 
 PARAMS = PartitionParams(N=2, L=1, min_images_per_class=2)
 
@@ -56,7 +57,7 @@ def test_every_image_is_found_in_its_class(train_folder, tmp_path):
 
 def test_second_call_opens_the_same_index_without_building(train_folder, tmp_path, monkeypatch):
     first = load_index(train_folder, PARAMS, tmp_path / "cache")
-    monkeypatch.setattr("datasets.class_index._build", None)
+    monkeypatch.setattr("datasets.class_index.build_index", None)
     monkeypatch.chdir(tmp_path)
     second = load_index("train/../train/", PARAMS, tmp_path / "cache")
     assert second.index_folder == first.index_folder
@@ -148,13 +149,13 @@ def test_processes_may_build_at_once(train_folder, tmp_path):
 def test_the_process_that_finishes_second_uses_the_first_ones_index(
     train_folder, tmp_path, monkeypatch
 ):
-    def build_after_another_process(*columns_and_params):
-        monkeypatch.setattr("datasets.class_index.make_partition", make_partition)
+    def split_while_another_process_builds(*source_and_params):
+        monkeypatch.setattr("datasets.index_files._split", index_files_split)
         others.append(load_index(train_folder, PARAMS, tmp_path / "cache"))
-        return make_partition(*columns_and_params)
+        return index_files_split(*source_and_params)
 
-    others = []
-    monkeypatch.setattr("datasets.class_index.make_partition", build_after_another_process)
+    others, index_files_split = [], index_files._split
+    monkeypatch.setattr("datasets.index_files._split", split_while_another_process_builds)
     index = load_index(train_folder, PARAMS, tmp_path / "cache")
     assert index.index_folder == others[0].index_folder
     assert os.listdir(tmp_path / "cache") == [index.index_folder.name]
@@ -163,16 +164,19 @@ def test_the_process_that_finishes_second_uses_the_first_ones_index(
 
 def test_damaged_index_is_an_error_that_says_what_to_delete(train_folder, tmp_path):
     folder = load_index(train_folder, PARAMS, tmp_path / "cache").index_folder
-    (folder / "class_starts.npy").write_bytes(b"")
-    with pytest.raises(ValueError, match=f"{folder.name} is damaged .* delete that folder"):
-        load_index(train_folder, PARAMS, tmp_path / "cache")
+    meta = (folder / "meta.json").read_bytes()
+    for file in ("class_starts.npy", "meta.json"):
+        (folder / file).write_bytes(b"")
+        with pytest.raises(ValueError, match=f"{folder.name} is damaged .* delete that folder"):
+            load_index(train_folder, PARAMS, tmp_path / "cache")
+        (folder / "meta.json").write_bytes(meta)
 
 
 def test_failed_build_leaves_nothing(train_folder, tmp_path, monkeypatch):
     def fail(*_args, **_kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("datasets.class_index.np.save", fail)
+    monkeypatch.setattr("datasets.index_files.np.save", fail)
     with pytest.raises(OSError, match="No space left"):
         load_index(train_folder, PARAMS, tmp_path / "cache")
     assert os.listdir(tmp_path / "cache") == []
@@ -200,3 +204,15 @@ def test_too_few_groups_are_listed_with_their_counts(train_folder, tmp_path):
     )
     with pytest.raises(ValueError, match="lower --min_images_per_class"):
         nothing.require_groups(1)
+
+
+def test_a_large_folder_is_walked_once(train_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.folder_lists._SETTLED_NS", 0)
+    monkeypatch.setattr("datasets.folder_lists._MIN_KEPT_IMAGES", 300)
+    first = load_index(train_folder, PARAMS, tmp_path / "cache")
+    assert (tmp_path / "train_images_paths.txt").read_text().count("\n") == 300
+    with monkeypatch.context() as patch:
+        patch.setattr("datasets.name_source.walk_images", None)
+        assert load_index(train_folder, PARAMS, tmp_path / "cache").digest == first.digest
+    (train_folder / "0" / name(1, 1, 1, pano_id="new")).touch()
+    assert load_index(train_folder, PARAMS, tmp_path / "cache").num_listed_images == 301

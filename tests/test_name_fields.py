@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from datasets.image_paths import list_images, parse_image_name
-from datasets.name_fields import FIELDS, hash_fields, read_fields, read_numbers, read_prefixes
+from datasets.name_fields import (
+    FIELDS,
+    NumberReader,
+    hash_fields,
+    read_fields,
+    read_numbers,
+    read_prefixes,
+)
 
 
 def list_names(tmp_path, names):
@@ -156,3 +163,64 @@ def test_old_names_have_the_timestamp_in_their_last_part(tmp_path):
     expected = [parse_image_name(name).timestamp.encode() for name in names]
     assert expected == [b"201311", b"201312_10.a", b"", b"", b"", b"201606"]
     assert read_prefixes(list_names(tmp_path, names), "timestamp", 11).tolist() == expected
+
+
+def test_strange_texts_are_what_float_makes_of_them(tmp_path):
+    limit = 2**53
+    texts = [
+        "-",
+        ".",
+        "-.",
+        "--1",
+        "1.2.3",
+        "1.",
+        ".5",
+        "-.5",
+        "+1",
+        " 1",
+        "1_0",
+        "0x1",
+        "1e5",
+        "½",
+    ]
+    texts += [str(limit + step) for step in range(-2, 4)] + [f"{limit}.0", f"-{limit + 1}.5"]
+    texts += ["0." + "0" * zeros + "1" for zeros in (20, 21, 22, 23, 300)] + [
+        "9" * 400,
+        "-0",
+        "1,5",
+    ]
+    texts += ["179769313486231580793728971405301e276", "NaN", "-inf", "123.45678901234567890123"]
+
+    def as_float(text):
+        try:
+            return float(text)
+        except ValueError:
+            return np.nan
+
+    paths = list_names(tmp_path, [f"@{text}@2@10@S@.jpg" for text in texts])
+    (numbers,) = read_fields(paths, ["UTM east"])
+    np.testing.assert_array_equal(numbers, [as_float(text) for text in texts])
+    assert np.signbit(numbers[texts.index("-0")])
+
+
+def test_blocks_are_judged_together(tmp_path):
+    names = [
+        f"@1@2@{10 + (i > 25)}@S@@@pano{i}@@{'' if i % 9 == 4 else i}@@@@@@.jpg" for i in range(30)
+    ]
+    paths = list_names(tmp_path, names)
+
+    def message_of(blocks, fields):
+        reader = NumberReader(fields)
+        for block in blocks:
+            reader.read(block)
+        assert reader.num_names == 30
+        with pytest.raises(ValueError) as error:
+            reader.check(paths.folder)
+        return str(error.value)
+
+    for fields in (("heading",), ("UTM east",)):
+        blocks = [paths.subset(slice(first, first + 7)) for first in range(0, 30, 7)]
+        assert message_of(blocks, fields) == message_of([paths], fields)
+    assert "in 3 of 30 images" in message_of([paths], ("heading",))
+    assert all(f"pano{i}@" in message_of([paths], ("heading",)) for i in (4, 13, 22))
+    assert "(26 in zone 10, 4 in zone 11)" in message_of([paths], ("UTM east",))

@@ -5,9 +5,15 @@ import numpy as np
 import pytest
 from conftest import name
 
+from datasets import name_source
 from datasets.image_paths import parse_image_name
-from paper import panoramas as panoramas_module
-from paper.panoramas import count_per_cell, iterate_names, read_panoramas, sample_images
+from paper.panoramas import (
+    count_per_cell,
+    iterate_names,
+    read_panoramas,
+    read_years,
+    sample_images,
+)
 
 IDS = ["kPnABhWJ1kA61eMNPLs1vQ", "kPnABhWJ1kA61eMNPLs1vA", "rtCs5-P_9NGDzUbKyzStWA", "7", ""]
 
@@ -61,7 +67,7 @@ def expected_rows(names):
 @pytest.mark.parametrize("is_sorted", [True, False])
 @pytest.mark.parametrize("block", [300, 1 << 23])
 def test_names_become_panoramas_as_in_a_loop(tmp_path, monkeypatch, is_sorted, block):
-    monkeypatch.setattr(panoramas_module, "_BYTES_PER_BLOCK", block)
+    monkeypatch.setattr(name_source, "_BYTES_PER_BLOCK", block)
     rng = np.random.default_rng(0)
     names = random_names(150, rng)
     names = sorted(names) if is_sorted else rng.permutation(names).tolist()
@@ -72,7 +78,7 @@ def test_names_become_panoramas_as_in_a_loop(tmp_path, monkeypatch, is_sorted, b
 
 
 def test_a_walked_folder_and_its_list_are_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(panoramas_module, "_NAMES_PER_BLOCK", 7)
+    monkeypatch.setattr(name_source, "_BYTES_PER_BLOCK", 500)
     names = sorted(set(random_names(6, np.random.default_rng(1))))
     for one in names:
         (tmp_path / "walked").mkdir(exist_ok=True)
@@ -124,7 +130,7 @@ def test_years_are_read_from_old_names_too(tmp_path):
     years = [int(parse_image_name(one).timestamp[:4] or 0) for one in names]
     assert years == [2013, 2012, 0, 0, 209]
     (paths,) = iterate_names(write_list(tmp_path / "queries", names))
-    assert panoramas_module.read_years(paths).tolist() == [2013, 2012, 0, 0, 0]
+    assert read_years(paths).tolist() == [2013, 2012, 0, 0, 0]
 
 
 def test_cells_are_counted_as_in_a_loop(tmp_path):
@@ -147,7 +153,7 @@ def test_cells_are_counted_as_in_a_loop(tmp_path):
 
 
 def test_names_without_positions_are_counted_and_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr(panoramas_module, "_BYTES_PER_BLOCK", 200)
+    monkeypatch.setattr(name_source, "_BYTES_PER_BLOCK", 200)
     good = random_names(2, np.random.default_rng(0))
     bad = ["a/photo_1.jpg", "@1@@10@S@.jpg", "photo_2.jpg", "@nan@1@.jpg", "photo_3.jpg"]
     with pytest.raises(ValueError) as error:
@@ -182,7 +188,7 @@ def test_samples_depend_on_the_seed_alone(tmp_path, monkeypatch):
     chosen = sample_images(source, 12, seed=0)
     assert len(set(chosen)) == 12 and sample_images(source, 12, seed=1) != chosen
     assert all(os.path.relpath(path, source) in names for path in chosen)
-    monkeypatch.setattr(panoramas_module, "_BYTES_PER_BLOCK", 500)
+    monkeypatch.setattr(name_source, "_BYTES_PER_BLOCK", 500)
     assert sample_images(source, 12, seed=0) == chosen, "blocks do not matter"
     assert len(set(sample_images(source, 5000, seed=0))) == 2000
 

@@ -6,7 +6,7 @@ import pytest
 
 from datasets.image_paths import list_images
 from datasets.name_fields import read_numbers
-from datasets.partition import PartitionParams, make_partition
+from datasets.partition import Partitioner, PartitionParams, make_partition
 
 
 def reference(east_m, north_m, heading_deg, params):
@@ -206,3 +206,34 @@ def test_equals_the_reference_on_the_names_of_tokyo_247(params, shared_data, tmp
     ]
     np.testing.assert_array_equal(columns.T, by_hand)
     assert_same(make_partition(*columns, params), reference(*columns, params))
+
+
+@pytest.mark.parametrize("block", [1, 700, 10_000])
+def test_blocks_are_split_as_the_whole(block):
+    params = PartitionParams(min_images_per_class=3)
+    images = random_images(6000)
+    whole = make_partition(*images, params)
+    partitioner = Partitioner(params)
+    numbers = np.random.default_rng(1).permutation(6000).astype(np.uint32)
+    for first in range(0, 6000, block):
+        part = slice(first, first + block)
+        partitioner.add(numbers[part], *(column[part] for column in images))
+    parts = partitioner.finish()
+    assert parts.images.dtype == np.uint32
+    np.testing.assert_array_equal(parts.images, numbers[whole.images])
+    for attribute in ("class_starts", "class_cells", "group_starts", "group_ids"):
+        np.testing.assert_array_equal(getattr(parts, attribute), getattr(whole, attribute))
+
+
+def test_many_classes_far_apart_are_told_apart():
+    rng = np.random.default_rng(2)
+    east_m, north_m = rng.uniform(-6e8, 6e8, (2, 300_000))
+    heading_deg = rng.uniform(0, 360, 300_000)
+    twice = [np.concatenate((column, column)) for column in (east_m, north_m, heading_deg)]
+    params = PartitionParams(alpha=1, L=1, min_images_per_class=2)
+    partition = make_partition(*twice, params)
+    assert (np.diff(partition.class_starts) == 2).all() and len(partition.images) == 600_000
+    pairs = partition.images.reshape(-1, 2)
+    assert (pairs[:, 1] == pairs[:, 0] + 300_000).all()
+    cells = np.stack((east_m // 10 * 10, north_m // 10 * 10, heading_deg // 1), axis=1)
+    np.testing.assert_array_equal(partition.class_cells, cells[pairs[:, 0]])
