@@ -199,8 +199,8 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--search",
         default="exact",
         metavar="NAME[:KEY=VALUE,...]",
-        help="how --database is searched: exact, flat_fp16, flat_int8, ivf, ivf_pq, hnsw, or "
-        "faiss:FACTORY_STRING (default: exact)",
+        help="how --database is searched: exact, flat_fp16, flat_int8, pq_fastscan, ivf, ivf_pq, "
+        "hnsw, or faiss:FACTORY_STRING (default: exact)",
     )
     add("--top_k", type=positive_int, default=5, help="places a photo (default: 5)")
     add(

@@ -1,77 +1,80 @@
-"""What each way to search costs, and how many of the exact neighbours it finds.
+"""What the exact search costs, against a copy of the descriptors in an index, and a bare product.
 
-python -m benchmarks.search --num_database 1000000 --dim 512 --num_queries 1000
-python -m benchmarks.search --indexes exact ivf:nprobe=16 ivf:nprobe=64
+python -m benchmarks.search
+python -m benchmarks.search --num_database 1000000 --dim 2048
 
-The descriptors are made up: places scattered with a spectrum that decays like 1/sqrt(rank), as
-those of networks do, ten images each, normalised; queries are further images of the places. Every
-search is a process of its own, so that peak memories compare.
+The reference puts the descriptors into faiss.IndexFlatL2 and searches that. The rate of the machine
+is that of the same matrix product, queries by database, over blocks of the database, with nothing
+done to its numbers. Ours reads descriptors that are mapped from a file, of float32 or float16. The
+descriptors are made up: places scattered with a spectrum that decays like 1/sqrt(rank), as those of
+networks do, ten images each, normalised; queries are further images of the places.
 """
 
 import argparse
 import multiprocessing
-import sys
+import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
+import faiss
 import numpy as np
 
-from benchmarks.memory import read_memory_mb
-from evaluation.indexes import (
-    EXACT,
-    INDEXES,
-    IndexSpec,
-    build_index,
-    choose_params,
-    describe_index,
-    parse_index,
-)
-from evaluation.search import find_neighbors, measure_agreement, search_index
+from benchmarks.markdown import write_remark, write_table, write_title
+from benchmarks.peak_memory import PeakMemory
+from evaluation.search import find_neighbors, merge_neighbors
 
 NUM_NEIGHBORS = 20
+NUM_PARTS = 3
 IMAGES_PER_PLACE = 10
 NOISE = 0.6  # spread of the images of a place, against 1 of the places
 _ROWS_PER_BLOCK = 50_000
-
-
-class Cost(NamedTuple):
-    """What one search took."""
-
-    build_s: float
-    search_s: float
-    memory_ratio: float  # peak of descriptors, index and search together / descriptors
-    agreement: float  # see `measure_agreement`
+_ROWS_PER_PRODUCT = 65_536
+Found = tuple[np.ndarray, np.ndarray]  # predictions and distances
 
 
 def main() -> None:
     """Make descriptors, search them each way, print the costs side by side."""
+    args = parse_arguments()
+    gigabytes = 4e-9 * args.num_database * args.dim
+    write_title(
+        "Exact search",
+        f"{args.num_queries:,} queries, {NUM_NEIGHBORS} neighbours among {args.num_database:,} "
+        f"descriptors of length {args.dim} ({gigabytes:.2f} GB as float32), on disk with a warm "
+        f"page cache. Times are medians of {args.repetitions} runs, interleaved with the matrix "
+        "product in one process; memory is the most of a process of its own, descriptors included.",
+    )
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        folder = Path(name)
+        write_descriptors(folder, args.num_database, args.num_queries, args.dim)
+        rows = measure_all(folder, args.repetitions)
+        write_table(("what", "ours", "reference", "ratio", "bar"), rows)
+        in_own_process(check_parts, folder)
+    write_remark(
+        "The reference of times is the bare matrix product, and, for all of a search, "
+        "IndexFlatL2 with the descriptors put in. A search of "
+        f"{NUM_PARTS} parts, merged, gave the same neighbours and distances to the last bit."
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cli.add_argument("--num_database", type=int, default=1_000_000)
-    cli.add_argument("--num_queries", type=int, default=1_000)
-    cli.add_argument("--dim", type=int, default=512)
-    cli.add_argument("--indexes", nargs="+", type=parse_index, default=[*map(IndexSpec, INDEXES)])
+    add = cli.add_argument
+    add("--num_database", type=int, default=2_800_000)
+    add("--num_queries", type=int, default=1_000)
+    add("--dim", type=int, default=512)
+    add("--repetitions", type=int, default=3)
+    add("--folder", help="for the descriptors, 6 bytes a number (default: a temporary one)")
+    add("--quick", action="store_true", help="300,000 descriptors")
     args = cli.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        write_descriptors(Path(folder), args.num_database, args.num_queries, args.dim)
-        sys.stdout.write(
-            f"{args.num_queries:,} queries, {NUM_NEIGHBORS} neighbours among "
-            f"{args.num_database:,} descriptors of length {args.dim} "
-            f"({4e-9 * args.num_database * args.dim:.2f} GB)\n"
-        )
-        for spec in args.indexes:
-            cost = measure(Path(folder), spec)
-            label = describe_index(choose_params(spec, args.num_database, args.dim))
-            sys.stdout.write(
-                f"{label}: built in {cost.build_s:.1f} s, searched in {cost.search_s:.2f} s, "
-                f"{cost.memory_ratio:.2f} x the descriptors, {cost.agreement:.1f}% of the exact\n"
-            )
-            sys.stdout.flush()
+    args.num_database = 300_000 if args.quick else args.num_database
+    return args
 
 
 def write_descriptors(folder: Path, num_database: int, num_queries: int, dim: int) -> None:
-    """Write database.npy and queries.npy, float32, the database block by block."""
+    """Write float32.npy, float16.npy and queries.npy, the database block by block."""
     rng = np.random.default_rng(0)
     spectrum = (1 / np.sqrt(np.arange(1, dim + 1))).astype(np.float32)
     num_places = -(-num_database // IMAGES_PER_PLACE)
@@ -82,40 +85,120 @@ def write_descriptors(folder: Path, num_database: int, num_queries: int, dim: in
         descriptors += places[rng.integers(num_places, size=num_images)]
         return descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True)
 
-    database = np.lib.format.open_memmap(
-        folder / "database.npy", "w+", np.float32, (num_database, dim)
+    single, half = (
+        np.lib.format.open_memmap(folder / f"{dtype}.npy", "w+", dtype, (num_database, dim))
+        for dtype in ("float32", "float16")
     )
     for first in range(0, num_database, _ROWS_PER_BLOCK):
-        rows = database[first : first + _ROWS_PER_BLOCK]
-        rows[:] = draw(len(rows))
+        block = slice(first, first + _ROWS_PER_BLOCK)
+        single[block] = draw(len(single[block]))
+        half[block] = single[block]
     np.save(folder / "queries.npy", draw(num_queries))
 
 
-def measure(folder: Path, spec: IndexSpec) -> Cost:
-    """Search in a new process, with the descriptors in its memory."""
+def measure_all(folder: Path, repetitions: int) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of the table."""
+    for dtype in ("float32", "float16"):
+        ours_s, product_s, ratio = in_own_process(race_with_product, folder, dtype, repetitions)
+        yield row(f"search of {dtype}", f"{ours_s:.2f} s", f"{product_s:.2f} s", ratio, "<= 1.15")
+    size_mb = (folder / "float32.npy").stat().st_size / 2**20
+    found, seconds, peak_mb = in_own_process(with_memory, search_mapped, folder)
+    expected, plain_s, plain_mb = in_own_process(with_memory, search_in_flat_index, folder)
+    check_equal(found, expected)
+    speed_up = plain_s / seconds
+    yield row("all of a search", f"{seconds:.2f} s", f"{plain_s:.2f} s", speed_up, ">= 1.15")
+    sizes = [f"{sum(peak) / size_mb:.2f} x" for peak in (peak_mb, plain_mb)]
+    yield row("memory / descriptors", *sizes, sum(plain_mb) / sum(peak_mb), "ours <= 1.15 x")
+    sizes = [f"{own_mb:,.0f} MB" for own_mb, _ in (peak_mb, plain_mb)]
+    yield row("of it not mapped", *sizes, plain_mb[0] / peak_mb[0], "")
+
+
+def row(what: str, ours: str, reference: str, ratio: float, bar: str) -> tuple[str, ...]:
+    """Return the cells of a row."""
+    return what, ours, reference, f"{ratio:.2f}", bar
+
+
+def in_own_process(work: Callable, *arguments: object) -> object:
+    """Call a function in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (folder, spec))
+        return pool.apply(work, arguments)
 
 
-def _measured(folder: Path, spec: IndexSpec) -> Cost:
-    database, queries = np.load(folder / "database.npy"), np.load(folder / "queries.npy")
-    before_mb = read_memory_mb("VmRSS")
-    start = time.perf_counter()
-    if spec == EXACT:
-        built = start
-        predictions, _ = find_neighbors(database, queries, NUM_NEIGHBORS)
-    else:
-        index = build_index(database, spec)
-        built = time.perf_counter()
-        predictions, _ = search_index(index, queries, NUM_NEIGHBORS)
-    searched = time.perf_counter()
-    extra_mb = read_memory_mb("VmHWM") - before_mb
-    return Cost(
-        build_s=built - start,
-        search_s=searched - built,
-        memory_ratio=1 + extra_mb * 2**20 / database.nbytes,
-        agreement=measure_agreement(database, queries, predictions),
+def race_with_product(folder: Path, dtype: str, repetitions: int) -> tuple[float, float, float]:
+    """Return the median seconds of our search and of the product, and the median ratio."""
+    database = np.load(folder / f"{dtype}.npy", mmap_mode="r")
+    single = np.load(folder / "float32.npy", mmap_mode="r")
+    queries = np.load(folder / "queries.npy")
+    pairs = []
+    for _ in range(1 + repetitions):
+        start_s = time.perf_counter()
+        find_neighbors(database, queries, NUM_NEIGHBORS)
+        middle_s = time.perf_counter()
+        multiply(single, queries)
+        pairs.append((middle_s - start_s, time.perf_counter() - middle_s))
+    pairs = pairs[1:]  # the first one warms up
+    ours_s, product_s = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return ours_s, product_s, statistics.median(ours / product for ours, product in pairs)
+
+
+def multiply(database: np.ndarray, queries: np.ndarray) -> None:
+    """Multiply all queries by all of a database, and keep nothing."""
+    products = np.empty((len(queries), _ROWS_PER_PRODUCT), np.float32)
+    for first in range(0, len(database), _ROWS_PER_PRODUCT):
+        block = database[first : first + _ROWS_PER_PRODUCT]
+        np.matmul(queries, block.T, out=products[:, : len(block)])
+
+
+def with_memory(
+    search: Callable[[Path], Found], folder: Path
+) -> tuple[Found, float, tuple[float, float]]:
+    """Return what a search finds, its seconds, and its own and mapped memory in MB at the most."""
+    with PeakMemory() as peak:
+        start_s = time.perf_counter()
+        found = search(folder)
+        seconds = time.perf_counter() - start_s
+    return found, seconds, (peak.own_mb, peak.mapped_mb)
+
+
+def search_mapped(folder: Path) -> Found:
+    """Search descriptors where they are, on disk."""
+    database = np.load(folder / "float32.npy", mmap_mode="r")
+    return find_neighbors(database, np.load(folder / "queries.npy"), NUM_NEIGHBORS)
+
+
+def search_in_flat_index(folder: Path) -> Found:
+    """Put all descriptors into an index and search that."""
+    database = np.load(folder / "float32.npy")
+    index = faiss.IndexFlatL2(database.shape[1])
+    index.add(database)
+    squared, predictions = index.search(np.load(folder / "queries.npy"), NUM_NEIGHBORS)
+    return predictions, np.sqrt(np.maximum(squared, 0))
+
+
+def check_equal(ours: Found, reference: Found) -> None:
+    """Stop if neighbours differ other than in the order of almost equal distances."""
+    np.testing.assert_allclose(ours[1], reference[1], atol=1e-3)
+    differing = (ours[0] != reference[0]).mean()
+    assert differing < 1e-3, f"{differing:.2%} of the neighbours differ"
+
+
+def check_parts(folder: Path) -> None:
+    """Stop if parts of the database, searched one by one, do not give what all of it gives."""
+    database = np.load(folder / "float32.npy", mmap_mode="r")
+    queries = np.load(folder / "queries.npy")[:100]
+    whole = find_neighbors(database, queries, NUM_NEIGHBORS)
+    firsts = np.linspace(0, len(database), NUM_PARTS + 1).astype(int)
+    parts = [
+        find_neighbors(database[first:end], queries, NUM_NEIGHBORS)
+        for first, end in zip(firsts[:-1], firsts[1:], strict=True)
+    ]
+    merged = merge_neighbors(
+        [found + first for (found, _), first in zip(parts, firsts[:-1], strict=True)],
+        [distances for _, distances in parts],
+        NUM_NEIGHBORS,
     )
+    for of_parts, of_whole in zip(merged, whole, strict=True):
+        np.testing.assert_array_equal(of_parts, of_whole)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from datasets.eval_dataset import EvalSet
 from datasets.ground_truth import GroundTruth, read_positives, within_distance, within_frames
 from datasets.image_paths import ImagePaths, list_images
 from datasets.msls import find_keys, read_cities, read_official_queries
-from datasets.positions import Positions, read_positions
+from datasets.positions import Positions, Utm, join_positions, read_utm
+from datasets.repeats import count_repeats
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,23 @@ class Labels:
     positives_file: str | None = None  # instead of distances
     none: bool = False  # retrieval without recalls
     per_city: bool = False  # search only the city of the query
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A list of images; what is read of it is read once, for all sets that share it."""
+
+    paths: ImagePaths
+
+    @cached_property
+    def utm(self) -> Utm:
+        """Positions; raises a ValueError where names have none."""
+        return read_utm(self.paths)
+
+    @cached_property
+    def num_repeats(self) -> int:
+        """Number of lines that name an image which is named before; a walk meets each once."""
+        return 0 if self.paths.list_file is None else count_repeats(self.paths)
 
 
 def load_named_sets(
@@ -45,7 +64,7 @@ def load_named_sets(
         ValueError: If a name is unknown, or a set that is named is not as it should be.
         FileNotFoundError: If a set that is named is not there, or none of all is.
     """
-    listed: dict[Path, ImagePaths] = {}
+    listed: dict[Path, _Listed] = {}
     eval_sets, absent, left_out = [], [], []
     for name in dict.fromkeys([name for name in names if name != "all"]):
         eval_sets.append(load_test_set(name, datasets_folder, labels=labels, listed=listed))
@@ -74,7 +93,7 @@ def load_own_sets(folder: str, queries_folders: Sequence[str], labels: Labels) -
     Raises:
         ValueError: If two sets have one name, since their results would have one folder.
     """
-    listed: dict[Path, ImagePaths] = {}
+    listed: dict[Path, _Listed] = {}
     eval_sets = [
         load_test_set(None, "", folder, queries, labels, listed)
         for queries in queries_folders or [None]
@@ -93,7 +112,7 @@ def load_test_set(
     folder: str | os.PathLike | None = None,
     queries_folder: str | None = None,
     labels: Labels | None = None,
-    listed: dict[Path, ImagePaths] | None = None,
+    listed: dict[Path, _Listed] | None = None,
 ) -> EvalSet:
     """List the database and the queries of a set, by name or in a folder of the user's.
 
@@ -124,19 +143,19 @@ def load_test_set(
         if not len(query_numbers):
             raise ValueError(f"None of the official queries of MSLS is in {queries.folder}")
     eval_set = _label(name, test_set, labels, database, queries, query_numbers)
-    notes += describe_counts(test_set, len(database), len(eval_set.queries))
+    notes += describe_counts(test_set, len(database.paths), len(eval_set.queries))
     return dataclasses.replace(eval_set, notes=(*notes, *eval_set.notes))
 
 
-def _list_once(folder: Path, listed: dict[Path, ImagePaths]) -> ImagePaths:
+def _list_once(folder: Path, listed: dict[Path, _Listed]) -> _Listed:
     """List a database, unless another set did: millions of names take time and memory."""
     if folder not in listed:
-        listed[folder] = list_images(folder)
+        listed[folder] = _Listed(list_images(folder))
     return listed[folder]
 
 
 def _load_folder(
-    root: Path, queries_folder: str | None, labels: Labels, listed: dict[Path, ImagePaths]
+    root: Path, queries_folder: str | None, labels: Labels, listed: dict[Path, _Listed]
 ) -> EvalSet:
     database = find_database(root)
     if database is None:
@@ -151,24 +170,25 @@ def _load_folder(
     paths = list_images(queries)
     name = "/".join((*root.parts[-2:], queries.name))
     any_set = TestSet(folders=())
-    database_paths = _list_once(database, listed)
-    return _label(name, any_set, labels, database_paths, paths, np.arange(len(paths)))
+    listed_database = _list_once(database, listed)
+    return _label(name, any_set, labels, listed_database, paths, np.arange(len(paths)))
 
 
 def _label(
     name: str,
     test_set: TestSet,
     labels: Labels,
-    database: ImagePaths,
+    listed_database: _Listed,
     queries: ImagePaths,
     query_numbers: np.ndarray,
 ) -> EvalSet:
     """Put positions, ground truth and cities to the chosen queries."""
-    num_listed = len(queries)
+    num_listed, database = len(queries), listed_database.paths
     if len(query_numbers) < num_listed:
         queries = queries.subset(query_numbers)
+    listed_queries = _Listed(queries)
     has_own_truth = labels.none or labels.positives_file or test_set.frames is not None
-    positions = _positions_if_told(database, queries, must_tell=not has_own_truth)
+    positions = _positions_if_told(listed_database, listed_queries, must_tell=not has_own_truth)
     if labels.none:
         truth = None
     elif labels.positives_file:
@@ -182,7 +202,7 @@ def _label(
     cities = _read_city_numbers(database, queries) if per_city else None
     notes = [
         *(positions.notes if positions else ()),
-        *_describe_repeats(database, queries),
+        *_describe_repeats(listed_database, listed_queries),
         *_describe_cities(cities),
     ]
     eval_set = EvalSet(
@@ -202,11 +222,9 @@ def _label(
     return eval_set
 
 
-def _positions_if_told(
-    database: ImagePaths, queries: ImagePaths, must_tell: bool
-) -> Positions | None:
+def _positions_if_told(database: _Listed, queries: _Listed, must_tell: bool) -> Positions | None:
     try:
-        return read_positions(database, queries)
+        return join_positions(database.utm, queries.utm)
     except ValueError:
         if must_tell:
             raise
@@ -234,19 +252,14 @@ def _frames_truth(
     return within_frames(num_database, query_frames, test_set.frames)
 
 
-def _describe_repeats(database: ImagePaths, queries: ImagePaths) -> list[str]:
+def _describe_repeats(*lists: _Listed) -> list[str]:
     """Say which lists name an image more than once; it counts as often as it is listed."""
-    notes = []
-    for paths in (database, queries):
-        if paths.list_file is None:
-            continue  # a walk meets each image once
-        num_distinct = len(np.unique(np.fromiter(map(hash, paths.lines()), np.int64, len(paths))))
-        if num_distinct < len(paths):
-            notes.append(
-                f"{len(paths) - num_distinct:,} lines of {paths.list_file} name an image that is "
-                "named before: it counts as often as it is named"
-            )
-    return notes
+    return [
+        f"{listed.num_repeats:,} lines of {listed.paths.list_file} name an image that is named "
+        "before: it counts as often as it is named"
+        for listed in lists
+        if listed.num_repeats
+    ]
 
 
 def _read_city_numbers(database: ImagePaths, queries: ImagePaths) -> tuple[np.ndarray, np.ndarray]:

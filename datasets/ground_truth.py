@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.neighbors import KDTree
 
 from datasets.image_paths import ImagePaths
+from datasets.position_grid import find_within
 from datasets.positions import Positions
 
 
@@ -30,10 +30,8 @@ class GroundTruth:
 
 def within_distance(positions: Positions, threshold_m: float) -> GroundTruth:
     """Take the database images within a distance of the query, inclusive, for right (metres)."""
-    tree = KDTree(positions.database_m, leaf_size=64)
-    nearby = tree.query_radius(positions.queries_m, threshold_m)
     return GroundTruth(
-        [np.sort(positives) for positives in nearby],
+        find_within(positions.database_m, positions.queries_m, threshold_m),
         f"UTM distance of at most {threshold_m:g} m",
         threshold_m,
     )

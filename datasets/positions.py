@@ -36,8 +36,37 @@ class Positions:
         return np.where(predictions < 0, np.nan, distances)
 
 
+@dataclass(frozen=True)
+class Utm:
+    """What names say of positions, not yet on one plane."""
+
+    numbers: np.ndarray  # east and north in metres, zone or NaN. float64 [3, num_images]
+    letters: np.ndarray  # latitude bands in upper case, others where there is none. uint8 [num]
+
+
 def read_positions(database: ImagePaths, queries: ImagePaths) -> Positions:
-    """Read the positions of all images, projected to one UTM zone if they are of several.
+    """Read the positions of all images, see `join_positions`.
+
+    Raises:
+        ValueError: If names lack a position, or a zone is none; counts them.
+    """
+    return join_positions(read_utm(database), read_utm(queries))
+
+
+def read_utm(paths: ImagePaths) -> Utm:
+    """Read what names say of positions.
+
+    Raises:
+        ValueError: If names lack a position; counts them.
+    """
+    numbers = read_fields(paths, _FIELDS)
+    check_present(paths, dict(zip(_FIELDS[:2], numbers, strict=False)))
+    letters = read_prefixes(paths, "latitude band", 1).view(np.uint8) & 0xDF  # upper case
+    return Utm(numbers, letters)
+
+
+def join_positions(database: Utm, queries: Utm) -> Positions:
+    """Bring all images to one UTM zone if they are of several.
 
     The most frequent zone takes in the images of its two neighbours. What remains is another
     region, with the most frequent zone of its own: a distance across half the globe has no use.
@@ -45,18 +74,16 @@ def read_positions(database: ImagePaths, queries: ImagePaths) -> Positions:
     of the hemisphere of most others.
 
     Raises:
-        ValueError: If names lack a position, or a zone is none; counts them.
+        ValueError: If a zone is none.
     """
-    numbers = [read_fields(paths, _FIELDS) for paths in (database, queries)]
-    for paths, rows in zip((database, queries), numbers, strict=True):
-        check_present(paths, dict(zip(_FIELDS[:2], rows, strict=False)))
-    bands = np.concatenate(
-        [read_prefixes(paths, "latitude band", 1) for paths in (database, queries)]
+    numbers = np.concatenate((database.numbers, queries.numbers), axis=1)
+    is_southern, hemisphere_notes = _find_southern(
+        np.concatenate((database.letters, queries.letters))
     )
-    is_southern, hemisphere_notes = _find_southern(bands.view(np.uint8) & 0xDF)  # upper case
-    positions_m, notes = to_plane(*np.concatenate(numbers, axis=1), is_southern)
+    positions_m, notes = to_plane(*numbers, is_southern)
+    num_database = len(database.letters)
     notes = (*hemisphere_notes, *notes)
-    return Positions(positions_m[: len(database)], positions_m[len(database) :], notes)
+    return Positions(positions_m[:num_database], positions_m[num_database:], notes)
 
 
 def _find_southern(letters: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -74,7 +101,7 @@ def _find_southern(letters: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
 def to_plane(
     east_m: np.ndarray, north_m: np.ndarray, zones: np.ndarray, is_southern: np.ndarray
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Project UTM positions as `read_positions` tells.
+    """Project UTM positions as `join_positions` tells.
 
     Args:
         east_m: float64 [num_images].

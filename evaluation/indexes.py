@@ -3,24 +3,26 @@
 An index is named on the command line as NAME or NAME:KEY=VALUE,..., for example
 `ivf_pq:nlist=1024,nprobe=32,m=64`, or as `faiss:STRING` for anything that faiss.index_factory
 makes. What is left out follows the size of the database.
+
+pq_fastscan and ivf_pq find candidates by short codes, `rerank` a query, and order them by the
+descriptors themselves, which stay where they are. With rerank=0 they do without the descriptors.
 """
 
 import contextlib
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import faiss
 import numpy as np
 
-Params = Mapping[str, int | str]
+from evaluation.index_kinds import INDEXES, Params
+
 _FACTORY = "faiss"
+_RERANK = "rerank"
 _MIN_TRAINING = 65_536  # descriptors, or all that there are
 _TRAINING_PER_LIST = 64
-_MIN_TRAINING_PER_LIST = 39  # below that faiss warns of poor centroids
-_PQ_CENTROIDS = 256  # 8 bits for each of the m parts
+_PQ_CENTROIDS = 256  # at most, of 8 bits a part
 _BLOCK = 65_536
 
 
@@ -33,19 +35,42 @@ class IndexSpec:
 
 
 EXACT = IndexSpec("exact")
+_FLAT_FP16 = "flat_fp16"
 
 
-class _Kind(NamedTuple):
-    # (num_database, dim, parameters given) -> all parameters; those given are left as they are
-    complete: Callable[[int, int, Params], dict[str, int]]
-    construct: Callable[..., faiss.Index]  # (dim, **parameters) -> untrained index
+@dataclass(frozen=True)
+class Index:
+    """Descriptors or codes of them; with both, the descriptors order what the codes find."""
+
+    descriptors: np.ndarray | None  # float32 or float16 [num_descriptors, D]; may be memory-mapped
+    codes: faiss.Index | None = None
+    num_candidates: int = 0  # that the codes find for each query, if there are descriptors as well
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError if codes and descriptors are not of the same images."""
+        if self.codes is None or self.descriptors is None:
+            return
+        coded = (self.codes.ntotal, self.codes.d)
+        if coded != self.descriptors.shape:
+            raise ValueError(f"codes of {coded}, descriptors of {self.descriptors.shape} numbers")
+
+    @property
+    def num_descriptors(self) -> int:
+        """Number of descriptors that can be found."""
+        return len(self.descriptors) if self.codes is None else self.codes.ntotal
+
+    @property
+    def dim(self) -> int:
+        """Length of a descriptor."""
+        return self.descriptors.shape[1] if self.codes is None else self.codes.d
 
 
 def parse_index(text: str) -> IndexSpec:
     """Read NAME, NAME:KEY=VALUE,... or faiss:STRING.
 
     Raises:
-        ValueError: If a name or key is unknown, or a value is not a whole number above 0.
+        ValueError: If a name or key is unknown, or a value is not a whole number above 0; only
+            `rerank` may be 0.
     """
     name, _, rest = text.partition(":")
     if name == _FACTORY:
@@ -60,7 +85,8 @@ def parse_index(text: str) -> IndexSpec:
             there_are = f"choose from {', '.join(keys)}" if keys else "it has none"
             what = "is given twice" if key in params else "is not a parameter"
             raise ValueError(f"'{key}' {what} of the index {name} in '{text}': {there_are}")
-        if not (value.isascii() and value.isdecimal() and int(value) > 0):
+        is_number = value.isascii() and value.isdecimal()
+        if not is_number or (int(value) == 0 and key != _RERANK):
             raise ValueError(f"{key} must be a whole number above 0, not '{value}', in '{text}'")
         params[key] = int(value)
     return IndexSpec(name, params)
@@ -102,8 +128,9 @@ def choose_params(spec: IndexSpec, num_database: int, dim: int) -> IndexSpec:
 def check_fits(spec: IndexSpec, num_database: int, dim: int) -> None:
     """Raise a ValueError if an index cannot be made for a database; nothing is trained."""
     spec = choose_params(spec, num_database, dim)
-    with _explained(spec, num_database, dim):
-        _construct(spec, dim)
+    if spec.name == _FACTORY or INDEXES[spec.name].construct is not None:
+        with _explained(spec, num_database, dim):
+            _construct(spec, dim)
 
 
 def describe_index(spec: IndexSpec) -> str:
@@ -114,16 +141,15 @@ def describe_index(spec: IndexSpec) -> str:
     return f"{spec.name} ({params}), approximate L2" if params else f"{spec.name}, approximate L2"
 
 
-def build_index(database: np.ndarray, spec: IndexSpec, seed: int = 0) -> faiss.Index:
-    """Train an index on a sample of the database and put all of the database in.
+def build_index(database: np.ndarray, spec: IndexSpec, seed: int = 0) -> Index:
+    """Make an index of a database: train codes on a sample of it and put all of it in.
 
     The same seed and number of threads give the same index, but for hnsw, whose links depend on
     which thread comes first. At most 65,536 descriptors are trained on, or 64 a list if that is
-    more.
+    more. An index that is exact or re-ranks keeps the database itself, not a copy.
 
     Args:
-        database: float32 [num_database, D]; may be memory-mapped. It is copied into the index, in
-            the form that the index keeps.
+        database: float32 or float16 [num_database, D]; may be memory-mapped.
         spec: Kind and parameters; those left out are chosen.
         seed: Of the sample.
 
@@ -131,16 +157,22 @@ def build_index(database: np.ndarray, spec: IndexSpec, seed: int = 0) -> faiss.I
         ValueError: If the parameters do not go with the database.
     """
     spec = choose_params(spec, *database.shape)
+    if spec.name == EXACT.name:
+        return Index(database)
+    if spec.name == _FLAT_FP16:
+        return Index(database.astype(np.float16))
     with _explained(spec, *database.shape):
-        index = _construct(spec, database.shape[1])
-        if not index.is_trained:
-            index.train(_training_sample(index, database, seed))
-        # The codes of a plain index grow once if all come at once; a transform copies its input.
-        block = _BLOCK if isinstance(index, faiss.IndexPreTransform) else len(database)
+        codes = _construct(spec, database.shape[1])
+        if not codes.is_trained:
+            codes.train(_training_sample(codes, database, seed))
+        # Codes grow once if all come at once; a transform copies its input, as float32 does.
+        is_copied = isinstance(codes, faiss.IndexPreTransform) or database.dtype != np.float32
+        block = _BLOCK if is_copied else len(database)
         for first in range(0, len(database), block):
-            index.add(np.ascontiguousarray(database[first : first + block]))
+            codes.add(np.ascontiguousarray(database[first : first + block], np.float32))
     logging.debug(f"Index of {len(database):,} descriptors: {describe_index(spec)}")
-    return index
+    num_candidates = spec.params.get(_RERANK, 0)
+    return Index(database if num_candidates else None, codes, num_candidates)
 
 
 @contextlib.contextmanager
@@ -165,12 +197,13 @@ def _check_name(name: str) -> None:
 def _construct(spec: IndexSpec, dim: int) -> faiss.Index:
     if spec.name == _FACTORY:
         return faiss.index_factory(dim, spec.params["factory"])
-    return INDEXES[spec.name].construct(dim, **spec.params)
+    params = {key: value for key, value in spec.params.items() if key != _RERANK}
+    return INDEXES[spec.name].construct(dim, **params)
 
 
-def _training_sample(index: faiss.Index, database: np.ndarray, seed: int) -> np.ndarray:
+def _training_sample(codes: faiss.Index, database: np.ndarray, seed: int) -> np.ndarray:
     """Draw rows in the order of the database; few rows are repeated, so that k-means has enough."""
-    inverted = faiss.try_extract_index_ivf(index)
+    inverted = faiss.try_extract_index_ivf(codes)
     wanted = max(_MIN_TRAINING, _TRAINING_PER_LIST * (inverted.nlist if inverted else 0))
     rng = np.random.default_rng(seed)
     rows = np.arange(len(database))
@@ -178,58 +211,4 @@ def _training_sample(index: faiss.Index, database: np.ndarray, seed: int) -> np.
         rows = np.sort(rng.choice(len(rows), wanted, replace=False))
     if len(rows) < _PQ_CENTROIDS:
         rows = np.resize(rows, _PQ_CENTROIDS)
-    return np.ascontiguousarray(database[rows])
-
-
-def _no_params(num_database: int, dim: int, given: Params) -> dict[str, int]:
-    return dict(given)
-
-
-def _lists(num_database: int, dim: int, given: Params) -> dict[str, int]:
-    """About 4 sqrt(N) lists, fewer where they would hold too few to train on."""
-    nlist = min(round(4 * math.sqrt(num_database)), num_database // _MIN_TRAINING_PER_LIST)
-    params = {"nlist": max(nlist, 1)} | dict(given)
-    return {"nlist": params["nlist"], "nprobe": max(8, params["nlist"] // 32)} | params
-
-
-def _lists_and_parts(num_database: int, dim: int, given: Params) -> dict[str, int]:
-    """One byte for 8 numbers, or for the next more that divide the descriptor length."""
-    m = max(n for n in range(1, max(1, dim // 8) + 1) if dim % n == 0)
-    return _lists(num_database, dim, {"m": m} | dict(given))
-
-
-def _links(num_database: int, dim: int, given: Params) -> dict[str, int]:
-    return {"M": 32, "ef_construction": 80, "ef_search": 128} | dict(given)
-
-
-def _scalar(quantizer: int) -> Callable[[int], faiss.Index]:
-    return lambda dim: faiss.IndexScalarQuantizer(dim, quantizer)
-
-
-def _ivf(dim: int, nlist: int, nprobe: int) -> faiss.Index:
-    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dim), dim, nlist)
-    index.nprobe, index.cp.min_points_per_centroid = nprobe, 1
-    return index
-
-
-def _ivf_pq(dim: int, nlist: int, nprobe: int, m: int) -> faiss.Index:
-    index = faiss.IndexIVFPQ(faiss.IndexFlatL2(dim), dim, nlist, m, 8)
-    index.nprobe, index.cp.min_points_per_centroid = nprobe, 1
-    index.pq.cp.min_points_per_centroid = 1  # a small database is no reason for warnings
-    return index
-
-
-def _hnsw(dim: int, M: int, ef_construction: int, ef_search: int) -> faiss.Index:
-    index = faiss.IndexHNSWFlat(dim, M)
-    index.hnsw.efConstruction, index.hnsw.efSearch = ef_construction, ef_search
-    return index
-
-
-INDEXES = {
-    "exact": _Kind(_no_params, faiss.IndexFlatL2),
-    "flat_fp16": _Kind(_no_params, _scalar(faiss.ScalarQuantizer.QT_fp16)),  # half the memory
-    "flat_int8": _Kind(_no_params, _scalar(faiss.ScalarQuantizer.QT_8bit)),  # a quarter
-    "ivf": _Kind(_lists, _ivf),  # nprobe of nlist lists are searched
-    "ivf_pq": _Kind(_lists_and_parts, _ivf_pq),  # m bytes a descriptor
-    "hnsw": _Kind(_links, _hnsw),  # a graph of M links a descriptor
-}
+    return np.ascontiguousarray(database[rows], np.float32)

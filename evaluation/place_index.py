@@ -1,7 +1,8 @@
 """A searchable database on disk, which needs its images no more.
 
-A place index is a folder: `index.faiss`, the descriptors as faiss keeps them; `images_paths.txt`,
-the '@' names of the images in the same order, one a line; `index.json`, what both were made with.
+A place index is a folder: `descriptors.npy`, the descriptors, or `index.faiss`, codes of them as
+faiss keeps them, or both; `images_paths.txt`, the '@' names of the images in the same order, one a
+line; `index.json`, what they were made with.
 """
 
 import contextlib
@@ -22,18 +23,19 @@ import numpy as np
 import commons
 from datasets.image_paths import ImagePaths, split_names
 from datasets.positions import read_positions
-from evaluation.indexes import IndexSpec, describe_index
+from evaluation.indexes import Index, IndexSpec, describe_index
 
-FORMAT, FORMAT_VERSION = "place index", 1
+FORMAT, FORMAT_VERSION = "place index", 2
 METADATA_KEYS = ("model", "model_sha256", "resize")  # without these no photo can be searched
-_INDEX, _NAMES, _FACTS = "index.faiss", "images_paths.txt", "index.json"
+_DESCRIPTORS, _CODES = "descriptors.npy", "index.faiss"
+_NAMES, _FACTS = "images_paths.txt", "index.json"
 
 
 @dataclass(frozen=True)
 class PlaceIndex:
     """Descriptors to search, the names of their images, and what they were made with."""
 
-    index: faiss.Index
+    index: Index
     spec: IndexSpec
     paths: ImagePaths  # the images themselves may be gone
     metadata: dict[str, Any]  # METADATA_KEYS and more, plain values
@@ -46,7 +48,7 @@ class PlaceIndex:
     def __str__(self) -> str:
         """Return counts and search."""
         return (
-            f"{len(self.paths):,} images of {self.paths.folder}, {self.index.d}-D, "
+            f"{len(self.paths):,} images of {self.paths.folder}, {self.index.dim}-D, "
             f"{describe_index(self.spec)}"
         )
 
@@ -68,7 +70,7 @@ def check_place_index_folder(folder: str | os.PathLike) -> None:
 
 def save_place_index(
     folder: str | os.PathLike,
-    index: faiss.Index,
+    index: Index,
     spec: IndexSpec,
     paths: ImagePaths,
     metadata: dict[str, Any],
@@ -89,23 +91,26 @@ def save_place_index(
     """
     folder = Path(os.path.abspath(folder))
     check_place_index_folder(folder)
-    if index.ntotal != len(paths):
-        raise ValueError(f"{index.ntotal:,} descriptors for {len(paths):,} images: not saved")
+    if index.num_descriptors != len(paths):
+        raise ValueError(
+            f"{index.num_descriptors:,} descriptors for {len(paths):,} images: not saved"
+        )
     missing = [key for key in METADATA_KEYS if key not in metadata]
     if missing:
         raise ValueError(f"The metadata of a place index lack {', '.join(missing)}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _folder_written_whole(folder) as temporary:
-        faiss.write_index(index, str(temporary / _INDEX))
+        num_bytes = _write_index(index, temporary)
         names_sha256 = _write_names(paths, temporary / _NAMES)
         facts = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "num_images": len(paths),
-            "descriptor_dim": index.d,
+            "descriptor_dim": index.dim,
             "database_folder": str(paths.folder),
             "names_sha256": names_sha256,
-            "index_bytes": os.path.getsize(temporary / _INDEX),
+            "index_bytes": num_bytes,
+            "num_candidates": index.num_candidates,
             "search": describe_index(spec),
             "search_spec": {"name": spec.name, "params": dict(spec.params)},
             "metadata": metadata,
@@ -122,22 +127,23 @@ def load_place_index(folder: str | os.PathLike) -> PlaceIndex:
     """
     folder = Path(folder)
     facts = _read_facts(folder)
-    for name in (_INDEX, _NAMES):
+    for name in (*facts["index_bytes"], _NAMES):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"The place index {folder} has lost its {name}: make it again")
     blob = np.fromfile(folder / _NAMES, np.uint8)
     if hashlib.sha256(blob).hexdigest() != facts["names_sha256"]:
         raise ValueError(f"{folder / _NAMES} was changed since the index was made: make it again")
     paths = split_names(facts["database_folder"], blob)
-    index = _read_index(folder / _INDEX, facts["index_bytes"])
-    if not index.ntotal == len(paths) == facts["num_images"]:
+    index = _read_index(folder, facts["index_bytes"], facts["num_candidates"])
+    if not index.num_descriptors == len(paths) == facts["num_images"]:
         raise ValueError(
-            f"The place index {folder} does not hold together: {index.ntotal:,} descriptors, "
-            f"{len(paths):,} names, {facts['num_images']:,} images in {_FACTS}: make it again"
+            f"The place index {folder} does not hold together: {index.num_descriptors:,} "
+            f"descriptors, {len(paths):,} names, {facts['num_images']:,} images in {_FACTS}: make "
+            "it again"
         )
-    if index.d != facts["descriptor_dim"]:
+    if index.dim != facts["descriptor_dim"]:
         raise ValueError(
-            f"{folder / _INDEX} has descriptors of length {index.d}, {_FACTS} says "
+            f"{folder} has descriptors of length {index.dim}, {_FACTS} says "
             f"{facts['descriptor_dim']}: make the index again"
         )
     return PlaceIndex(index, IndexSpec(**facts["search_spec"]), paths, facts["metadata"])
@@ -169,25 +175,60 @@ def _check_facts(facts: dict[str, Any], file: Path) -> None:
         "descriptor_dim": int,
         "database_folder": str,
         "names_sha256": str,
-        "index_bytes": int,
+        "index_bytes": dict,
+        "num_candidates": int,
         "search_spec": dict,
         "metadata": dict,
     }
     bad = [key for key, kind in kinds.items() if not isinstance(facts.get(key), kind)]
     if not bad and set(facts["search_spec"]) != {"name", "params"}:
         bad = ["search_spec"]
+    if not bad and not {_DESCRIPTORS, _CODES} >= set(facts["index_bytes"]) > set():
+        bad = ["index_bytes"]
     bad += [key for key in METADATA_KEYS if key not in (facts.get("metadata") or {})]
     if bad:
         raise ValueError(f"{file} is damaged: {', '.join(bad)} is missing or wrong")
 
 
-def _read_index(file: Path, num_bytes: int) -> faiss.Index:
-    """Map an index into memory, or read it where faiss is too old for that."""
-    if file.stat().st_size != num_bytes:  # reading past the end of a mapped file kills a process
+def _write_index(index: Index, folder: Path) -> dict[str, int]:
+    """Write what an index has, and return the bytes of each file."""
+    if index.descriptors is not None:
+        np.save(folder / _DESCRIPTORS, index.descriptors, allow_pickle=False)
+    if index.codes is not None:
+        faiss.write_index(index.codes, str(folder / _CODES))
+    return {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+
+
+def _read_index(folder: Path, num_bytes: dict[str, int], num_candidates: int) -> Index:
+    """Map the files of an index into memory; codes are read where faiss is too old for that."""
+    for name, expected in num_bytes.items():
+        found = (folder / name).stat().st_size
+        if found != expected:  # reading past the end of a mapped file kills a process
+            raise ValueError(
+                f"{folder / name} is damaged: it has {found:,} bytes, it was written with "
+                f"{expected:,}; make the index again"
+            )
+    descriptors = _map_descriptors(folder / _DESCRIPTORS) if _DESCRIPTORS in num_bytes else None
+    codes = _map_codes(folder / _CODES) if _CODES in num_bytes else None
+    try:
+        return Index(descriptors, codes, num_candidates)
+    except ValueError as error:
+        raise ValueError(f"{folder} does not hold together: {error}; make it again") from None
+
+
+def _map_descriptors(file: Path) -> np.ndarray:
+    try:
+        descriptors = np.load(file, mmap_mode="r", allow_pickle=False)
+        if descriptors.ndim != 2 or descriptors.dtype not in (np.float32, np.float16):
+            raise ValueError
+    except (ValueError, EOFError, SyntaxError):
         raise ValueError(
-            f"{file} is damaged: it has {file.stat().st_size:,} bytes, it was written with "
-            f"{num_bytes:,}; make the index again"
-        )
+            f"{file} is damaged: it holds no matrix of numbers; make the index again"
+        ) from None
+    return descriptors
+
+
+def _map_codes(file: Path) -> faiss.Index:
     try:
         return faiss.read_index(str(file), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
     except RuntimeError:

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import faiss
 import numpy as np
 
 from datasets.image_paths import ImagePaths
 from evaluation.crops import merge_crops
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.descriptors import Extraction, Inference, Model, extract_descriptors
-from evaluation.indexes import EXACT, IndexSpec, build_index, choose_params, describe_index
+from evaluation.indexes import EXACT, Index, IndexSpec, build_index, choose_params, describe_index
 from evaluation.search import (
     find_neighbors,
     find_neighbors_within,
@@ -59,7 +58,7 @@ class Database:
     extraction: Extraction  # without rows of unreadable images
     asked: IndexSpec  # how they are to be searched
     spec: IndexSpec  # the same, with all parameters
-    index: faiss.Index | None  # None: exact search among the descriptors
+    index: Index | None  # None: exact search among the descriptors
 
     @property
     def descriptors(self) -> np.ndarray:

@@ -1,53 +1,93 @@
 """Nearest neighbours among descriptors."""
 
-import faiss
+from collections.abc import Sequence
+
 import numpy as np
 
-from evaluation.indexes import EXACT, IndexSpec, build_index
-
-_NEAR = 0.01  # of the squared length of a query: below, squared distances lose digits
-_PAIRS_PER_BLOCK = 4096
+from evaluation.exact_search import Rows, measure_distances, order_by_distance, search_exactly
+from evaluation.indexes import Index
 
 
 def find_neighbors(
-    database: np.ndarray, queries: np.ndarray, k: int, index: IndexSpec = EXACT
+    database: np.ndarray, queries: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the k nearest database descriptors of each query by L2 distance.
+    """Find the k nearest database descriptors of each query by L2 distance, exactly.
 
-    The exact search, which is the default, reads the database where it is: no copy of it is made.
-    Another index is built for this call; see `build_index`.
+    The database is read where it is, block by block; no copy of it is made.
 
     Args:
-        database: float32 [num_database, D], in C order; may be memory-mapped.
+        database: float32 or float16 [num_database, D]; may be memory-mapped.
         queries: float32 [num_queries, D].
         k: How many; at most num_database are returned.
-        index: How to search.
 
     Returns:
         Database indices, nearest first, int64 [num_queries, k], and their L2 distances (not
         squared), float32 [num_queries, k]. Predictions of equal distance are in order of their
-        index. An approximate index may find fewer than k: the row then ends in -1, distance inf;
-        the exact search never does. Distances of an index that quantises (flat_fp16, flat_int8,
-        ivf_pq) are those to the quantised descriptors.
+        index. The same pair of descriptors has the same distance to the last bit in any search.
 
     Raises:
-        ValueError: If shapes or types do not fit, the descriptors are not finite, or the index
-            does not go with the database.
+        ValueError: If shapes or types do not fit, or descriptors are not finite.
     """
     _check(database, queries, k)
-    if index.name == EXACT.name:
-        return _search_exactly(database, queries, min(k, len(database)))
-    return search_index(build_index(database, index), queries, k)
+    return search_exactly(Rows(database), np.ascontiguousarray(queries), min(k, len(database)))
 
 
-def search_index(index: faiss.Index, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Search an index that `build_index` made; returns and raises like `find_neighbors`."""
-    if isinstance(index, faiss.IndexFlat):
-        numbers = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
-        return find_neighbors(numbers.reshape(index.ntotal, index.d), queries, k)
-    _check_queries(queries, index.d, k)
-    squared, predictions = index.search(np.ascontiguousarray(queries), min(k, index.ntotal))
-    return _by_distance(np.where(predictions < 0, np.inf, squared), predictions)
+def merge_neighbors(
+    predictions: Sequence[np.ndarray], distances: Sequence[np.ndarray], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Merge what was found in the parts of a database: exactly what a search of all of it finds.
+
+    Args:
+        predictions: One array per part: indices of the whole database, -1 for none, of the k
+            nearest, or of all in a part that has fewer. int64 [num_queries, K of the part].
+        distances: Of those, inf for none. float32 [num_queries, K of the part].
+        k: How many; at most as many as there are in all parts are returned.
+
+    Returns:
+        Indices, int64 [num_queries, k], and distances, float32 [num_queries, k], as
+        `find_neighbors`; rows of which less was found end in -1, distance inf.
+
+    Raises:
+        ValueError: If there is no part, or parts do not fit.
+    """
+    shapes = [[list(a.shape) for a in arrays] for arrays in (predictions, distances)]
+    if not shapes[0] or shapes[0] != shapes[1] or len({shape[0] for shape in shapes[0]}) > 1:
+        raise ValueError(
+            f"Parts must be of the same queries, with one distance per prediction: predictions are "
+            f"{shapes[0]}, distances {shapes[1]}"
+        )
+    return order_by_distance(
+        np.concatenate(predictions, axis=1), np.concatenate(distances, axis=1), k
+    )
+
+
+def search_index(index: Index, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Search an index that `build_index` made.
+
+    Args:
+        index: What is searched.
+        queries: float32 [num_queries, D].
+        k: How many; at most as many as there are descriptors are returned.
+
+    Returns:
+        As `find_neighbors`, but that codes may find fewer than k: the row then ends in -1, distance
+        inf. Distances are those to the codes, unless the index has descriptors beside them: then
+        to these.
+
+    Raises:
+        ValueError: As `find_neighbors`.
+    """
+    if index.codes is None:
+        return find_neighbors(index.descriptors, queries, k)
+    _check_queries(queries, index.dim, k)
+    queries, k = np.ascontiguousarray(queries), min(k, index.num_descriptors)
+    num_candidates = min(max(k, index.num_candidates), index.num_descriptors)
+    squared, candidates = index.codes.search(queries, num_candidates)
+    if index.descriptors is None:
+        distances = np.sqrt(np.maximum(np.where(candidates < 0, np.inf, squared), 0))
+    else:
+        distances = measure_distances(Rows(index.descriptors), queries, candidates)
+    return order_by_distance(candidates, distances.astype(np.float32), k)
 
 
 def find_neighbors_within(
@@ -56,19 +96,15 @@ def find_neighbors_within(
     k: int,
     database_groups: np.ndarray,
     queries_groups: np.ndarray,
-    index: IndexSpec = EXACT,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Do what `find_neighbors` does, each query among the database images of its own group only.
 
-    A group whose rows stand together is searched in place; of another one, its rows are copied.
-
     Args:
-        database: float32 [num_database, D].
+        database: float32 or float16 [num_database, D].
         queries: float32 [num_queries, D].
         k: How many.
         database_groups: Group of each database image, such as its city. int [num_database].
         queries_groups: Group of each query. int [num_queries].
-        index: How to search each group.
 
     Returns:
         As `find_neighbors`; where a group has fewer than k images, the row ends in -1, distance
@@ -86,13 +122,14 @@ def find_neighbors_within(
     shape = (len(queries), min(k, len(database)))
     predictions, distances = np.full(shape, -1), np.full(shape, np.inf, np.float32)
     for group in np.unique(queries_groups):
-        rows = np.flatnonzero(database_groups == group)
-        if len(rows) == 0:
+        numbers = np.flatnonzero(database_groups == group)
+        if len(numbers) == 0:
             continue
         asked = np.flatnonzero(queries_groups == group)
-        found, found_distances = find_neighbors(_take(database, rows), queries[asked], k, index)
+        rows = Rows(database, numbers)
+        found, found_distances = search_exactly(rows, queries[asked], min(k, len(rows)))
         columns = slice(found.shape[1])
-        predictions[asked, columns] = np.where(found < 0, -1, rows[found])
+        predictions[asked, columns] = numbers[found]
         distances[asked, columns] = found_distances
     return predictions, distances
 
@@ -111,7 +148,7 @@ def measure_agreement(
     over queries of the share that is in both.
 
     Args:
-        database: float32 [num_database, D].
+        database: float32 or float16 [num_database, D].
         queries: float32 [num_queries, D].
         predictions: Of the search that is measured. int [num_queries, K], -1 where there is none.
         sample_size: Number of queries, drawn without replacement; all if there are fewer.
@@ -132,12 +169,12 @@ def measure_agreement(
 
 
 def _check(database: np.ndarray, queries: np.ndarray, k: int) -> None:
-    _check_descriptors(database, "database")
+    _check_descriptors(database, "database", (np.float32, np.float16))
     _check_queries(queries, database.shape[1], k)
 
 
 def _check_queries(queries: np.ndarray, dim: int, k: int) -> None:
-    _check_descriptors(queries, "queries")
+    _check_descriptors(queries, "queries", (np.float32,))
     if queries.shape[1] != dim:
         raise ValueError(
             f"Descriptors of the database have length {dim}, those of the queries "
@@ -147,38 +184,10 @@ def _check_queries(queries: np.ndarray, dim: int, k: int) -> None:
         raise ValueError(f"At least 1 neighbour must be asked for, not {k}")
 
 
-def _check_descriptors(descriptors: np.ndarray, role: str) -> None:
-    if descriptors.ndim != 2 or descriptors.dtype != np.float32 or not len(descriptors):
+def _check_descriptors(descriptors: np.ndarray, role: str, dtypes: Sequence[type]) -> None:
+    if descriptors.ndim != 2 or descriptors.dtype not in dtypes or not len(descriptors):
+        names = " or ".join(np.dtype(dtype).name for dtype in dtypes)
         raise ValueError(
-            "Descriptors must be float32 [number, length], the number above 0; those of the "
+            f"Descriptors must be {names} [number, length], the number above 0; those of the "
             f"{role} are {descriptors.dtype} {list(descriptors.shape)}"
         )
-
-
-def _search_exactly(
-    database: np.ndarray, queries: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    squared, predictions = faiss.knn(queries, database, k, metric=faiss.METRIC_L2)
-    if (predictions < 0).any():
-        raise ValueError("Some descriptors are not finite: the model's weights are broken")
-    # faiss adds and subtracts squared lengths, which cancel where descriptors are almost equal
-    lengths = np.einsum("qd,qd->q", queries, queries)
-    rows, columns = np.nonzero(squared < _NEAR * lengths[:, None])
-    for first in range(0, len(rows), _PAIRS_PER_BLOCK):
-        pairs = rows[first : first + _PAIRS_PER_BLOCK], columns[first : first + _PAIRS_PER_BLOCK]
-        differences = database[predictions[pairs]] - queries[pairs[0]]
-        squared[pairs] = np.einsum("pd,pd->p", differences, differences)
-    return _by_distance(squared, predictions)
-
-
-def _by_distance(squared: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sort rows by distance, then by index, and take the root."""
-    order = np.lexsort((predictions, squared))
-    distances = np.sqrt(np.maximum(np.take_along_axis(squared, order, axis=1), 0))
-    return np.take_along_axis(predictions, order, axis=1), distances.astype(np.float32)
-
-
-def _take(database: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return rows, ascending; without a copy if they stand together."""
-    first, last = rows[0], rows[-1]
-    return database[first : last + 1] if last - first + 1 == len(rows) else database[rows]

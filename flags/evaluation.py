@@ -75,7 +75,8 @@ def _add_search(cli: argparse.ArgumentParser) -> None:
         "--index",
         default="exact",
         metavar="NAME[:KEY=VALUE,...]",
-        help="search: exact, flat_fp16, flat_int8, ivf, ivf_pq, hnsw, or faiss:FACTORY_STRING",
+        help="search: exact, flat_fp16, flat_int8, pq_fastscan, ivf, ivf_pq, hnsw, or "
+        "faiss:FACTORY_STRING",
     )
 
 

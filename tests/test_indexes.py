@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 
+from evaluation.index_kinds import INDEXES
 from evaluation.indexes import (
     EXACT,
+    Index,
     IndexSpec,
     build_index,
+    check_fits,
     choose_params,
     describe_index,
     parse_index,
@@ -17,10 +20,11 @@ from evaluation.indexes import (
         ("exact", "exact", {}),
         ("ivf", "ivf", {}),
         (
-            "ivf_pq:nlist=1024,nprobe=32,m=64",
+            "ivf_pq:nlist=1024,nprobe=32,m=64,rerank=0",
             "ivf_pq",
-            {"nlist": 1024, "nprobe": 32, "m": 64},
+            {"nlist": 1024, "nprobe": 32, "m": 64, "rerank": 0},
         ),
+        ("pq_fastscan:rerank=50", "pq_fastscan", {"rerank": 50}),
         ("hnsw:ef_search=7", "hnsw", {"ef_search": 7}),
         ("faiss:IVF8,PQ4x4:x=1", "faiss", {"factory": "IVF8,PQ4x4:x=1"}),
     ],
@@ -41,6 +45,9 @@ def test_parse_index(text, name, params):
         ("ivf:nlist=three", "nlist must be a whole number above 0, not 'three'"),
         ("ivf:nlist=2.5", "not '2.5'"),
         ("ivf:nlist=0", "not '0'"),
+        ("pq_fastscan:m=0", "not '0'"),
+        ("pq_fastscan:rerank=-1", "not '-1'"),
+        ("ivf:rerank=5", "'rerank' is not a parameter of the index ivf"),
         ("ivf:nlist", "not ''"),
         ("ivf:nlist=4,", "'' is not a parameter"),
         ("faiss:", "'faiss:' goes a factory string"),
@@ -54,14 +61,16 @@ def test_bad_names_and_parameters_are_refused(text, message):
 @pytest.mark.parametrize(
     ("text", "num_database", "dim", "expected"),
     [
-        ("ivf", 1_000_000, 512, {"nlist": 4000, "nprobe": 125}),
+        ("ivf", 1_000_000, 512, {"nlist": 1000, "nprobe": 126}),
         ("ivf", 50, 512, {"nlist": 1, "nprobe": 1}),
-        ("ivf", 3900, 512, {"nlist": 100, "nprobe": 8}),
-        ("ivf:nlist=640", 1_000_000, 512, {"nlist": 640, "nprobe": 20}),
+        ("ivf", 1000, 512, {"nlist": 25, "nprobe": 20}),
+        ("ivf:nlist=640", 1_000_000, 512, {"nlist": 640, "nprobe": 101}),
         ("ivf:nlist=16,nprobe=99", 3900, 512, {"nlist": 16, "nprobe": 16}),
-        ("ivf_pq:nlist=9,nprobe=2", 3900, 512, {"nlist": 9, "nprobe": 2, "m": 64}),
-        ("ivf_pq:nlist=9,nprobe=2", 3900, 100, {"nlist": 9, "nprobe": 2, "m": 10}),
-        ("ivf_pq:nlist=9,nprobe=2", 3900, 7, {"nlist": 9, "nprobe": 2, "m": 1}),
+        ("ivf_pq:nlist=9", 3900, 512, {"nlist": 9, "nprobe": 9, "m": 256, "rerank": 500}),
+        ("pq_fastscan", 3900, 512, {"m": 256, "rerank": 500}),
+        ("pq_fastscan", 3900, 100, {"m": 50, "rerank": 500}),
+        ("pq_fastscan", 3900, 7, {"m": 1, "rerank": 500}),
+        ("pq_fastscan:m=7,rerank=0", 3900, 7, {"m": 7, "rerank": 0}),
         ("hnsw:M=8", 50, 24, {"M": 8, "ef_construction": 80, "ef_search": 128}),
         ("flat_int8", 50, 24, {}),
     ],
@@ -99,3 +108,19 @@ def test_parameters_that_do_not_go_with_the_database_are_refused(text, message):
 )
 def test_describe_index(spec, expected):
     assert describe_index(spec) == expected
+
+
+def test_codes_must_be_of_the_descriptors():
+    database = np.random.default_rng(0).normal(size=(50, 24)).astype(np.float32)
+    index = build_index(database, parse_index("pq_fastscan"))
+    assert (index.num_descriptors, index.dim, index.num_candidates) == (50, 24, 500)
+    for other in (database[:49], database[:, :23]):
+        with pytest.raises(ValueError, match=r"codes of \(50, 24\), descriptors of \("):
+            Index(other, index.codes, 500)
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_what_fits_can_be_built(name):
+    check_fits(IndexSpec(name), 100, 24)
+    index = build_index(np.zeros((100, 24), np.float32), IndexSpec(name))
+    assert (index.num_descriptors, index.dim) == (100, 24)

@@ -94,6 +94,25 @@ def test_an_index_gives_what_the_folder_gives(index, database, datasets_folder, 
     ], "all of two lists are searched"
 
 
+@pytest.mark.parametrize("search", ["pq_fastscan", "ivf_pq", "flat_fp16"])
+def test_an_index_with_codes_gives_what_the_exact_one_gives(
+    index, database, datasets_folder, flags, tmp_path, search
+):
+    photos = str(datasets_folder / "mini_city/processed/test/queries_v2")
+    main([photos, f"--index={index}", *flags])
+    own = [f"--search={search}", f"--save_dir={tmp_path / 'indexing'}_{search}"]
+    first = list_images(database)[0]
+    coded = tmp_path / "coded"
+    main([first, f"--database={database}", *flags, *own, f"--save_index={coded}"])
+    main([photos, f"--index={coded}", *flags, f"--save_dir={tmp_path / 'again'}"])
+    found, exact = rows_of(tmp_path / "again"), rows_of(tmp_path / "run")
+    assert [row["rank"] for row in found] == [row["rank"] for row in exact]
+    distances = [[float(row["descriptor_distance"]) for row in rows] for rows in (found, exact)]
+    np.testing.assert_allclose(*distances, atol=2e-4)
+    if search != "flat_fp16":  # all 40 are re-ranked
+        assert found == exact
+
+
 def test_exif_orientation_is_respected(index, database, flags, tmp_path):
     upright = open_image(list_images(database)[5])
     upright.save(tmp_path / "upright.png")
@@ -140,7 +159,7 @@ def test_the_map_holds_all_places_and_no_markup_of_names(index, database, flags,
         (["empty", "--index=index"], 1, "No image in .*empty"),
         (["text.jpg", "--index=index"], 1, "The image .*text.jpg cannot be read"),
         (["photo.png", "--index=empty"], 1, "empty is no place index: it has no index.json"),
-        (["photo.png", "--index=cut"], 1, "index.faiss is damaged"),
+        (["photo.png", "--index=cut"], 1, "descriptors.npy is damaged"),
         (
             ["photo.png", "--index=index", "--resume=other.pth"],
             1,
@@ -164,7 +183,7 @@ def test_user_errors_are_sentences(index, flags, tmp_path, refused, extra, code,
     write_image(tmp_path / "photo.png")
     write_image(tmp_path / "unnamed" / "photo.png")
     shutil.copytree(index, tmp_path / "cut")
-    os.truncate(tmp_path / "cut" / "index.faiss", 100)
+    os.truncate(tmp_path / "cut" / "descriptors.npy", 100)
     other = build_network("ResNet18", 8, backbone_weights="none")
     save_atomically(other.state_dict(), tmp_path / "other.pth")
     message = refused(main, [*flags, *extra], code)

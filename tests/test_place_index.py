@@ -7,7 +7,8 @@ import pytest
 from conftest import name, write_image
 
 from datasets.image_paths import list_images
-from evaluation.indexes import INDEXES, IndexSpec, build_index, choose_params
+from evaluation.index_kinds import INDEXES
+from evaluation.indexes import IndexSpec, build_index, choose_params, parse_index
 from evaluation.place_index import load_place_index, save_place_index
 from evaluation.search import search_index
 
@@ -29,14 +30,15 @@ def descriptors():
 
 @pytest.fixture
 def saved(tmp_path, paths, descriptors):
-    spec = IndexSpec("exact")
+    """Return a place index that has both codes and descriptors."""
+    spec = IndexSpec("pq_fastscan")
     save_place_index(tmp_path / "index", build_index(descriptors, spec), spec, paths, METADATA)
     return tmp_path / "index"
 
 
-@pytest.mark.parametrize("kind", INDEXES)
-def test_what_is_loaded_is_what_was_saved(tmp_path, paths, descriptors, kind):
-    spec = choose_params(IndexSpec(kind), *descriptors.shape)
+@pytest.mark.parametrize("text", [*INDEXES, "pq_fastscan:rerank=0", "ivf_pq:rerank=0"])
+def test_what_is_loaded_is_what_was_saved(tmp_path, paths, descriptors, text):
+    spec = choose_params(parse_index(text), *descriptors.shape)
     index = build_index(descriptors, spec)
     save_place_index(tmp_path / "index", index, spec, paths, METADATA)
     loaded = load_place_index(tmp_path / "index")
@@ -51,10 +53,33 @@ def test_what_is_loaded_is_what_was_saved(tmp_path, paths, descriptors, kind):
         np.testing.assert_array_equal(now, before)
 
 
+@pytest.mark.parametrize(
+    ("text", "files"),
+    [
+        ("exact", ["descriptors.npy"]),
+        ("flat_fp16", ["descriptors.npy"]),
+        ("ivf_pq", ["descriptors.npy", "index.faiss"]),
+        ("ivf_pq:rerank=0", ["index.faiss"]),
+        ("hnsw", ["index.faiss"]),
+    ],
+)
+def test_an_index_is_files_that_stay_on_disk(tmp_path, paths, descriptors, text, files):
+    spec = parse_index(text)
+    save_place_index(tmp_path / "index", build_index(descriptors, spec), spec, paths, METADATA)
+    others = ["images_paths.txt", "index.json"]
+    assert sorted(os.listdir(tmp_path / "index")) == sorted([*files, *others])
+    if "descriptors.npy" in files:
+        loaded = load_place_index(tmp_path / "index").index.descriptors
+        assert isinstance(loaded, np.memmap)
+        assert loaded.dtype == (np.float16 if text == "flat_fp16" else np.float32)
+
+
 @pytest.mark.skipif(not hasattr(faiss, "IO_FLAG_MMAP_IFC"), reason="an older faiss")
-def test_descriptors_stay_on_disk(saved, descriptors):
-    index = load_place_index(saved).index
-    assert not index.codes.is_owned and index.codes.byte_size() == descriptors.nbytes
+def test_codes_stay_on_disk(tmp_path, paths, descriptors):
+    spec = IndexSpec("flat_int8")
+    save_place_index(tmp_path / "index", build_index(descriptors, spec), spec, paths, METADATA)
+    codes = load_place_index(tmp_path / "index").index.codes.codes
+    assert not codes.is_owned and codes.byte_size() == descriptors.size
 
 
 def test_names_of_any_bytes_survive(tmp_path, descriptors):
@@ -99,7 +124,7 @@ def test_a_failed_save_leaves_the_older_index(saved, paths, descriptors, monkeyp
     spec = IndexSpec("flat_fp16")
     with pytest.raises(OSError, match="No space left"):
         save_place_index(saved, build_index(descriptors, spec), spec, paths, METADATA)
-    assert load_place_index(saved).spec.name == "exact"
+    assert load_place_index(saved).spec.name == "pq_fastscan"
     assert sorted(os.listdir(saved.parent)) == ["database", "index"]
 
 
@@ -119,17 +144,36 @@ def change(**facts):
     [
         ("index.json", os.remove, "is no place index: it has no index.json"),
         ("index.faiss", os.remove, "has lost its index.faiss"),
+        ("descriptors.npy", os.remove, "has lost its descriptors.npy"),
         ("images_paths.txt", os.remove, "has lost its images_paths.txt"),
         ("index.json", shorten, "index.json is damaged: it is not JSON"),
         ("index.json", lambda file: file.write_text("[]"), "does not describe a place index"),
         ("index.json", change(format="other"), "does not describe a place index"),
-        ("index.json", change(format_version=2), "of version 2, this code reads version 1"),
+        ("index.json", change(format_version=1), "of version 1, this code reads version 2"),
         ("index.json", change(num_images=29), "30 descriptors, 30 names, 29 images"),
         ("index.json", change(descriptor_dim=9), "length 8, index.json says 9"),
         ("index.json", change(metadata=None), "damaged: metadata, model, .* is missing or"),
         ("index.json", change(search_spec={}), "damaged: search_spec is missing or wrong"),
         ("images_paths.txt", shorten, "images_paths.txt was changed since"),
+        ("index.json", change(index_bytes={}), "damaged: index_bytes is missing or wrong"),
+        ("index.json", change(index_bytes={"a": 1}), "damaged: index_bytes is missing or wrong"),
         ("index.faiss", shorten, "index.faiss is damaged: it has .* bytes"),
+        ("descriptors.npy", shorten, "descriptors.npy is damaged: it has .* bytes"),
+        (
+            "descriptors.npy",
+            lambda file: file.write_bytes(b"x" * len(file.read_bytes())),
+            "descriptors.npy is damaged: it holds no matrix of numbers",
+        ),
+        (
+            "descriptors.npy",
+            lambda file: np.save(file, np.zeros((15, 16), np.float32)),
+            r"does not hold together: codes of \(30, 8\), descriptors of \(15, 16\)",
+        ),
+        (
+            "descriptors.npy",
+            lambda file: np.save(file, np.zeros((30, 4))),
+            "descriptors.npy is damaged: it holds no matrix of numbers",
+        ),
         (
             "index.faiss",
             lambda file: file.write_bytes(b"x" * len(file.read_bytes())),

@@ -1,0 +1,205 @@
+"""What each way to search costs, what it finds, and which one to take for which size.
+
+python -m benchmarks.indexes
+python -m benchmarks.indexes --indexes exact ivf_pq:nprobe=32 ivf_pq:nprobe=256
+
+The descriptors are those of a mini city, repeated with noise (see benchmarks.tiled_city). Each
+index is built and searched in a process of its own. Costs of other sizes follow from the measured
+ones by how the work grows with the size, and are said to be projected.
+"""
+
+import argparse
+import math
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+
+from benchmarks.markdown import write_remark, write_table, write_title
+from benchmarks.tiled_city import DIM, TiledCity, make_tiled_city
+from evaluation.indexes import (
+    EXACT,
+    Index,
+    IndexSpec,
+    build_index,
+    choose_params,
+    describe_index,
+    parse_index,
+)
+from evaluation.search import search_index
+
+NUM_NEIGHBORS = 20
+DEFAULT_INDEXES = ("exact", "flat_fp16", "flat_int8", "pq_fastscan", "ivf_pq", "hnsw")
+SIZES = (10**5, 10**6, 10**7, 10**8)
+MEMORY_GB, DISK_GB_PER_S = 64, 1.0  # of the machine that settings are recommended for
+MIN_TOP_1 = 97.0  # percent
+NUM_SEARCHES, PATIENCE_S = 3, 15
+WORTH_IT = 0.8  # of the time of the exact search, below which another one is recommended
+
+
+class Cost(NamedTuple):
+    """What an index took, and what it found."""
+
+    spec: IndexSpec  # with all parameters
+    build_s: float
+    search_s: float  # all queries
+    bytes_in_memory: float  # a vector
+    bytes_on_disk: float  # a vector, mapped and read where needed
+    predictions: np.ndarray
+
+
+def main() -> None:
+    """Make descriptors, build and search each index, print costs and settings to take."""
+    args = parse_arguments()
+    write_title(
+        "Indexes",
+        f"{args.num_queries:,} queries, {NUM_NEIGHBORS} neighbours among {args.num_database:,} "
+        f"descriptors of length {DIM}: a mini city described by an EfficientNet-Lite0 with "
+        "ImageNet weights, repeated with noise. Each in a process of its own; the search is "
+        f"the median of {NUM_SEARCHES} runs, or of fewer if they take {PATIENCE_S} s. Bytes are "
+        "of a vector: in memory, and in a mapped file. Top-1 and top-20 are how many of the exact "
+        "neighbours are found.",
+    )
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        city = make_tiled_city(Path(folder), args.num_database, args.num_queries)
+        exact = measure(city, EXACT)
+        costs = [exact] + [measure(city, spec) for spec in args.indexes if spec != EXACT]
+        columns = ("index", "build", "search", "times exact", "bytes", "top-1", "top-20", "R@1")
+        write_table(columns, (describe(city, cost, exact) for cost in costs))
+    by_name = {cost.spec.name: cost for cost in costs if measure_top_1(cost, exact) >= MIN_TOP_1}
+    columns = ("descriptors", f"for {args.num_queries:,} queries once", "for an index that is kept")
+    write_remark(
+        "The least of build and search, and the least search, that these measurements lead to "
+        f"where the nearest neighbour is the exact one in at least {MIN_TOP_1:.0f}% of cases and "
+        f"the index fits {MEMORY_GB} GB of memory. At other sizes than {args.num_database:,} they "
+        "are projected: products, codes and scans grow with the number of descriptors, assignments "
+        "to lists with its power of 1.5, scans of lists with that of 0.75, graphs with N log N; "
+        f"what does not fit the memory is read from a disk at {DISK_GB_PER_S} GB/s. How many "
+        "neighbours are found is not projected."
+    )
+    write_table(columns, (recommend(by_name, args.num_database, size) for size in SIZES))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = cli.add_argument
+    add("--num_database", type=int, default=1_000_000)
+    add("--num_queries", type=int, default=1_000)
+    add("--indexes", nargs="+", type=parse_index, default=[*map(parse_index, DEFAULT_INDEXES)])
+    add("--folder", help="for the descriptors (default: a temporary one)")
+    add("--quick", action="store_true", help="100,000 descriptors")
+    args = cli.parse_args()
+    args.num_database = 100_000 if args.quick else args.num_database
+    return args
+
+
+def measure(city: TiledCity, spec: IndexSpec) -> Cost:
+    """Build and search in a new process."""
+    sys.stderr.write(f"{describe_index(spec)}\n")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measured, (city, spec))
+
+
+def _measured(city: TiledCity, spec: IndexSpec) -> Cost:
+    database, queries = city.database, city.queries
+    spec = choose_params(spec, *database.shape)
+    search_index(Index(database), queries[:1], 1)  # so that the file is in memory
+    start_s = time.perf_counter()
+    index = build_index(database, spec)
+    build_s = time.perf_counter() - start_s
+    searches_s = []
+    while len(searches_s) < NUM_SEARCHES and sum(searches_s) < PATIENCE_S:
+        start_s = time.perf_counter()
+        predictions, _ = search_index(index, queries, NUM_NEIGHBORS)
+        searches_s.append(time.perf_counter() - start_s)
+    in_memory, on_disk = measure_bytes(index, city.folder)
+    search_s = statistics.median(searches_s)
+    return Cost(spec, build_s, search_s, in_memory, on_disk, predictions)
+
+
+def measure_bytes(index: Index, folder: Path) -> tuple[float, float]:
+    """Return the bytes of a vector in memory and on disk, as localize.py keeps an index."""
+    on_disk = 0.0 if index.descriptors is None else index.descriptors.itemsize * index.dim
+    if index.codes is None:
+        return 0.0, on_disk
+    faiss.write_index(index.codes, str(folder / "index.faiss"))
+    return os.path.getsize(folder / "index.faiss") / index.num_descriptors, on_disk
+
+
+def describe(city: TiledCity, cost: Cost, exact: Cost) -> tuple[str, ...]:
+    """Return a row of the table."""
+    shared = [
+        np.isin(right, row).mean()
+        for right, row in zip(exact.predictions, cost.predictions, strict=True)
+    ]
+    return (
+        describe_index(cost.spec).removesuffix(", approximate L2"),
+        f"{cost.build_s:.1f} s",
+        f"{cost.search_s:.2f} s",
+        f"{exact.search_s / cost.search_s:.1f}",
+        f"{cost.bytes_in_memory:,.0f} + {cost.bytes_on_disk:,.0f}",
+        f"{measure_top_1(cost, exact):.1f}%",
+        f"{100 * float(np.mean(shared)):.1f}%",
+        f"{city.recall_at_1(cost.predictions):.1f}",
+    )
+
+
+def measure_top_1(cost: Cost, exact: Cost) -> float:
+    """Return how many nearest neighbours are the exact ones, in percent."""
+    return 100 * float((cost.predictions[:, 0] == exact.predictions[:, 0]).mean())
+
+
+def recommend(costs: Mapping[str, Cost], num_measured: int, size: int) -> tuple[str, ...]:
+    """Return a row with the cheapest index for a database of some size, used once or kept."""
+    projected = {name: project(costs, name, num_measured, size) for name in costs}
+    fitting = {
+        name: seconds
+        for name, seconds in projected.items()
+        if costs[name].bytes_in_memory * size <= MEMORY_GB * 1e9
+    }
+    once = min(fitting, key=lambda name: sum(fitting[name]))
+    if sum(fitting[once]) > WORTH_IT * sum(fitting[EXACT.name]):
+        once = EXACT.name
+    kept = min(fitting, key=lambda name: fitting[name][1])
+    cells = []
+    for name in (once, kept):
+        build_s, search_s = fitting[name]
+        memory_gb = costs[name].bytes_in_memory * size / 1e9
+        disk_gb = costs[name].bytes_on_disk * size / 1e9
+        cells.append(
+            f"`{name}`: {build_s:,.1f} s + {search_s:,.2f} s, {memory_gb:.2f} GB in memory, "
+            f"{disk_gb:.1f} GB mapped"
+        )
+    return f"{size:,}{'' if size == num_measured else ' (projected)'}", *cells
+
+
+def project(
+    costs: Mapping[str, Cost], name: str, num_measured: int, size: int
+) -> tuple[float, float]:
+    """Return the seconds of build and search at another size than the measured one."""
+    cost, growth = costs[name], size / num_measured
+    build_s, search_s = cost.build_s * growth, cost.search_s * growth
+    if name.startswith("ivf"):
+        coding_s = min(costs["pq_fastscan"].build_s, cost.build_s) if "pq_fastscan" in costs else 0
+        build_s = coding_s * growth + (cost.build_s - coding_s) * growth**1.5
+        search_s = cost.search_s * growth**0.75  # 4 sqrt(nlist) of nlist lists are searched
+    elif name == "hnsw":
+        deeper = math.log(size) / math.log(num_measured)
+        build_s, search_s = build_s * deeper, cost.search_s * deeper
+    mapped_gb = cost.bytes_on_disk * size / 1e9
+    if not cost.bytes_in_memory and mapped_gb > MEMORY_GB:  # all of it is read for each search
+        search_s = max(search_s, mapped_gb / DISK_GB_PER_S)
+    return build_s, search_s
+
+
+if __name__ == "__main__":
+    main()
