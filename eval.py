@@ -3,10 +3,11 @@
 python eval.py --resume model.pth --dataset sf_xl_test_v1
 python eval.py --resume model.pth --datasets all
 python eval.py --resume model.pth --test_set_folder FOLDER --queries_folder queries
+torchrun --nproc_per_node 8 eval.py --resume model.pth --dataset sf_xl_test_v1     # on 8 GPUs
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,10 @@ import commons
 from datasets.catalog import look_up_test_set
 from datasets.eval_dataset import EvalSet
 from datasets.eval_sets import Labels, load_named_sets, load_own_sets
-from evaluation import Protocol
+from evaluation import Evaluation, Protocol
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.descriptors import Inference
-from evaluation.indexes import IndexSpec, build_index, check_fits, parse_index
+from evaluation.indexes import EXACT, IndexSpec, build_index, check_fits, parse_index
 from evaluation.place_index import check_place_index_folder, save_place_index
 from evaluation.protocol import DEFAULT_MAJORITY_WEIGHT, evaluate_all
 from evaluation.results import NUM_RANKED, write_results
@@ -29,6 +30,7 @@ from evaluation.retrieval import Database
 from evaluation.tables import format_result, format_table
 from model import build_network
 from model.any_model import hash_tensors, parse_model_spec
+from model.inference import check_engine, optimize
 from model.loading import identify, load_model
 from model.network import choose_resize
 from parser import parse_arguments
@@ -36,6 +38,7 @@ from reports.pictures import save_pictures
 from reports.report import write_report
 
 UNTRAINED = {"backbone": "ResNet18"}  # unless flags say
+TOLD_FLAGS = ("seed", "inference_engine", "use_amp16", "descriptors_dtype")  # in results.json
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,10 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     software = commons.describe_software()
     commons.seed_everything(args.seed)
     with commons.usage_errors():
-        for name in set(args.dataset) - {"all"}:
-            look_up_test_set(name)
-        if args.model:
-            parse_model_spec(args.model)
+        check_names(args.dataset, args.model)
+        check_processes(args.index, args.save_index)
         protocol = Protocol(
             tuple(args.recall_values),
             choose_resize(args.resize_test_imgs, args.image_size),
@@ -56,48 +57,80 @@ def main(argv: Sequence[str] | None = None) -> None:
             parse_index(args.index),
         )
         device = commons.choose_device(args.device)
+        check_engine(args.inference_engine, device)
+        inference = Inference(
+            device,
+            args.infer_batch_size,
+            args.num_workers,
+            args.skip_unreadable,
+            args.use_amp16,
+            args.descriptors_dtype,
+        )
     labels = Labels(args.positive_dist_threshold, args.positives, args.no_labels, args.per_city)
-    if args.dataset:
-        eval_sets, left_out = load_named_sets(args.dataset, args.datasets_folder, labels)
-    else:
-        eval_sets, left_out = load_own_sets(args.test_set_folder, args.queries_folder, labels), []
-    if args.save_index:
-        check_one_database(eval_sets)
-        check_place_index_folder(args.save_index)
     architecture = {name: getattr(args, name) for name in ("backbone", "fc_output_dim", "pooling")}
-    model, provenance = open_model(
-        args.resume_model, args.model, architecture, args.backbone_weights
-    )
+    with commons.main_process_first():  # what it downloads, the others find
+        if args.dataset:
+            eval_sets, left_out = load_named_sets(args.dataset, args.datasets_folder, labels)
+        else:
+            own_sets = load_own_sets(args.test_set_folder, args.queries_folder, labels)
+            eval_sets, left_out = own_sets, []
+        if args.save_index:
+            check_one_database(eval_sets)
+            check_place_index_folder(args.save_index)
+        model, provenance = open_model(
+            args.resume_model, args.model, architecture, args.backbone_weights
+        )
     resize = choose_resize(args.resize_test_imgs, args.image_size, model)
-    protocol = replace(protocol, resize=resize)
     check_index(protocol.index, eval_sets, model)
-    files = DescriptorFiles(identify(provenance), args.save_descriptors, args.load_descriptors)
+    digest = identify(provenance) + (" in 16 bits" if args.use_amp16 else "")
+    files = DescriptorFiles(digest, args.save_descriptors, args.load_descriptors)
+    model = optimize(model.to(device), args.inference_engine)
 
-    run_folder = commons.make_run_folder(args.save_dir, "eval", vars(args) | provenance)
+    flags = vars(args) | provenance
+    run_folder = commons.of_main_process(
+        lambda: commons.make_run_folder(args.save_dir, "eval", flags)
+    )
     commons.setup_logging(run_folder)
     logging.info(f"Evaluating {provenance['model']} on {', '.join(map(str, eval_sets))}")
     for sentence in left_out + [note for eval_set in eval_sets for note in notes_of(eval_set)]:
         logging.warning(sentence)
     num_listed = max(*protocol.recall_values, args.num_preds_to_save)
-    provenance |= {"seed": args.seed} | software
-    results = []
-    for evaluation in evaluate_all(
-        model.to(device),
+    provenance |= {name: flags[name] for name in TOLD_FLAGS} | software
+    provenance |= {"num_processes": commons.num_ranks()}
+    evaluations = evaluate_all(
+        model,
         eval_sets,
-        protocol,
-        Inference(device, args.infer_batch_size, args.num_workers, args.skip_unreadable),
+        replace(protocol, resize=resize),
+        inference,
         max(num_listed, NUM_RANKED),
         files,
         partial(keep_index, args.save_index, provenance) if args.save_index else None,
-    ):
-        folder = folder_of(run_folder, evaluation.eval_set, len(eval_sets))
-        results.append(write_results(evaluation, provenance, folder, num_listed))
-        logging.info(format_result(results[-1]))
-        for sentence in notes_of(evaluation.eval_set):  # again: this is where people look
-            logging.warning(sentence)
-        show(folder, args.num_preds_to_save, args.save_only_wrong_preds, not args.no_report)
-    write_tables(results, run_folder)
-    logging.info(f"Results are in {run_folder}")
+    )
+    show = partial(
+        draw,
+        num_preds=args.num_preds_to_save,
+        only_wrong=args.save_only_wrong_preds,
+        has_report=not args.no_report,
+    )
+    write_run(evaluations, len(eval_sets), provenance, run_folder, num_listed, show)
+
+
+def check_names(test_sets: Sequence[str], model_spec: str | None) -> None:
+    """Raise a ValueError if there is no such test set, or a model's name cannot be read."""
+    for name in set(test_sets) - {"all"}:
+        look_up_test_set(name)
+    if model_spec:
+        parse_model_spec(model_spec)
+
+
+def check_processes(index: str, save_index: str | None) -> None:
+    """Raise a ValueError if flags ask for an index, which is of one process, of several."""
+    flag = "--save_index" if save_index else f"--index {index}"
+    if commons.num_ranks() > 1 and (save_index or index != EXACT.name):
+        raise ValueError(
+            f"{flag} makes an index in one process: extract with torchrun and --save_descriptors "
+            f"FOLDER, then run eval.py without torchrun, with --load_descriptors FOLDER {flag}"
+        )
 
 
 def check_one_database(eval_sets: Sequence[EvalSet]) -> None:
@@ -146,7 +179,40 @@ def notes_of(eval_set: EvalSet) -> list[str]:
     return [f"{eval_set.name}: {note}" for note in eval_set.notes]
 
 
-def show(folder: Path, num_preds: int, only_wrong: bool, has_report: bool) -> None:
+def write_run(
+    evaluations: Iterable[Evaluation],
+    num_sets: int,
+    provenance: dict[str, Any],
+    run_folder: Path,
+    num_listed: int,
+    show: Callable[[Path], None],
+) -> None:
+    """Write and show evaluations one after the other, then the tables; only the main process does.
+
+    Args:
+        evaluations: Made as they are asked for, in all processes.
+        num_sets: How many there are.
+        provenance: See `write_results`.
+        run_folder: Where to.
+        num_listed: See `write_results`.
+        show: Draws what is in the folder of one set.
+    """
+    results = []
+    for evaluation in evaluations:
+        if commons.rank() > 0:
+            continue
+        folder = folder_of(run_folder, evaluation.eval_set, num_sets)
+        results.append(write_results(evaluation, provenance, folder, num_listed))
+        logging.info(format_result(results[-1]))
+        for sentence in notes_of(evaluation.eval_set):  # again: this is where people look
+            logging.warning(sentence)
+        show(folder)
+    if commons.rank() == 0:
+        write_tables(results, run_folder)
+        logging.info(f"Results are in {run_folder}")
+
+
+def draw(folder: Path, num_preds: int, only_wrong: bool, has_report: bool) -> None:
     """Draw what is asked for of the results in a folder."""
     if num_preds:
         save_pictures(folder, num_preds, only_wrong)

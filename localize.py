@@ -32,6 +32,7 @@ from evaluation.place_index import (
 from evaluation.views import View, parse_resize
 from flags.types import not_negative_int, positive_float, positive_int
 from model.any_model import parse_model_spec
+from model.inference import optimize
 from model.loading import identify, load_model
 from model.network import choose_resize
 from reports.place_map import MapPhoto, MapPoint, draw_place_map, make_thumbnail
@@ -69,12 +70,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     run_folder = commons.make_run_folder(args.save_dir, "localize", vars(args))
     commons.setup_logging(run_folder)
 
-    model = model.to(device)
+    describe = optimize(model.to(device))
     inference = Inference(device, args.infer_batch_size, args.num_workers)
     if args.database:
         resize = choose_resize(args.resize, None, model) or "none"
         metadata = model_facts | software | {"resize": resize}
-        place_index = index_database(model, database, spec, inference, metadata)
+        place_index = index_database(describe, database, spec, inference, metadata)
     if args.save_index:
         saved = place_index
         save_place_index(args.save_index, saved.index, saved.spec, saved.paths, saved.metadata)
@@ -87,7 +88,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     logging.info(f"Looking for {len(photos):,} photos among {place_index}")
     photos, descriptors = describe_photos(
-        model, photos, resize, dataclasses.replace(inference, skip_unreadable=args.skip_unreadable)
+        describe,
+        photos,
+        resize,
+        dataclasses.replace(inference, skip_unreadable=args.skip_unreadable),
     )
     localizations = localize(
         place_index, list(photos), descriptors, args.top_k, args.positive_dist_threshold

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,10 @@ from benchmarks.markdown import write_remark, write_table, write_title
 from datasets.eval_sets import load_test_set
 from datasets.image_paths import ImageName, ImagePaths, format_image_name
 from evaluation.descriptor_files import DescriptorFiles
-from evaluation.descriptors import Extraction, Inference, extract_descriptors
+from evaluation.descriptors import Inference, extract_descriptors
 from evaluation.protocol import Protocol, evaluate_all
 from evaluation.results import NUM_RANKED, write_results
+from evaluation.rows import Described, Rows
 from evaluation.views import View
 from model import build_network
 from reports.report import write_report
@@ -53,7 +55,7 @@ def main() -> None:
         kept.mkdir()
         files = DescriptorFiles("random", save_folder=kept, load_folder=kept)
         for paths in (eval_set.database, eval_set.queries):
-            files.get(paths, View(), lambda paths=paths: make_descriptors(paths))
+            files.get(paths, View(), partial(make_descriptors, len(paths)))
         inference = Inference(torch.device("cpu"), num_workers=args.num_workers)
         with timed(seconds, f"search for {NUM_RANKED} neighbours, count recalls"):
             [evaluation] = evaluate_all(None, [eval_set], Protocol(), inference, NUM_RANKED, files)
@@ -98,12 +100,13 @@ def write_images(root: Path, num_images: int) -> None:
             (root / part / format_image_name(name)).write_bytes(content)
 
 
-def make_descriptors(paths: ImagePaths) -> Extraction:
-    """Return random descriptors of length 1."""
-    descriptors = np.random.default_rng(0).normal(size=(len(paths), DIM)).astype(np.float32)
+def make_descriptors(num_images: int, rows: Rows) -> None:
+    """Put random descriptors of length 1."""
+    descriptors = np.random.default_rng(0).normal(size=(num_images, DIM)).astype(np.float32)
     descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
-    sizes = {f"{IMAGE_SIZE_PX}x{IMAGE_SIZE_PX}": len(paths)}
-    return Extraction(descriptors, sizes, len(paths))
+    sizes = np.full((num_images, 2), IMAGE_SIZE_PX, np.int32)
+    rows.put(Described(range(num_images), descriptors, sizes))
+    rows.close()
 
 
 def measure_extraction(paths: ImagePaths, inference: Inference) -> float:

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from datasets.ground_truth import GroundTruth
 from datasets.image_paths import ImagePaths
-from datasets.images import load_image
+from datasets.images import load_image, stack_images
 from datasets.positions import Positions
 
 
@@ -60,18 +60,16 @@ class ImageDataset(Dataset):
 
 def collate_by_size(
     samples: list[tuple[int, torch.Tensor | None]],
-) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[int]]:
-    """Split samples into batches of equal image size.
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Split samples into batches of equal image size: [(numbers [B], images [B, 3, H, W]), ...].
 
-    Returns:
-        [(numbers [B], images [B, 3, H, W]), ...], and the numbers of the skipped images.
+    Skipped images are in none of them.
     """
     by_size: dict[torch.Size, list[tuple[int, torch.Tensor]]] = {}
     for number, image in samples:
         if image is not None:
             by_size.setdefault(image.shape, []).append((number, image))
-    batches = [
-        (torch.tensor([number for number, _ in same]), torch.stack([image for _, image in same]))
+    return [
+        (torch.tensor([number for number, _ in same]), stack_images([image for _, image in same]))
         for same in by_size.values()
     ]
-    return batches, [number for number, image in samples if image is None]

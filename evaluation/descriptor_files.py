@@ -13,7 +13,9 @@ import numpy as np
 
 import commons
 from datasets.image_paths import ImagePaths
-from evaluation.descriptors import Extraction
+from evaluation.descriptors import Extraction, extraction_of, require_some
+from evaluation.partial_file import PartialFile
+from evaluation.rows import MemoryRows, Rows, gather_facts
 from evaluation.views import View
 
 _log = logging.getLogger(__name__)
@@ -21,7 +23,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DescriptorFiles:
-    """Folders with a .npy and a .json for each list of images, each view and each model."""
+    """Folders with a .npy and a .json for each list of images, each view and each model.
+
+    While descriptors are made they are in a .partial, which is taken up after an interruption.
+    """
 
     model_digest: str  # of the weights: descriptors of another model are other descriptors
     save_folder: str | os.PathLike | None = None
@@ -36,45 +41,69 @@ class DescriptorFiles:
         if self.load_folder is not None and not os.path.isdir(self.load_folder):
             raise FileNotFoundError(f"There is no folder of descriptors {self.load_folder}")
 
-    def get(self, paths: ImagePaths, view: View, extract: Callable[[], Extraction]) -> Extraction:
-        """Return the descriptors of images: loaded, memory-mapped, if they are there.
+    def get(
+        self,
+        paths: ImagePaths,
+        view: View,
+        fill: Callable[[Rows], None],
+        images: range | None = None,
+        dtype: str = "float32",
+    ) -> Extraction:
+        """Return the descriptors of images: memory-mapped, if they are or come into a file.
 
         Args:
             paths: The images.
             view: What of the images the model sees.
-            extract: Called if they are not there.
+            fill: Makes those descriptors that are not there.
+            images: Those of this process; None: all.
+            dtype: Of the descriptors, "float32" or "float16".
 
         Raises:
-            ValueError: If the files are damaged.
+            ValueError: If the files are damaged, or no image can be read.
         """
+        images = range(len(paths)) if images is None else images
         if self.save_folder is None and self.load_folder is None:
-            return extract()
-        description = self._describe(paths, view)
-        name = _file_name(description)
-        if self.load_folder is not None:
-            folder = Path(self.load_folder)
-            if (folder / f"{name}.json").is_file():
-                return _load(folder / name, len(paths))
-            _log.warning(
-                f"{self.load_folder} has no descriptors of {paths.folder} ({len(paths):,} images, "
-                f"{view}) by this model: they are extracted. {_list(folder)}"
-            )
-        extraction = extract()
-        if self.save_folder is not None:
-            _save(Path(self.save_folder) / name, extraction, description)
-        return extraction
+            return _make_in_memory(paths, images, dtype, fill)
+        description = self._describe(paths, view, dtype)
+        stem, is_whole = commons.of_main_process(lambda: self._find(description))
+        if stem is None:
+            return _make_in_memory(paths, images, dtype, fill)
+        if not is_whole:
+            _make_in_file(stem, paths, images, dtype, fill, description)
+        return _load(stem, len(paths), images, dtype)
 
-    def _describe(self, paths: ImagePaths, view: View) -> dict[str, Any]:
+    def _find(self, description: dict[str, Any]) -> tuple[Path | None, bool]:
+        """Return where descriptors are or are to be, if in a file, and whether all are there."""
+        name, folders = _file_name(description), (self.load_folder, self.save_folder)
+        stems = [Path(folder) / name for folder in folders if folder is not None]
+        for stem in stems:
+            if _file(stem, "npy").is_file() and _file(stem, "json").is_file():
+                _log.info(f"Descriptors of {description['folder']} are taken from {stem}.npy")
+                return stem, True
+        for stem in stems:
+            if _file(stem, "partial").is_file():
+                _log.info(f"{_file(stem, 'partial')} is from an interrupted run: it is taken up")
+                return stem, False
+        if self.load_folder is not None:
+            _log.warning(
+                f"{self.load_folder} has no descriptors of {description['folder']} "
+                f"({description['num_images']:,} images, {description['view']}) by this model: "
+                f"they are extracted. {_list(Path(self.load_folder))}"
+            )
+        return (stems[-1] if self.save_folder is not None else None), False
+
+    def _describe(self, paths: ImagePaths, view: View, dtype: str) -> dict[str, Any]:
         names = hashlib.sha256()
         for line in paths.lines():
             names.update(line + b"\n")
-        return {
+        description = {
             "model": self.model_digest,
             "folder": os.fsdecode(os.fsencode(paths.folder)),
             "num_images": len(paths),
             "names": names.hexdigest(),
             "view": str(view),
         }
+        return description if dtype == "float32" else description | {"dtype": dtype}
 
 
 def _file_name(description: dict[str, Any]) -> str:
@@ -83,26 +112,55 @@ def _file_name(description: dict[str, Any]) -> str:
     return "_".join((*Path(description["folder"]).parts[-3:], digest[:12])).replace(os.sep, "")
 
 
-def _load(stem: Path, num_images: int) -> Extraction:
+def _file(stem: Path, suffix: str) -> Path:
+    return stem.with_name(f"{stem.name}.{suffix}")
+
+
+def _make_in_memory(
+    paths: ImagePaths, images: range, dtype: str, fill: Callable[[Rows], None]
+) -> Extraction:
+    rows = MemoryRows(images, dtype)
+    fill(rows)
+    return extraction_of(rows, gather_facts(rows), paths)
+
+
+def _make_in_file(
+    stem: Path,
+    paths: ImagePaths,
+    images: range,
+    dtype: str,
+    fill: Callable[[Rows], None],
+    description: dict[str, Any],
+) -> None:
+    rows = PartialFile(_file(stem, "partial"), len(paths), images, dtype)
+    fill(rows)
+    facts = gather_facts(rows)
+    require_some(facts, paths)
+    with commons.main_process_first():
+        if commons.rank() == 0:
+            rows.fill_gaps(facts)
+            sizes = {"image_sizes": facts.image_sizes, "unreadable": facts.unreadable}
+            commons.write_json(description | sizes, _file(stem, "json"))
+            rows.become_whole(_file(stem, "npy"))  # last: both files there mean that all is there
+            _log.info(f"Descriptors of {paths.folder} are in {_file(stem, 'npy')}")
+
+
+def _load(stem: Path, num_images: int, images: range, dtype: str) -> Extraction:
+    array_file = _file(stem, "npy")
     try:
-        content = json.loads(stem.with_name(f"{stem.name}.json").read_text())
-        descriptors = np.load(stem.with_name(f"{stem.name}.npy"), mmap_mode="r", allow_pickle=False)
-        if descriptors.dtype != np.float32 or len(descriptors) != num_images:
+        content = json.loads(_file(stem, "json").read_text())
+        descriptors = np.load(array_file, mmap_mode="r", allow_pickle=False)
+        if descriptors.dtype != dtype or len(descriptors) != num_images:
             raise ValueError(f"it has {descriptors.dtype} of shape {descriptors.shape}")
-        _log.info(f"Descriptors of {content['folder']} are loaded from {stem}.npy")
-        return Extraction(descriptors, content["image_sizes"], num_images, content["unreadable"])
+        return Extraction(
+            descriptors[images.start : images.stop],
+            content["image_sizes"],
+            num_images,
+            content["unreadable"],
+            images if len(images) < num_images else None,
+        )
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise ValueError(f"{stem}.npy holds no descriptors that can be used: {error}") from None
-
-
-def _save(stem: Path, extraction: Extraction, description: dict[str, Any]) -> None:
-    array_file = stem.with_name(f"{stem.name}.npy")
-    with commons.written_whole(array_file) as temporary, open(temporary, "wb") as file:
-        np.save(file, extraction.descriptors)
-    sizes = {"image_sizes": extraction.image_sizes, "unreadable": extraction.unreadable}
-    # The description comes last: descriptors without one are not there.
-    commons.write_json(description | sizes, stem.with_name(f"{stem.name}.json"))
-    _log.info(f"Descriptors of {description['folder']} are in {array_file}")
+        raise ValueError(f"{array_file} holds no descriptors that can be used: {error}") from None
 
 
 def _list(folder: Path) -> str:

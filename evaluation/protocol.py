@@ -100,6 +100,9 @@ def evaluate_all(
 ) -> Iterator[Evaluation]:
     """Evaluate sets one after the other; those with the same database share one pass over it.
 
+    Under torchrun, each process describes and searches a shard of the images; all get the same
+    evaluations, to the last bit those of one process.
+
     Args:
         model: Images, ImageNet-normalised float32 [B, 3, H, W], to descriptors [B, D]; in
             evaluation mode.
@@ -126,8 +129,7 @@ def evaluate_all(
             database = prepare_database(extract, eval_set.database, view, index)
             if keep is not None:
                 keep(database)
-        queries = extract(eval_set.queries, protocol.queries_view(eval_set), "Queries")
-        queries = queries.without_unreadable_rows()
+        queries = extract.for_queries(eval_set.queries, protocol.queries_view(eval_set))
         found = search(database, queries, k, eval_set.cities, weight)
         result = _describe(eval_set, protocol, database, queries, found)
         yield Evaluation(eval_set, result, found.predictions, found.distances)

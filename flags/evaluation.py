@@ -18,6 +18,7 @@ def add_evaluation_flags(cli: argparse.ArgumentParser) -> None:
     """Add them in groups."""
     _add_ground_truth(cli)
     _add_search(cli)
+    _add_inference(cli)
     _add_files(cli)
 
 
@@ -80,10 +81,37 @@ def _add_search(cli: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_inference(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("inference").add_argument
+    add(
+        "--inference_engine",
+        choices=("torch", "onnxruntime"),
+        default="torch",
+        help="what runs the network; onnxruntime is faster on CPUs, with the same descriptors to "
+        "1e-5 (pip install onnx onnxruntime)",
+    )
+    add("--use_amp16", action="store_true", help="16-bit automatic mixed precision, on GPUs")
+    add(
+        "--descriptors_dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="how descriptors are kept, in memory and in files",
+    )
+
+
 def _add_files(cli: argparse.ArgumentParser) -> None:
     add = cli.add_argument_group("files").add_argument
-    add("--save_descriptors", metavar="FOLDER", help="keep descriptors, as .npy, for later")
-    add("--load_descriptors", metavar="FOLDER", help="take descriptors from there if they are")
+    add(
+        "--save_descriptors",
+        metavar="FOLDER",
+        help="keep descriptors there, as .npy, as they are made; those that are there are taken, "
+        "also those of an interrupted run",
+    )
+    add(
+        "--load_descriptors",
+        metavar="FOLDER",
+        help="take descriptors from there if they are, and complete those of an interrupted run",
+    )
     add("--save_index", metavar="FOLDER", help="keep the database's index, for localize.py")
     add(
         "--skip_unreadable",

@@ -103,7 +103,8 @@ def export_network(
             warnings.simplefilter("ignore")
             script = torch.jit.script(network)
             if file_format == "onnx":
-                _write_onnx(script, metadata, temporary, image_size, opset)
+                write_onnx(script, temporary, image_size, opset)
+                _add_metadata(temporary, metadata)
             else:
                 content = {METADATA_FILE: json.dumps(metadata, indent=2)}
                 with open(temporary, "wb") as file:  # given a name, torch would read it for a stem
@@ -135,11 +136,15 @@ def largest_difference(
     return torch.stack(differences).max().item()
 
 
-def _write_onnx(
-    script: nn.Module, metadata: dict[str, Any], path: Path, image_size: int, opset: int
-) -> None:
-    import onnx  # here, so that TorchScript does not need it
+def write_onnx(script: nn.Module, path: Path, image_size: int, opset: int = DEFAULT_OPSET) -> None:
+    """Write a scripted network; batch size, height and width stay free.
 
+    Args:
+        script: Of `torch.jit.script`.
+        path: The file.
+        image_size: Side of an image that it can take, in pixels.
+        opset: The ONNX operator set.
+    """
     torch.onnx.export(
         script,
         (torch.zeros(2, 3, image_size, image_size),),
@@ -153,6 +158,11 @@ def _write_onnx(
             "descriptors": {0: "batch"},
         },
     )
+
+
+def _add_metadata(path: Path, metadata: dict[str, Any]) -> None:
+    import onnx  # here, so that TorchScript does not need it
+
     content = onnx.load(path)
     texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in metadata.items()}
     onnx.helper.set_model_props(content, texts)

@@ -31,11 +31,16 @@ def load_torchscript(path: str | os.PathLike) -> nn.Module:
         ) from None
 
 
-def load_onnx(path: str | os.PathLike) -> Callable[[torch.Tensor], torch.Tensor]:
+def load_onnx(
+    path: str | os.PathLike, on_cpu: bool = False
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the function of an ONNX file with one input and one output, run by onnxruntime.
 
-    It computes on the GPU if that is what the installed onnxruntime is for, else on the CPU, and
-    returns tensors on the CPU.
+    It returns tensors on the CPU.
+
+    Args:
+        path: The file; it is not needed any more afterwards.
+        on_cpu: Compute on the CPU, even if the installed onnxruntime is for the GPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -45,11 +50,13 @@ def load_onnx(path: str | os.PathLike) -> Callable[[torch.Tensor], torch.Tensor]
     require_packages("onnxruntime")
     import onnxruntime
 
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    wanted = [*([] if on_cpu else ["CUDAExecutionProvider"]), "CPUExecutionProvider"]
     there = onnxruntime.get_available_providers()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # also where other processes compute
     try:
         session = onnxruntime.InferenceSession(
-            os.fspath(path), providers=[name for name in wanted if name in there]
+            os.fspath(path), options, providers=[name for name in wanted if name in there]
         )
     except Exception as error:  # onnxruntime has a kind of its own for each failure
         reason = str(error).strip().split("\n")[0]

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -6,8 +8,11 @@ from PIL import Image
 
 from datasets.image_paths import list_images
 from datasets.images import IMAGENET_MEAN, IMAGENET_STD
-from evaluation.descriptors import Inference, extract_descriptors
+from evaluation.batches import window_size
+from evaluation.descriptors import Inference, extract_descriptors, fill_rows
+from evaluation.rows import UNREADABLE, MemoryRows
 from evaluation.views import View
+from model import build_network
 
 CPU = torch.device("cpu")
 
@@ -53,9 +58,9 @@ def test_batches_hold_images_of_one_size(mixed_folder):
         shapes.append(tuple(images.shape))
         return mean_and_size(images)
 
-    extract_descriptors(model, list_images(mixed_folder), View(), Inference(CPU, 12))
+    extract_descriptors(model, list_images(mixed_folder), View(), Inference(CPU, 5))
     assert sum(shape[0] for shape in shapes) == 23
-    assert len(shapes) == 6, "three sizes in each of two loaded batches"
+    assert [shape[0] for shape in shapes] == [5, 5, 5, 3, 3, 2], "across loaded batches"
 
 
 @pytest.mark.parametrize(
@@ -127,3 +132,79 @@ def test_views_stay_apart_or_are_averaged(mixed_folder):
     for crop, left in ((0, 0), (1, 10), (2, 0), (3, 10), (4, 5)):
         colour = (pixels[:, left : left + 20].mean((0, 1)) - IMAGENET_MEAN) / IMAGENET_STD
         np.testing.assert_allclose(apart.descriptors[1, crop, :3], colour, atol=1e-4)
+
+
+def test_shards_are_made_of_the_batches_of_the_whole(mixed_folder):
+    """So that each number is the same to the last bit, whatever a batch does to it."""
+
+    def model(images):
+        return mean_and_size(images) + images.mean()  # also what else is in the batch
+
+    paths, inference = list_images(mixed_folder), Inference(CPU, 1)
+    bounds = [0, window_size(1), 2 * window_size(1), 23]
+    whole = extract_descriptors(model, paths, View(), inference).descriptors
+    for first, last in pairwise(bounds):
+        rows = MemoryRows(range(first, last))
+        fill_rows(rows, model, paths, View(), inference, "Shard")
+        np.testing.assert_array_equal(rows.descriptors(rows.shape), whole[first:last])
+
+
+def test_what_is_described_already_is_left_alone(mixed_folder):
+    paths, seen = list_images(mixed_folder), []
+
+    def model(images):
+        seen.append(len(images))
+        return mean_and_size(images)
+
+    rows = MemoryRows(range(23))
+    fill_rows(rows, model, paths, View(), Inference(CPU, 1), "First")
+    rows.sizes[8:11] = 0  # of the second of three windows
+    rows.sizes[22] = UNREADABLE  # of the third
+    seen.clear()
+    fill_rows(rows, model, paths, View(), Inference(CPU, 1), "Again")
+    assert sum(seen) == 15 and (rows.sizes > 0).all()
+    fill_rows(rows, None, paths, View(), Inference(CPU, 1), "Nothing is left")
+
+
+def test_descriptors_may_be_kept_as_float16(mixed_folder):
+    paths = list_images(mixed_folder)
+    exact = extract_descriptors(mean_and_size, paths, View(), Inference(CPU, 4)).descriptors
+    half = extract_descriptors(
+        mean_and_size, paths, View(), Inference(CPU, 4, dtype="float16")
+    ).descriptors
+    np.testing.assert_array_equal(half, exact.astype(np.float16))
+    assert half.dtype == np.float16
+    with pytest.raises(ValueError, match="descriptor of .*00.png is not finite in float16"):
+        extract_descriptors(
+            lambda images: 1e6 * mean_and_size(images),
+            paths,
+            View(),
+            Inference(CPU, dtype="float16"),
+        )
+
+
+def test_16_bits_are_refused_on_a_cpu():
+    with pytest.raises(ValueError, match="--use_amp16 needs a CUDA device, this one is cpu"):
+        Inference(CPU, use_amp16=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_gpu_gives_the_same_descriptors(mixed_folder, num_workers):
+    paths, gpu = list_images(mixed_folder), torch.device("cuda")
+    expected = extract_descriptors(mean_and_size, paths, View(), Inference(CPU, 2))
+    found = extract_descriptors(mean_and_size, paths, View(), Inference(gpu, 2, num_workers))
+    np.testing.assert_allclose(found.descriptors, expected.descriptors, atol=1e-4)
+    assert found.image_sizes == expected.image_sizes
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_16_bits_on_a_gpu_change_descriptors_a_little(mixed_folder):
+    paths, gpu = list_images(mixed_folder), torch.device("cuda")
+    torch.manual_seed(0)
+    network = build_network("ResNet18", 32, backbone_weights="none").eval().to(gpu)
+    exact, rounded = (
+        extract_descriptors(network, paths, View(), Inference(gpu, 4, use_amp16=use)).descriptors
+        for use in (False, True)
+    )
+    assert 0 < np.abs(exact - rounded).max() < 1e-2

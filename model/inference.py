@@ -1,0 +1,148 @@
+"""Networks for inference only: the same descriptors, up to rounding, in less time.
+
+torch        Each BatchNorm goes into the convolution before it, and the weights are laid out
+             channels last: these are how convolutions compute fastest, on CPUs and on GPUs.
+onnxruntime  The network as an ONNX file that is thrown away again, run by onnxruntime on the CPU.
+"""
+
+import copy
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from model.any_model import AnyModel
+from model.export import TOLERANCE, largest_difference, write_onnx
+from model.exported import load_onnx, require_packages
+from model.landmarks import LandmarkNet
+from model.network import IMAGE_SIZE, GeoLocalizationNet
+
+Model = Callable[[torch.Tensor], torch.Tensor]
+
+
+def check_engine(engine: str, device: torch.device) -> None:
+    """Raise a ValueError if an engine cannot be used."""
+    if engine == "torch":
+        return
+    if device.type != "cpu":
+        raise ValueError(
+            f"--inference_engine {engine} computes on the CPU, images are to be described on "
+            f"{device.type}: leave it out, or say --device cpu"
+        )
+    try:
+        require_packages("onnx", "onnxruntime")
+    except ValueError as error:
+        raise ValueError(f"--inference_engine {engine}: {error}") from None
+
+
+def optimize(model: nn.Module, engine: str = "torch") -> Model:
+    """Return a faster model with the same descriptors, to 1e-5.
+
+    Args:
+        model: In evaluation mode, on the device where it is to compute; it is not changed, and
+            what is returned shares no weights with it.
+        engine: One of ENGINES, see the top of this file.
+
+    Returns:
+        A function of images, float32 [B, 3, H, W], of any sizes; the model itself if it is none of
+        ours, since nothing is known of its parts.
+
+    Raises:
+        ValueError: If onnxruntime is to run a model that is none of ours.
+    """
+    network = model.model if isinstance(model, AnyModel) else model
+    if isinstance(network, (GeoLocalizationNet, LandmarkNet)):
+        return ENGINES[engine](network)
+    if engine != "torch":
+        raise ValueError(
+            f"--inference_engine {engine} runs CosPlace and landmark networks only; other models "
+            "run as they are"
+        )
+    return model
+
+
+class _ChannelsLast(nn.Module):
+    """A network whose weights and images are laid out with the channels of a pixel together."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images.contiguous(memory_format=torch.channels_last))
+
+
+def _for_torch(network: nn.Module) -> Model:
+    # Copied without gradients, which training may have left.
+    weights = {
+        id(weight): nn.Parameter(weight.detach().clone(), requires_grad=False)
+        for weight in network.parameters()
+    }
+    network = copy.deepcopy(network, memo=weights)
+    fold_batch_norms(network.backbone)
+    return _ChannelsLast(network)
+
+
+def _for_onnxruntime(network: nn.Module) -> Model:
+    side = getattr(network, "image_size", None) or IMAGE_SIZE
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations, and remarks on tracing
+        file = Path(folder, "network.onnx")
+        write_onnx(torch.jit.script(network), file, side)
+        compute = load_onnx(file, on_cpu=True)
+    difference = largest_difference(network, compute, side)
+    if not difference <= TOLERANCE:  # nor NaN
+        raise ValueError(
+            f"--inference_engine onnxruntime: descriptors differ by {difference:.1g} from those of "
+            "torch; leave it out, or install another version of onnxruntime"
+        )
+    return compute
+
+
+ENGINES: dict[str, Callable[[nn.Module], Model]] = {
+    "torch": _for_torch,
+    "onnxruntime": _for_onnxruntime,
+}
+
+
+def fold_batch_norms(backbone: nn.Module) -> None:
+    """Put every BatchNorm that follows a convolution into its weights, in place.
+
+    Args:
+        backbone: In evaluation mode.
+    """
+    for conv_name, norm_name in list(_find_pairs(backbone)):
+        norm = backbone.get_submodule(norm_name)
+        conv = fuse_conv_bn_eval(backbone.get_submodule(conv_name), norm)
+        _replace(backbone, conv_name, conv.requires_grad_(False))
+        _replace(backbone, norm_name, getattr(norm, "act", nn.Identity()))  # timm's also activate
+
+
+def _find_pairs(backbone: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield names of convolutions, and of the BatchNorm that alone takes what they give."""
+    layers = dict(backbone.named_modules())
+    if not any(isinstance(layer, nn.BatchNorm2d) for layer in layers.values()):
+        return
+    for call in _Tracer().trace(backbone).nodes:
+        if call.op == "call_module" and isinstance(layers[call.target], nn.BatchNorm2d):
+            before = call.args[0]
+            is_conv = before.op == "call_module" and isinstance(layers[before.target], nn.Conv2d)
+            if is_conv and len(before.users) == 1:
+                yield before.target, call.target
+
+
+class _Tracer(fx.Tracer):
+    """Looks into everything but convolutions and BatchNorms, which timm has kinds of its own of."""
+
+    def is_leaf_module(self, layer: nn.Module, name: str) -> bool:
+        is_ours = isinstance(layer, (nn.Conv2d, nn.BatchNorm2d))
+        return is_ours or super().is_leaf_module(layer, name)
+
+
+def _replace(backbone: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, own_name = name.rpartition(".")
+    setattr(backbone.get_submodule(parent), own_name, layer)

@@ -1,0 +1,169 @@
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from model import build_network
+from model.any_model import AnyModel
+from model.cnns import CNNS
+from model.inference import check_engine, fold_batch_norms, optimize
+from model.landmarks import LandmarkNet
+
+CPU = torch.device("cpu")
+SIZES = [(1, 3, 64, 64), (2, 3, 97, 130)]
+
+
+def make_network(backbone, pooling=None):
+    """Return a network in evaluation mode whose BatchNorms do something to its features."""
+    torch.manual_seed(0)
+    network = build_network(backbone, None, pooling, "none")
+    set_batch_norms(network)
+    return network.eval()
+
+
+def set_batch_norms(network):
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias, 0, 0.2)
+            layer.momentum = 1.0  # statistics of the next images
+    with torch.no_grad():
+        network.train()(torch.randn(4, 3, 64, 64))
+
+
+def assert_equal_descriptors(network, fast, atol=1e-5, dtype=torch.float32):
+    for number, shape in enumerate(SIZES):
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(number), dtype=dtype)
+        with torch.inference_mode():
+            expected, found = network(images), fast(images)
+        assert found.shape == expected.shape and found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+        if len(images) > 1:
+            assert (expected[0] - expected[1]).abs().max() > 1e-3, "nothing to tell apart"
+
+
+@pytest.mark.parametrize("backbone", CNNS)
+def test_folded_cnns_compute_the_same(backbone):
+    """In float64: random weights in 100 layers blow up the rounding of float32 in any order."""
+    network = make_network(backbone).double()
+    fast = optimize(network)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fast.modules())
+    assert_equal_descriptors(network, fast, 1e-7, torch.float64)
+
+
+@pytest.mark.parametrize("backbone", ["ResNet18", "ResNet50", "VGG16", "MobileNetV2"])
+def test_folded_cnns_give_the_same_descriptors(backbone):
+    network = make_network(backbone)
+    assert_equal_descriptors(network, optimize(network))
+
+
+def test_trained_networks_give_the_same_descriptors():
+    network = build_network("EfficientNet_Lite0").eval()
+    assert_equal_descriptors(network, optimize(network))
+
+
+@pytest.mark.parametrize("backbone", ["ViT_B16", "CCT14_224", "DINOv2_S"])
+def test_transformers_give_the_same_descriptors(backbone):
+    network = make_network(backbone)
+    assert_equal_descriptors(network, optimize(network))
+
+
+@pytest.mark.parametrize("pooling", ["gem", "avg", "max"])
+def test_every_pooling_goes_with_it(pooling):
+    network = make_network("ResNet18", pooling)
+    if pooling == "gem":
+        nn.init.constant_(network.aggregation[1].p, 2.6)
+    assert_equal_descriptors(network, optimize(network))
+
+
+def test_the_network_itself_stays_as_it_was():
+    """Training goes on with it after a validation."""
+    network = make_network("ResNet18")
+    network(torch.randn(1, 3, 64, 64)).sum().backward()
+    images = torch.randn(2, 3, 64, 64)
+    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    descriptors, layers = network(images), list(network.modules())
+    fast = optimize(network)
+    with torch.no_grad():
+        for weight in fast.parameters():
+            assert not weight.requires_grad and weight.grad is None
+            weight.zero_()
+    assert list(network.modules()) == layers
+    assert torch.equal(network(images), descriptors)
+    for name, tensor in (dict(network.named_parameters()) | dict(network.named_buffers())).items():
+        assert tensor is tensors[name] and torch.equal(tensor, before[name])
+        assert tensor.stride() == before[name].stride()
+    gradients = [weight.grad is not None for weight in network.parameters() if weight.requires_grad]
+    assert all(gradients)
+
+
+class TwoUsers(nn.Module):
+    """A convolution that is needed without its BatchNorm as well, and one that is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.last, self.last_norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, images):
+        features = self.conv(images)
+        return self.last_norm(self.last(features + self.norm(features)))
+
+
+def test_a_convolution_that_others_need_is_not_folded():
+    torch.manual_seed(0)
+    layers = TwoUsers()
+    set_batch_norms(layers)
+    images = torch.randn(2, 3, 8, 8)
+    expected = layers.eval()(images)
+    fold_batch_norms(layers)
+    assert isinstance(layers.norm, nn.BatchNorm2d) and isinstance(layers.last_norm, nn.Identity)
+    torch.testing.assert_close(layers(images), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_published_networks_are_folded_inside_their_wrapper():
+    torch.manual_seed(0)
+    network = LandmarkNet(build_network("ResNet50", 0, None, "none").backbone, 16)
+    set_batch_norms(network)
+    fast = optimize(AnyModel(network.eval().double(), "landmark:GLD:ResNet50", "file.pth"))
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fast.modules())
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.inference_mode():
+        features = network.backbone(images)
+        torch.testing.assert_close(fast.network.backbone(images), features, rtol=1e-9, atol=1e-9)
+
+
+def test_models_of_others_run_as_they_are():
+    model = AnyModel(lambda images: images.mean((2, 3)), "m:f", None)
+    assert optimize(model) is model
+    with pytest.raises(ValueError, match="runs CosPlace and landmark networks only"):
+        optimize(model, "onnxruntime")
+
+
+@pytest.mark.parametrize("backbone", ["ResNet18", "EfficientNet_Lite0", "CCT14_224"])
+def test_onnxruntime_gives_the_same_descriptors(backbone):
+    pytest.importorskip("onnxruntime")
+    network = make_network(backbone)
+    assert_equal_descriptors(network, optimize(network, "onnxruntime"))
+
+
+def test_onnxruntime_is_refused_where_it_cannot_run(monkeypatch):
+    check_engine("torch", torch.device("cuda"))
+    with pytest.raises(ValueError, match="onnxruntime computes on the CPU.* on cuda: leave it out"):
+        check_engine("onnxruntime", torch.device("cuda"))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="--inference_engine onnxruntime: .* pip install onnx"):
+        check_engine("onnxruntime", CPU)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_folded_networks_give_the_same_descriptors_on_a_gpu():
+    network = make_network("ResNet18")
+    fast = optimize(network.cuda())
+    for shape in SIZES:
+        images = torch.randn(shape, device="cuda")
+        with torch.inference_mode():
+            torch.testing.assert_close(fast(images), network(images), rtol=0, atol=1e-3)  # TF32
