@@ -8,12 +8,11 @@ torchrun --nproc_per_node 8 train.py                     the same run on 8 GPUs
 
 import argparse
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -28,18 +27,18 @@ from datasets.eval_sets import Labels, load_test_set
 from datasets.partition import PartitionParams
 from datasets.train_dataset import GroupSampler, TrainDataset
 from evaluation import Evaluation, Protocol, evaluate
-from evaluation.descriptors import Inference
+from evaluation.descriptors import Inference, Model
 from evaluation.results import NUM_RANKED, write_results
 from evaluation.tables import format_result
-from model import GeoLocalizationNet
 from model.checkpoints import load_network
 from model.files import save_atomically
+from model.inference import optimize
 from model.network import IMAGE_SIZE, choose_resize
 from parser import parse_arguments
 from reports.pictures import save_pictures
 from training.batches import batches_on_device, make_loader
 from training.collectives import mean_over_processes
-from training.metrics import Clock, Metrics
+from training.metrics import Clock, EpochStats, Metrics, check_finite
 from training.resuming import (
     check_flags_unchanged,
     check_images_unchanged,
@@ -164,21 +163,11 @@ def open_run(
     return folder
 
 
-class EpochStats(NamedTuple):
-    """What an epoch of training tells."""
-
-    group: int
-    loss: float  # mean over the iterations
-    images_per_second: float
-    data_wait_share: float  # part of the time that went into waiting for images, 0 to 1
-    seconds: float
-
-
 def fit(
     training: Training,
     loader: DataLoader,
     augmentation: Augmentation | None,
-    validate: Callable[[GeoLocalizationNet], Evaluation],
+    validate: Callable[[Model], Evaluation],
     epochs_num: int,
     settings: dict[str, Any],
     run_folder: Path,
@@ -199,7 +188,7 @@ def fit(
     for epoch in range(training.epoch_num, epochs_num):
         loader.batch_sampler.epoch = epoch
         stats = train_one_epoch(training, loader, augmentation)
-        validation = validate(training.network.eval())
+        validation = validate(optimize(training.network.eval()))
         is_best = training.end_epoch(validation.recall_at_1)
         state = training.state_dict()
         if not is_main:
@@ -260,15 +249,6 @@ def train_one_epoch(
     return EpochStats(training.current_group, mean_loss, *totals)
 
 
-def check_finite(loss: float, epoch: int, iteration: int) -> None:
-    """Raise a ValueError if training has diverged."""
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"The loss is {loss} in epoch {epoch}, iteration {iteration}: "
-            "lower --lr or --classifiers_lr"
-        )
-
-
 def test_best(
     run_folder: Path,
     test_set: EvalSet,
@@ -293,7 +273,7 @@ def test_best(
     with commons.main_process_first():  # it has written it
         network = load_network(best_model).eval().to(inference.device)
     num_listed = max(*protocol.recall_values, num_preds)
-    test = evaluate(network, test_set, protocol, inference, max(num_listed, NUM_RANKED))
+    test = evaluate(optimize(network), test_set, protocol, inference, max(num_listed, NUM_RANKED))
     if commons.rank() > 0:
         return
     provenance = commons.describe_model(best_model) | network.architecture | provenance

@@ -21,7 +21,7 @@ _PAIRS_PER_BLOCK = 1 << 20
 _ROUNDING = 2.0**-24  # of float32, relative
 
 
-class Rows:
+class RowBlocks:
     """Some or all rows of a database, read as float32 block by block, never all at once."""
 
     def __init__(self, database: np.ndarray, numbers: np.ndarray | None = None) -> None:
@@ -83,7 +83,7 @@ class Rows:
         return buffer
 
 
-def search_exactly(rows: Rows, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def search_exactly(rows: RowBlocks, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Find the k nearest rows of each query; of equal distances the lower row comes first.
 
     Args:
@@ -110,7 +110,7 @@ def search_exactly(rows: Rows, queries: np.ndarray, k: int) -> tuple[np.ndarray,
     return predictions, distances
 
 
-def measure_distances(rows: Rows, queries: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def measure_distances(rows: RowBlocks, queries: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Measure from each query to rows of its own; a pair has the same distance in any call.
 
     Args:
@@ -139,7 +139,7 @@ def order_by_distance(
 
 
 def _search_by_products(
-    rows: Rows, queries: np.ndarray, k: int, num_candidates: int
+    rows: RowBlocks, queries: np.ndarray, k: int, num_candidates: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return predictions, distances, and whether no other row can belong to the predictions."""
     num_candidates = min(num_candidates, len(rows))
@@ -160,7 +160,7 @@ def _search_by_products(
 
 
 def _find_candidates(
-    rows: Rows, queries: np.ndarray, num_candidates: int
+    rows: RowBlocks, queries: np.ndarray, num_candidates: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return squared distances, rounded, and rows, unordered, -1 where none is finite."""
     best = np.full((len(queries), num_candidates), np.inf, np.float32)
@@ -175,7 +175,7 @@ def _find_candidates(
     return best, candidates
 
 
-def _search_by_pairs(rows: Rows, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _search_by_pairs(rows: RowBlocks, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Measure every pair: where all descriptors are almost the same, nothing less decides."""
     predictions = np.full((len(queries), k), -1)
     distances = np.full((len(queries), k), np.inf, np.float32)
@@ -185,7 +185,7 @@ def _search_by_pairs(rows: Rows, queries: np.ndarray, k: int) -> tuple[np.ndarra
         for query in range(0, len(queries), step):
             asked = slice(query, query + step)
             all_rows = np.broadcast_to(numbers, (len(queries[asked]), len(block)))
-            near = measure_distances(Rows(block), queries[asked], all_rows)
+            near = measure_distances(RowBlocks(block), queries[asked], all_rows)
             found = np.argsort(near, axis=1, kind="stable")[:, :k]
             predictions[asked], distances[asked] = order_by_distance(
                 np.concatenate((predictions[asked], found + first), axis=1),

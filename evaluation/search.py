@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evaluation.exact_search import Rows, measure_distances, order_by_distance, search_exactly
+from evaluation.exact_search import RowBlocks, measure_distances, order_by_distance, search_exactly
 from evaluation.indexes import Index
 
 
@@ -29,7 +29,7 @@ def find_neighbors(
         ValueError: If shapes or types do not fit, or descriptors are not finite.
     """
     _check(database, queries, k)
-    return search_exactly(Rows(database), np.ascontiguousarray(queries), min(k, len(database)))
+    return search_exactly(RowBlocks(database), np.ascontiguousarray(queries), min(k, len(database)))
 
 
 def merge_neighbors(
@@ -86,7 +86,7 @@ def search_index(index: Index, queries: np.ndarray, k: int) -> tuple[np.ndarray,
     if index.descriptors is None:
         distances = np.sqrt(np.maximum(np.where(candidates < 0, np.inf, squared), 0))
     else:
-        distances = measure_distances(Rows(index.descriptors), queries, candidates)
+        distances = measure_distances(RowBlocks(index.descriptors), queries, candidates)
     return order_by_distance(candidates, distances.astype(np.float32), k)
 
 
@@ -126,7 +126,7 @@ def find_neighbors_within(
         if len(numbers) == 0:
             continue
         asked = np.flatnonzero(queries_groups == group)
-        rows = Rows(database, numbers)
+        rows = RowBlocks(database, numbers)
         found, found_distances = search_exactly(rows, queries[asked], min(k, len(rows)))
         columns = slice(found.shape[1])
         predictions[asked, columns] = numbers[found]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from evaluation import exact_search
-from evaluation.exact_search import Rows, measure_distances, search_exactly
+from evaluation.exact_search import RowBlocks, measure_distances, search_exactly
 
 NUM_ROWS, DIM = 300, 24
 
@@ -15,7 +15,10 @@ def by_pairs(database, queries, k):
     """Return what a search must: one pair at a time, the smallest distance, then index, first."""
     distances = np.array(
         [
-            [measure_distances(Rows(row[None]), query[None], np.array([[0]])) for row in database]
+            [
+                measure_distances(RowBlocks(row[None]), query[None], np.array([[0]]))
+                for row in database
+            ]
             for query in queries
         ]
     ).reshape(len(queries), len(database))
@@ -45,7 +48,7 @@ def test_blocks_change_nothing_to_the_last_bit(kind, rows_per_block, monkeypatch
     if kind == "almost equal":
         queries = database[:9] + np.float32(1e-6)
     expected = by_pairs(database, queries, 5)
-    for found, right in zip(search_exactly(Rows(database), queries, 5), expected, strict=True):
+    for found, right in zip(search_exactly(RowBlocks(database), queries, 5), expected, strict=True):
         np.testing.assert_array_equal(found, right)
 
 
@@ -60,7 +63,7 @@ def test_doubt_is_seen_and_ends_in_pairs(kind, monkeypatch):
 
     monkeypatch.setattr(exact_search, "_search_by_pairs", count)
     monkeypatch.setattr(exact_search, "_WIDER", 2)
-    search_exactly(Rows(make_database(kind)), descriptors_of(9, DIM, seed=1), 5)
+    search_exactly(RowBlocks(make_database(kind)), descriptors_of(9, DIM, seed=1), 5)
     assert asked == ([] if kind == "random" else [9])
 
 
@@ -68,7 +71,7 @@ def test_the_bound_holds_for_numbers_that_cancel():
     """Far from the origin the rounding of squares is larger than the distances."""
     database = make_database("random") * np.float32(0.01) + 100
     queries = database[:20] + descriptors_of(20, DIM, seed=2) * np.float32(0.001)
-    predictions, distances = search_exactly(Rows(database), queries, 3)
+    predictions, distances = search_exactly(RowBlocks(database), queries, 3)
     exact = np.linalg.norm(database[None].astype(float) - queries[:, None], axis=2)
     np.testing.assert_array_equal(predictions, np.argsort(exact, axis=1)[:, :3])
     np.testing.assert_allclose(distances, np.sort(exact, axis=1)[:, :3], rtol=1e-5)
@@ -81,7 +84,7 @@ def test_rows_are_those_of_the_array(dtype, numbers, order, monkeypatch):
     for name in ("_BYTES_PER_BLOCK", "_BYTES_PER_BUFFER"):
         monkeypatch.setattr(exact_search, name, 33 * 4 * DIM)
     database = np.asarray(descriptors_of(NUM_ROWS, DIM).astype(dtype), order=order)
-    rows = Rows(database, numbers)
+    rows = RowBlocks(database, numbers)
     expected = database if numbers is None else database[numbers]
     blocks = [(first, block.copy()) for first, block in rows.blocks()]
     assert all(block.dtype == np.float32 for _, block in blocks)
@@ -94,6 +97,6 @@ def test_rows_are_those_of_the_array(dtype, numbers, order, monkeypatch):
 
 def test_a_database_in_place_is_not_copied():
     database = descriptors_of(NUM_ROWS, DIM)
-    for rows in (Rows(database), Rows(database, np.arange(20, 50))):
+    for rows in (RowBlocks(database), RowBlocks(database, np.arange(20, 50))):
         assert all(np.shares_memory(block, database) for _, block in rows.blocks())
         assert np.shares_memory(rows.take(np.array([[1]]))[0], database)

@@ -94,7 +94,7 @@ def test_evaluation_without_a_model_is_the_network_that_training_starts_from(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("train.fit", capture)
-    monkeypatch.setattr("eval.evaluate_all", capture)
+    monkeypatch.setattr("eval.optimize", capture)
     monkeypatch.chdir(datasets_folder.parent)
     with pytest.raises(KeyboardInterrupt):
         train_main([*flags, "--seed=5"])

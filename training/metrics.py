@@ -1,16 +1,36 @@
 """Numbers of each epoch, as lines of JSON and as TensorBoard events."""
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from torch.utils.tensorboard import SummaryWriter
 
 import commons
 
 T = TypeVar("T")
+
+
+class EpochStats(NamedTuple):
+    """What an epoch of training tells."""
+
+    group: int
+    loss: float  # mean over the iterations
+    images_per_second: float
+    data_wait_share: float  # part of the time that went into waiting for images, 0 to 1
+    seconds: float
+
+
+def check_finite(loss: float, epoch: int, iteration: int) -> None:
+    """Raise a ValueError if training has diverged."""
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"The loss is {loss} in epoch {epoch}, iteration {iteration}: "
+            "lower --lr or --classifiers_lr"
+        )
 
 
 class Clock:
