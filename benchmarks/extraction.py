@@ -56,7 +56,7 @@ class Way(NamedTuple):
     """A way to make descriptors."""
 
     name: str
-    bar: str  # that its ratio is to reach
+    bar: str  # that its ratio is to reach for a database
     describe: Describe
     tolerance: float = 1e-5  # of the numbers of a descriptor
 
@@ -126,6 +126,7 @@ def measure_all(
         onnx = optimize(network, "onnxruntime")
         ways.append(Way("onnxruntime", "1.8", partial(describe, onnx, setting)))
     yield from race("database", database, in_batches, ways, repetitions)
+    ways = [way._replace(bar="") for way in ways]
     yield from race("queries of one size", database, one_by_one, ways, repetitions)
     yield from race("queries of four sizes", mixed, one_by_one, ways, repetitions)
     if setting.device.type == "cpu":

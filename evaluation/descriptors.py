@@ -15,7 +15,6 @@ from evaluation.rows import Described, Facts, MemoryRows, Rows, facts_of, find_m
 from evaluation.views import View
 
 _ROWS_PER_BLOCK = 1 << 14
-DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -26,9 +25,7 @@ class Extraction:
     images; the rest is of all of them.
     """
 
-    descriptors: (
-        np.ndarray
-    )  # float32 or float16 [num_here, D]; [num_here, V, D] if views stay apart
+    descriptors: np.ndarray  # [num_here, D]; [num_here, V, D] if views stay apart
     image_sizes: dict[str, int]  # "HxW" as given to the model -> number of images
     num_images: int
     unreadable: list[int] = field(default_factory=list)  # numbers of skipped images: rows of NaN
@@ -70,7 +67,7 @@ class Inference:
     num_workers: int = 0
     skip_unreadable: bool = False  # count unreadable images instead of stopping
     use_amp16: bool = False  # compute in float16 where that is exact enough; on CUDA devices
-    dtype: str = "float32"  # of the descriptors, one of DTYPES
+    dtype: str = "float32"  # of the descriptors; or float16
 
     def __post_init__(self) -> None:
         """Raise a ValueError if the device cannot do it."""

@@ -72,12 +72,12 @@ class Database:
 
     @property
     def descriptors(self) -> np.ndarray:
-        """Descriptors of the readable images. float32 [num_readable, D]."""
+        """Descriptors of the readable images of this process. [num_readable, D]."""
         return self.extraction.descriptors
 
     @property
     def readable_paths(self) -> ImagePaths:
-        """The images that have descriptors, in the order of these."""
+        """The images that have descriptors, in the order of these; for one process."""
         unreadable = self.extraction.unreadable
         return self.paths.subset(self.extraction.readable) if unreadable else self.paths
 

@@ -1,7 +1,8 @@
 """Networks for inference only: the same descriptors, up to rounding, in less time.
 
-torch        Each BatchNorm goes into the convolution before it, and the weights are laid out
-             channels last: these are how convolutions compute fastest, on CPUs and on GPUs.
+torch        Each BatchNorm goes into the convolution before it, and weights and images are laid
+             out channels last, which is how convolutions compute fastest, on CPUs and on GPUs. On
+             a CPU, batches go through in small passes.
 onnxruntime  The network as an ONNX file that is thrown away again, run by onnxruntime on the CPU.
 """
 
@@ -22,6 +23,10 @@ from model.landmarks import LandmarkNet
 from model.network import IMAGE_SIZE, GeoLocalizationNet
 
 Model = Callable[[torch.Tensor], torch.Tensor]
+_CHANNELS_LAST_DEVICES = ("cpu", "cuda")  # others compute in the layout that they choose
+# On a CPU. The features of more pixels take blocks of memory that the C library (glibc, from 32 MB
+# on) does not keep: to get them anew for each layer took up to half of the time.
+_PIXELS_PER_PASS = 512 * 512
 
 
 def check_engine(engine: str, device: torch.device) -> None:
@@ -73,7 +78,12 @@ class _ChannelsLast(nn.Module):
         self.network = network.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.network(images.contiguous(memory_format=torch.channels_last))
+        images = images.contiguous(memory_format=torch.channels_last)
+        if images.device.type != "cpu":
+            return self.network(images)
+        num_pixels = images.shape[2] * images.shape[3]
+        passes = images.split(max(_PIXELS_PER_PASS // num_pixels, 1))
+        return torch.cat([self.network(part) for part in passes])
 
 
 def _for_torch(network: nn.Module) -> Model:
@@ -84,7 +94,8 @@ def _for_torch(network: nn.Module) -> Model:
     }
     network = copy.deepcopy(network, memo=weights)
     fold_batch_norms(network.backbone)
-    return _ChannelsLast(network)
+    device = next(network.parameters()).device
+    return _ChannelsLast(network) if device.type in _CHANNELS_LAST_DEVICES else network
 
 
 def _for_onnxruntime(network: nn.Module) -> Model:

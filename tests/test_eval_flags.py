@@ -95,6 +95,58 @@ def test_one_extraction_serves_many_questions(flags, tmp_path):
         np.testing.assert_array_equal(*arrays)
 
 
+def test_an_extraction_that_stopped_is_taken_up(flags, make_eval_folder, tmp_path, capfd):
+    rng = np.random.default_rng(0)
+    sizes = [(32, 24), (24, 32), (32, 24)]
+    folder = make_eval_folder(rng.uniform(0, 90, (30, 2)), rng.uniform(0, 90, (5, 2)), sizes)
+    flags += [f"--test_set_folder={folder}", "--infer_batch_size=1", "--no_report"]
+    eval_main([*flags, f"--save_dir={tmp_path / 'at_once'}"])
+    broken = sorted((folder / "database").iterdir())[20]  # of the third window of 8
+    content = broken.read_bytes()
+    broken.write_bytes(b"broken")
+    flags += [f"--save_descriptors={tmp_path / 'kept'}"]
+    with pytest.raises(ValueError, match="cannot be read"):
+        eval_main([*flags, f"--save_dir={tmp_path / 'stopped'}"])
+    broken.write_bytes(content)
+    capfd.readouterr()
+    eval_main(flags)
+    printed = capfd.readouterr()
+    assert "is from an interrupted run: it is taken up" in printed.out
+    assert "Database:  27%|" in printed.err and "Database:   0%|" not in printed.err
+    for file in ("predictions.csv", "predictions.npz"):
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "at_once" / file).read_bytes()
+
+
+def test_onnxruntime_finds_the_same(flags, tmp_path):
+    pytest.importorskip("onnxruntime")
+    eval_main([*flags, TEST_SET, "--no_report"])
+    fast = ["--inference_engine=onnxruntime", f"--save_dir={tmp_path / 'fast'}"]
+    eval_main([*flags, TEST_SET, "--no_report", *fast])
+    plain, found = (np.load(tmp_path / run / "predictions.npz") for run in ("run", "fast"))
+    np.testing.assert_allclose(
+        found["descriptor_distances"], plain["descriptor_distances"], atol=1e-4
+    )
+    np.testing.assert_array_equal(found["predictions"][:, 0], plain["predictions"][:, 0])
+    engines = [results_of(tmp_path / run)["inference_engine"] for run in ("run", "fast")]
+    assert engines == ["torch", "onnxruntime"]
+
+
+def test_descriptors_in_float16_take_half_the_disk(flags, tmp_path):
+    kept = [f"--save_descriptors={tmp_path / 'kept'}", "--descriptors_dtype=float16"]
+    eval_main([*flags, TEST_SET, "--no_report", *kept])
+    files = list((tmp_path / "kept").glob("*.npy"))
+    assert [np.load(file, mmap_mode="r").dtype for file in files] == [np.float16] * 2
+    results = results_of(tmp_path / "run")
+    assert results["descriptors_dtype"] == "float16" and results["use_amp16"] is False
+    exact = [f"--save_dir={tmp_path / 'exact'}", f"--load_descriptors={tmp_path / 'kept'}"]
+    eval_main([*flags, TEST_SET, "--no_report", *exact])
+    distances = [
+        np.load(tmp_path / run / "predictions.npz")["descriptor_distances"]
+        for run in ("run", "exact")
+    ]
+    assert 0 < np.abs(distances[0] - distances[1]).max() < 1e-2, "those in float32 are others"
+
+
 def test_positives_from_a_file(flags, make_eval_folder, tmp_path):
     folder = make_eval_folder([(0, 0), (50, 0), (90, 0)], [(0, 0), (1, 0)])
     right = tmp_path / "right.csv"

@@ -99,6 +99,20 @@ def test_the_network_itself_stays_as_it_was():
     assert all(gradients)
 
 
+def test_passes_are_of_few_pixels_and_in_order(monkeypatch):
+    network = make_network("ResNet18")
+    fast, sizes = optimize(network), []
+    fast.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    images = torch.randn(7, 3, 64, 64)
+    with torch.inference_mode():
+        expected = network(images)
+        for num_pixels, expected_sizes in ((3 * 64 * 64, [3, 3, 1]), (1, [1] * 7), (1 << 18, [7])):
+            monkeypatch.setattr("model.inference._PIXELS_PER_PASS", num_pixels)
+            sizes.clear()
+            torch.testing.assert_close(fast(images), expected, rtol=0, atol=1e-5)
+            assert sizes == expected_sizes
+
+
 class TwoUsers(nn.Module):
     """A convolution that is needed without its BatchNorm as well, and one that is used twice."""
 
