@@ -26,7 +26,7 @@ _NOISY_LOGGERS = (
     *("PIL", "matplotlib", "fontTools", "faiss", "tensorboard", "urllib3"),
     *("numba", "filelock"),
 )
-_LONGEST_WAIT = datetime.timedelta(hours=12)  # for the main process; torchrun ends it if one dies
+_LONGEST_WAIT = datetime.timedelta(hours=2)  # for the main process; torchrun ends it if one dies
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -53,13 +53,17 @@ def run_command(main: Callable[[], None]) -> None:
     except Exception as error:
         logging.debug("Unexpected error:", exc_info=True)
         if num_ranks() > 1 and _is_lost_connection(error):
-            logging.error(f"Ended{whose}: another process of this job has ended, see its error")
+            reason = str(error).splitlines()[0]
+            logging.error(
+                f"Ended{whose}: the connection to another process of this job is lost, see its "
+                f"error ({reason})"
+            )
             sys.exit(1)
         raise
 
 
 def rank() -> int:
-    """Return the number of this process in its job, 0 for the main one, which writes files."""
+    """Return the number of this process in its job, 0 for the main one."""
     return int(os.environ["RANK"]) if dist.is_torchelastic_launched() else 0
 
 
@@ -85,15 +89,21 @@ def of_main_process(make: Callable[[], T]) -> T:
 def main_process_first() -> Iterator[None]:
     """Let the main process go first: the others find what it has made."""
     if rank() > 0:
-        dist.barrier()
+        _wait_for_all()
     yield
     if rank() == 0 and num_ranks() > 1:
-        dist.barrier()
+        _wait_for_all()
+
+
+def _wait_for_all() -> None:
+    dist.all_reduce(torch.zeros(1))  # on the CPU: a barrier may choose GPUs that are not in use
 
 
 def _is_lost_connection(error: Exception) -> bool:
     """Tell whether this is what processes meet when another one of the job is gone."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+    words = ("connection closed", "connection reset", "connection was refused", "broken pipe")
+    is_of_group = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+    return is_of_group and any(word in str(error).lower() for word in words)
 
 
 def from_flags(kind: type[T], args: argparse.Namespace) -> T:

@@ -202,7 +202,12 @@ def _add_evaluation(cli: argparse.ArgumentParser) -> None:
         "without a value, shorter side to --image_size (default: for transformers the square of "
         "their size; else as the test set prescribes, none for all of the paper's)",
     )
-    add("--infer_batch_size", type=positive_int, default=16, help="images per batch, of equal size")
+    add(
+        "--infer_batch_size",
+        type=positive_int,
+        default=16,
+        help="images per batch, of equal size, in each process",
+    )
     add(
         "--positive_dist_threshold",
         type=positive_float,
@@ -238,7 +243,7 @@ def _add_run(cli: argparse.ArgumentParser) -> None:
         "--num_workers",
         type=not_negative_int,
         default=min(8, os.cpu_count() or 1),
-        help="loader processes",
+        help="loader processes, of each process that torchrun starts",
     )
     add("--seed", type=not_negative_int, default=0, help="decides every random choice")
     add("--save_dir", help="folder of this run (default: logs/<what>_<time>)")

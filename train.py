@@ -21,7 +21,7 @@ from tqdm import tqdm
 import commons
 from datasets.augmentations import Augmentation
 from datasets.catalog import TRAIN_SETS, find_train_folder
-from datasets.class_index import load_index
+from datasets.class_index import ClassIndex, load_index
 from datasets.eval_dataset import EvalSet
 from datasets.eval_sets import Labels, load_test_set
 from datasets.partition import PartitionParams
@@ -71,8 +71,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     root, named = args.datasets_folder, TRAIN_SETS[args.dataset]
     train_folder = args.train_set_folder or find_train_folder(args.dataset, root)
-    with commons.main_process_first():
-        index = load_index(train_folder, params, args.cache_folder)
+    index = ClassIndex(
+        commons.of_main_process(
+            lambda: load_index(train_folder, params, args.cache_folder).index_folder
+        )
+    )
     index.require_groups(args.groups_num)
     if args.dry_run:
         logging.info(f"{index.describe()}\nTrained are groups 0 to {args.groups_num - 1}")
@@ -220,7 +223,9 @@ def train_one_epoch(
     progress = tqdm(
         total=len(loader), desc=f"Epoch {training.epoch_num}", unit="it", disable=commons.rank() > 0
     )
-    with progress, training.current_head() as (group_loss, head_optimizer):
+    # All batches have one size: the fastest kernels are looked for once.
+    fastest = torch.backends.cudnn.flags(enabled=True, benchmark=True)
+    with fastest, progress, training.current_head() as (group_loss, head_optimizer):
         clock = Clock()
         batches = batches_on_device(loader, device, augmentation)
         for iteration, (images, labels) in enumerate(clock.waiting(batches), start=1):

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
+import commons
+
 _log = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -103,9 +105,9 @@ def keep_list(walk: Walk, folder: Path) -> Path | None:
     if walk.num_images < _MIN_KEPT_IMAGES or (list_file.exists() and not is_ours):
         return None
     try:
-        list_file.unlink(missing_ok=True)
-        _write_new(list_file, walk.texts)
-        _write_record(list_file, walk.stamps)
+        if is_ours:
+            list_file.unlink(missing_ok=True)
+        _write(list_file, walk)
     except OSError as error:
         _log.debug(f"The list of {folder} is not kept: {error}")
         return None
@@ -187,32 +189,36 @@ def _record_file(list_file: Path) -> Path:
     return list_file.with_suffix(".json")
 
 
-def _write_new(file: Path, parts: Sequence[bytes]) -> None:
-    """Write a file whole or not at all, and never over one that appeared meanwhile."""
-    temporary = file.with_name(f".{file.name}_{os.getpid()}")
+def _write(list_file: Path, walk: Walk) -> None:
+    """Write a list whole or not at all, and never over one that appeared meanwhile.
+
+    Its record comes first: a list without one would pass for the user's, who keeps it up to date.
+    """
+    temporary = list_file.with_name(f".{list_file.name}_{os.getpid()}")
     try:
         with open(temporary, "wb") as stream:
-            stream.writelines(parts)
-        os.link(temporary, file)
+            stream.writelines(walk.texts)
+        record = {"list": _stamp_of_list(temporary), "folders": walk.stamps}
+        commons.write_json(record, _record_file(list_file))
+        try:
+            os.link(temporary, list_file)
+        except OSError:
+            _record_file(list_file).unlink()
+            raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_record(list_file: Path, stamps: dict[str, str]) -> None:
-    """Say what a list that we just wrote is of; without a record it would pass for the user's."""
-    record = {"list": read_stamp(list_file), "folders": stamps}
-    try:
-        _record_file(list_file).unlink(missing_ok=True)
-        _write_new(_record_file(list_file), [json.dumps(record, indent=0).encode()])
-    except OSError:
-        list_file.unlink()
-        raise
+def _stamp_of_list(list_file: Path) -> str:
+    """Return what changes when somebody edits a list; a new name for the file does not count."""
+    status = os.stat(list_file)
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
 
 
 def _read_record(list_file: Path) -> dict | None:
     """Return the record of a list that we wrote and nobody changed since."""
     try:
         record = json.loads(_record_file(list_file).read_text())
-        return record if record["list"] == read_stamp(list_file) else None
+        return record if record["list"] == _stamp_of_list(list_file) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -134,7 +134,7 @@ class Partitioner:
 
     def _collect(self, kept: np.ndarray, class_starts: np.ndarray) -> np.ndarray:
         """Return the images of some classes, class after class."""
-        next_places = np.full(len(self._classes.keys), -1)
+        next_places = np.full(len(self._classes.keys), -1, np.int64)
         next_places[kept] = class_starts[:-1]
         members = np.empty(class_starts[-1], self._blocks[0][0].dtype)
         for images, classes in self._blocks:

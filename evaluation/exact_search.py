@@ -164,7 +164,7 @@ def _find_candidates(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return squared distances, rounded, and rows, unordered, -1 where none is finite."""
     best = np.full((len(queries), num_candidates), np.inf, np.float32)
-    candidates = np.full((len(queries), num_candidates), -1)
+    candidates = np.full((len(queries), num_candidates), -1, np.int64)
     for first, block in rows.blocks():
         squared, found = faiss.knn(queries, block, min(num_candidates, len(block)))
         squared = np.concatenate((best, np.where(found < 0, np.inf, squared)), axis=1)
@@ -177,7 +177,7 @@ def _find_candidates(
 
 def _search_by_pairs(rows: RowBlocks, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Measure every pair: where all descriptors are almost the same, nothing less decides."""
-    predictions = np.full((len(queries), k), -1)
+    predictions = np.full((len(queries), k), -1, np.int64)
     distances = np.full((len(queries), k), np.inf, np.float32)
     for first, block in rows.blocks():
         step = max(_PAIRS_PER_BLOCK // len(block), 1)
@@ -199,7 +199,7 @@ def _measure_squared(
     array: np.ndarray, queries: np.ndarray, places: np.ndarray, squared: np.ndarray
 ) -> None:
     """Fill in squared distances [num_queries, K] to rows at places [num_queries, K]."""
-    asked = np.repeat(np.arange(len(places)), places.shape[1])
+    asked = np.repeat(np.arange(len(places), dtype=np.int64), places.shape[1])
     places = np.ascontiguousarray(places, np.int64)
     pointers = [faiss.swig_ptr(a) for a in (queries, asked, array, places, squared)]
     queries_at, asked_at, array_at, places_at, squared_at = pointers

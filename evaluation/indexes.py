@@ -160,7 +160,7 @@ def build_index(database: np.ndarray, spec: IndexSpec, seed: int = 0) -> Index:
     if spec.name == EXACT.name:
         return Index(database)
     if spec.name == _FLAT_FP16:
-        return Index(database.astype(np.float16))
+        return Index(database.astype(np.float16, copy=False))
     with _explained(spec, *database.shape):
         codes = _construct(spec, database.shape[1])
         if not codes.is_trained:

@@ -5,6 +5,7 @@ on a stream of their own, and the descriptors of the window before are copied ba
 the same steps follow each other.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from evaluation.batches import Batch, Window
 from evaluation.rows import SIZES_DTYPE, UNREADABLE, Described
 from evaluation.views import View
 
+_MAX_RUNNING = 3  # batches on a CUDA device
 Model = Callable[[torch.Tensor], torch.Tensor]  # images [B, 3, H, W] -> descriptors [B, D]
 
 
@@ -26,6 +28,7 @@ class Pipeline:
         """Make the stream for copies."""
         self._model, self._view, self._device, self._use_amp16 = model, view, device, use_amp16
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._running: deque[torch.cuda.Event] = deque()
 
     def describe(
         self, windows: Iterable[Window], show_progress: Callable[[int], object]
@@ -51,6 +54,7 @@ class Pipeline:
         for batch in window.batches:
             views = self._view(self._send(batch))  # [B, V, 3, h, w]
             outputs.append(self._run(views))
+            self._hold_back()
             numbers.append(batch.numbers.numpy() - window.images.start)
             sizes[numbers[-1]] = views.shape[3:]
             show_progress(len(batch.numbers))
@@ -62,10 +66,21 @@ class Pipeline:
         arrived = torch.cuda.current_stream(self._device).record_event() if is_cuda else None
         return _Launched(window.images, sizes, np.concatenate(numbers), descriptors, arrived)
 
+    def _hold_back(self) -> None:
+        """Wait until few batches are on the device: images come faster than networks work."""
+        if self._copies is None:
+            return
+        self._running.append(torch.cuda.current_stream(self._device).record_event())
+        if len(self._running) > _MAX_RUNNING:
+            self._running.popleft().synchronize()
+
     def _send(self, batch: Batch) -> torch.Tensor:
         """Bring the images of a batch, uint8 [B, 3, H, W], to the device."""
         with torch.cuda.stream(self._copies):  # nothing, if there is none
-            pieces = [piece.to(self._device, non_blocking=True) for piece in batch.pieces]
+            pieces = [
+                piece.to(self._device, non_blocking=self._copies is not None)
+                for piece in batch.pieces
+            ]
             images = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         if self._copies is not None:
             computing = torch.cuda.current_stream(self._device)

@@ -174,7 +174,10 @@ def _number_queries(
     if not queries.unreadable:
         return predictions, distances
     shape = (queries.num_images, predictions.shape[1])
-    all_predictions, all_distances = np.full(shape, -1), np.full(shape, np.inf, np.float32)
+    all_predictions, all_distances = (
+        np.full(shape, -1, np.int64),
+        np.full(shape, np.inf, np.float32),
+    )
     all_predictions[queries.readable] = predictions
     all_distances[queries.readable] = distances
     return all_predictions, all_distances

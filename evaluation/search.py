@@ -120,7 +120,7 @@ def find_neighbors_within(
             f"{len(queries_groups):,} for {len(queries):,} queries: one each is needed"
         )
     shape = (len(queries), min(k, len(database)))
-    predictions, distances = np.full(shape, -1), np.full(shape, np.inf, np.float32)
+    predictions, distances = np.full(shape, -1, np.int64), np.full(shape, np.inf, np.float32)
     for group in np.unique(queries_groups):
         numbers = np.flatnonzero(database_groups == group)
         if len(numbers) == 0:

@@ -133,7 +133,7 @@ def test_small_folders_get_no_list(tree, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["set"]
 
 
-@pytest.mark.parametrize("failing", ["os.link", "json.dumps"])
+@pytest.mark.parametrize("failing", ["os.link", "commons.write_json"])
 def test_where_nothing_can_be_written_nothing_is_left(tree, tmp_path, monkeypatch, caplog, failing):
     def refuse(*_args, **_kwargs):
         raise PermissionError("read-only")
@@ -154,6 +154,19 @@ def test_a_list_that_appears_while_one_is_written_stays(tree, tmp_path, monkeypa
     monkeypatch.setattr("datasets.folder_lists.os.link", link_too_late)
     assert find_names(tree).list_file is None
     assert (tmp_path / "set_images_paths.txt").read_text() == "a.jpg\n"
+
+
+@pytest.mark.parametrize("last_step", ["os.link", "commons.write_json"])
+def test_a_writer_that_dies_leaves_no_list_that_passes_for_the_users(tree, monkeypatch, last_step):
+    def die(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr(f"datasets.folder_lists.{last_step}", die)
+        find_names(tree)
+    (tree / "new.jpg").touch()
+    assert names_in(find_names(tree)) == names_by_os_walk(tree)
+    assert find_list_file(tree) is not None
 
 
 def test_names_outside_utf8_are_kept(tree):

@@ -65,6 +65,19 @@ def test_a_step_of_several_processes_is_that_of_one(step):
         torch.testing.assert_close(step[what], values, rtol=2e-5, atol=2e-6, msg=what)
 
 
+def test_processes_with_whole_heads_get_the_gradients_of_one(step):
+    images, labels = make_batch()
+    network, head = make_network().train(), make_head()
+    F.cross_entropy(head(network(images), labels), labels).backward()
+    expected = [parameter.grad for parameter in (*network.parameters(), *head.parameters())]
+    torch.testing.assert_close(step["replicated"], expected, rtol=2e-5, atol=2e-6)
+
+
+def test_an_overflow_in_one_part_of_a_head_skips_the_step_everywhere(step):
+    scales, changes = zip(*step["overflow"], strict=True)
+    assert len(scales) > 1 and set(scales) == {32768.0} and set(changes) == {0.0}
+
+
 def test_no_image_is_drawn_by_two_processes(datasets_folder, tmp_path):
     params = PartitionParams(min_images_per_class=3)
     index = load_index(datasets_folder / "mini_city" / "processed" / "train", params, tmp_path)
@@ -110,6 +123,11 @@ def assert_same_training(folder: Path, other: Path) -> None:
     assert len(weights) == 2
     for key in weights:
         torch.testing.assert_close(state[key], expected[key], rtol=0, atol=2e-3)
+    moments = [key for key in state if key.endswith("/exp_avg")]  # means of gradients
+    assert len(moments) > 20
+    for key in moments:
+        difference = (state[key] - expected[key]).norm() / expected[key].norm()
+        assert difference < 0.2, key  # rounding only; a factor of 2 would be 0.5 or more
     results = [json.loads((run / "results.json").read_text()) for run in (folder, other)]
     assert results[0]["recalls"] == results[1]["recalls"]
 

@@ -29,9 +29,7 @@ def test_by_hand(text, expected):
     assert count_repeats(listed(text)) == expected
 
 
-@pytest.mark.parametrize("lines_per_block", [5, 1 << 15])
-def test_equals_a_set_of_lines(monkeypatch, lines_per_block):
-    monkeypatch.setattr(repeats, "_LINES_PER_BLOCK", lines_per_block)
+def test_equals_a_set_of_lines():
     rng = np.random.default_rng(0)
     for num_letters in (2, 60):  # of short lines many are the same
         lines = [
@@ -46,5 +44,5 @@ def test_equals_a_set_of_lines(monkeypatch, lines_per_block):
 
 
 def test_lines_with_the_same_hash_are_compared(monkeypatch):
-    monkeypatch.setattr(repeats, "_mix", lambda hashes, words: hashes)  # only widths count
+    monkeypatch.setattr(repeats, "hash_texts", lambda text, bounds, hashes: hashes.fill(7))
     assert count_repeats(listed(b"aa\nbb\ncc\nbb\nccc\n")) == 1

@@ -63,15 +63,15 @@ def batches_on_device(
 def _prepare(
     batch: Batch, device: torch.device, augmentation: Augmentation | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    images = batch.images
+    images, is_pinned = batch.images, device.type == "cuda"
     if torch.is_tensor(images):
-        images = images.to(device, non_blocking=True)
+        images = images.to(device, non_blocking=is_pinned)
     else:
-        images = [image.to(device, non_blocking=True) for image in images]
+        images = [image.to(device, non_blocking=is_pinned) for image in images]
     if augmentation is not None:
         images = augmentation.batch(images, batch.seeds)
     images = images.contiguous(memory_format=torch.channels_last)
-    return images, batch.labels.to(device, non_blocking=True)
+    return images, batch.labels.to(device, non_blocking=is_pinned)
 
 
 def _hand_over(

@@ -31,17 +31,8 @@ class ShardedGroupLoss(nn.Module):
     """
 
     def __init__(self, head: MarginCosineProduct, num_classes: int) -> None:
-        """Put the loss on this process's rows of a head of `num_classes`.
-
-        Raises:
-            ValueError: If there are fewer classes than processes.
-        """
+        """Put the loss on this process's rows of a head of `num_classes`."""
         super().__init__()
-        if num_classes < commons.num_ranks():
-            raise ValueError(
-                f"--shard_classifier: a group has {num_classes} classes, fewer than the "
-                f"{commons.num_ranks()} processes that share them"
-            )
         self.head = head
         self.rows = own_rows(num_classes)
 

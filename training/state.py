@@ -49,7 +49,8 @@ class Training:
     """All that changes while training: what a checkpoint holds.
 
     Under torchrun, each process has one, for its share of each batch: gradients are averaged and
-    BatchNorm sees the whole batch, so that the number of processes changes nothing.
+    BatchNorm sees the whole batch, so that the number of processes changes nothing but what layers
+    draw at random, if a network has such.
     """
 
     def __init__(
@@ -66,10 +67,17 @@ class Training:
             class_counts: Number of classes of each group.
             optimization: How it is trained.
             device: Where to train.
+
+        Raises:
+            ValueError: If there are more processes than classes to share.
         """
+        if optimization.shard_classifier and min(class_counts) < commons.num_ranks():
+            raise ValueError(
+                f"--shard_classifier: a group has {min(class_counts)} classes, fewer than the "
+                f"{commons.num_ranks()} processes that would share them"
+            )
         self.device = device
         self.optimization = optimization
-        torch.backends.cudnn.benchmark = True  # all batches have one size: look for fast kernels
         self.network = network.to(device, memory_format=torch.channels_last)
         self.model = self._parallel_network()  # what is called: the same tensors
         self.class_counts = class_counts
@@ -100,6 +108,8 @@ class Training:
     def _adam(self, module: nn.Module, learning_rate: float) -> Adam:
         parameters = [p for p in module.parameters() if p.requires_grad]
         is_fused = self.device.type in ("cpu", "cuda")  # one pass over the weights
+        if self.is_sharded and self.optimization.autocast_dtype is torch.float16:
+            is_fused = False  # the scaler does not ask other processes whether theirs overflowed
         return Adam(parameters, learning_rate, fused=is_fused)
 
     def _separate_generators(self) -> None:

@@ -7,7 +7,6 @@ torch would read and write the whole image each. One thread: loader workers are 
 import contextlib
 import math
 import os
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from filelock import FileLock
 from numba import njit
 
 from datasets.augmenting.recipes import NUM_STEPS, STEP, Recipe
+from datasets.compiled import compiled_by_numba
 from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 
 _F = np.float32  # numba takes a plain 0.5 for float64 and all that meets it becomes float64
@@ -58,15 +58,7 @@ def compile_kernel() -> None:
         augment_image(pixel, Recipe(np.zeros(NUM_STEPS, STEP), (0, 0, 1, 1)), 1)
 
 
-def _cached(function: Callable) -> Callable:
-    """Compile a function at its first call and keep the machine code, if a folder is writable."""
-    try:
-        return njit(cache=True)(function)
-    except RuntimeError:  # numba finds no such folder: each process compiles for itself
-        return njit(function)
-
-
-@_cached
+@compiled_by_numba
 def _augment(image, crop, steps, scale, shift, augmented):
     """Jitter the colours, crop, normalise, resize.
 
