@@ -1,6 +1,6 @@
 # make demo: watch CosPlace learn to recognise places, on a city made on the spot
 # make test: check style and run all tests
-# make bench: measure how fast everything is, in a quarter of an hour; writes benchmarks/results.md
+# make bench: measure how fast everything is, in a quarter of an hour, on Linux; writes benchmarks/results.md
 # All first make a virtual environment in .venv; a second call installs nothing.
 
 PYTHON ?= python3
