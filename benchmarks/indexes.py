@@ -42,6 +42,7 @@ SIZES = (10**5, 10**6, 10**7, 10**8)
 MEMORY_GB, DISK_GB_PER_S = 64, 1.0  # of the machine that settings are recommended for
 MIN_TOP_1 = 97.0  # percent
 NUM_SEARCHES, PATIENCE_S = 3, 15
+NUM_TRAINED, TRAINED_PER_LIST = 65_536, 64  # descriptors, at least; see `build_index`
 WORTH_IT = 0.8  # of the time of the exact search, below which another one is recommended
 
 
@@ -50,6 +51,7 @@ class Cost(NamedTuple):
 
     spec: IndexSpec  # with all parameters
     build_s: float
+    train_s: float  # of it, before the descriptors are put in
     search_s: float  # all queries
     bytes_in_memory: float  # a vector
     bytes_on_disk: float  # a vector, mapped and read where needed
@@ -81,7 +83,8 @@ def main() -> None:
         f"where the nearest neighbour is the exact one in at least {MIN_TOP_1:.0f}% of cases and "
         f"the index fits {MEMORY_GB} GB of memory. At other sizes than {args.num_database:,} they "
         "are projected: products, codes and scans grow with the number of descriptors, assignments "
-        "to lists with its power of 1.5, scans of lists with that of 0.75, graphs with N log N; "
+        "to lists with its power of 1.5, scans of lists with that of 0.75, graphs with N log N, "
+        "training with the sample and the lists; "
         f"what does not fit the memory is read from a disk at {DISK_GB_PER_S} GB/s. How many "
         "neighbours are found is not projected."
     )
@@ -116,6 +119,7 @@ def _measured(city: TiledCity, spec: IndexSpec) -> Cost:
     start_s = time.perf_counter()
     index = build_index(database, spec)
     build_s = time.perf_counter() - start_s
+    train_s = measure_training(database, spec, build_s)
     searches_s = []
     while len(searches_s) < NUM_SEARCHES and sum(searches_s) < PATIENCE_S:
         start_s = time.perf_counter()
@@ -123,7 +127,22 @@ def _measured(city: TiledCity, spec: IndexSpec) -> Cost:
         searches_s.append(time.perf_counter() - start_s)
     in_memory, on_disk = measure_bytes(index, city.folder)
     search_s = statistics.median(searches_s)
-    return Cost(spec, build_s, search_s, in_memory, on_disk, predictions)
+    return Cost(spec, build_s, train_s, search_s, in_memory, on_disk, predictions)
+
+
+def measure_training(database: np.ndarray, spec: IndexSpec, build_s: float) -> float:
+    """Return the seconds of a build that do not depend on how many descriptors are put in.
+
+    They follow from a second build with half of the descriptors, which trains on as many.
+    """
+    few = database[: max(NUM_TRAINED, len(database) // 2)]
+    if not {"m", "nlist"} & set(spec.params) or len(few) == len(database):
+        return 0.0
+    start_s = time.perf_counter()
+    build_index(few, spec)
+    few_s = time.perf_counter() - start_s
+    per_descriptor_s = max(build_s - few_s, 0.0) / (len(database) - len(few))
+    return max(build_s - per_descriptor_s * len(database), 0.0)
 
 
 def measure_bytes(index: Index, folder: Path) -> tuple[float, float]:
@@ -187,10 +206,13 @@ def project(
 ) -> tuple[float, float]:
     """Return the seconds of build and search at another size than the measured one."""
     cost, growth = costs[name], size / num_measured
-    build_s, search_s = cost.build_s * growth, cost.search_s * growth
+    put_in_s, search_s = cost.build_s - cost.train_s, cost.search_s * growth
+    build_s = cost.train_s + put_in_s * growth
     if name.startswith("ivf"):
-        coding_s = min(costs["pq_fastscan"].build_s, cost.build_s) if "pq_fastscan" in costs else 0
-        build_s = coding_s * growth + (cost.build_s - coding_s) * growth**1.5
+        codes = costs.get("pq_fastscan", cost)
+        coding_s = min(codes.build_s - codes.train_s, put_in_s)
+        build_s = cost.train_s * work_of_training(size) / work_of_training(num_measured)
+        build_s += coding_s * growth + (put_in_s - coding_s) * growth**1.5
         search_s = cost.search_s * growth**0.75  # 4 sqrt(nlist) of nlist lists are searched
     elif name == "hnsw":
         deeper = math.log(size) / math.log(num_measured)
@@ -199,6 +221,12 @@ def project(
     if not cost.bytes_in_memory and mapped_gb > MEMORY_GB:  # all of it is read for each search
         search_s = max(search_s, mapped_gb / DISK_GB_PER_S)
     return build_s, search_s
+
+
+def work_of_training(size: int) -> float:
+    """Return a number that the training of sqrt(N) lists is proportional to."""
+    num_lists = math.sqrt(size)
+    return num_lists * min(size, max(NUM_TRAINED, TRAINED_PER_LIST * num_lists))
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while True:
+        is_over = False
+        while not is_over:
+            is_over = self._is_over.wait(_INTERVAL_S)  # and once more at the end
             own_mb, mapped_mb = self._read()
             self.own_mb = max(self.own_mb, own_mb - self._before[0])
             self.mapped_mb = max(self.mapped_mb, mapped_mb - self._before[1])
-            if self._is_over.wait(_INTERVAL_S):
-                return
 
     def _read(self) -> tuple[float, float]:
         return read_memory_mb("RssAnon"), read_memory_mb("RssFile")
