@@ -8,14 +8,13 @@ import argparse
 import glob
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.make_names import write_names
-from benchmarks.memory import Cost, measure
+from benchmarks.memory import measure, median_cost
 from datasets.folder_lists import LIST_ENDING
 from datasets.image_paths import list_images
 from datasets.name_source import find_names
@@ -95,10 +94,7 @@ def compare(folder: Path, repetitions: int) -> dict:
         tasks = (list_by_glob, list_by_walk, list_and_keep, list_again)
         runs.append({task: measure(task, folder) for task in tasks})
         sys.stderr.write(", ".join(f"{cost.seconds:.2f} s" for cost in runs[-1].values()) + "\n")
-    return {
-        task: Cost(*(statistics.median(run[task][k] for run in runs) for k in range(3)), None)
-        for task in runs[0]
-    }
+    return {task: median_cost([run[task] for run in runs]) for task in runs[0]}
 
 
 def forget_list(folder: Path) -> None:

@@ -4,37 +4,24 @@ python -m benchmarks.name_figures --num_images 41200000
 
 Both count the panoramas of a list of a million names. The loop is the obvious program: split each
 name, put its panorama into a dict. Then the figures are drawn from as many names as SF-XL has.
-Every run is a process of its own, so that peak memories compare; what the imports take is in them.
+Every run is a process of its own, so that peak memories compare.
 """
 
 import argparse
-import multiprocessing
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.make_names import write_names
 from benchmarks.markdown import write_table, write_title
-from benchmarks.memory import read_memory_mb
+from benchmarks.memory import measure
 from datasets.partition import PartitionParams
 from paper.name_figures import draw_panorama_figures, draw_query_years
 from paper.panoramas import count_per_cell, read_panoramas
 
 NUM_QUERIES = 1000
-
-
-class Cost(NamedTuple):
-    """What one run took, and what it found."""
-
-    seconds: float
-    cpu_seconds: float
-    peak_mb: float
-    result: object
 
 
 def main() -> None:
@@ -61,7 +48,8 @@ def main() -> None:
     write_title(
         "Figures 1 to 3 of the paper, from a list of names",
         "Panoramas are counted by a loop over names and by columns, with the same result; then the "
-        "figures are drawn. Each in a process of its own; its memory is everything, imports too.",
+        "figures are drawn. Each in a process of its own; memory is the peak of anonymous memory "
+        "above the imports.",
     )
     write_table(
         ("what", "names", "seconds", "processor seconds", "peak MB"),
@@ -114,19 +102,6 @@ def draw(train: Path) -> list[str]:
     out = train.parent / "figures"
     files = draw_panorama_figures(train, out) + draw_query_years(train.parent / "queries", out)
     return [file.name for file in files]
-
-
-def measure(task: Callable[[Path], object], train: Path) -> Cost:
-    """Run in a new process; what it takes to import is not counted."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (task, train))
-
-
-def _measured(task: Callable[[Path], object], train: Path) -> Cost:
-    start, cpu_start = time.perf_counter(), time.process_time()
-    result = task(train)
-    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    return Cost(seconds, cpu_seconds, read_memory_mb("VmHWM"), result)
 
 
 if __name__ == "__main__":

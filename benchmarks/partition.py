@@ -7,7 +7,6 @@ python -m benchmarks.partition --num_images 1000000 --num_alone 0
 import argparse
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ import numpy as np
 
 from benchmarks import plain_partition
 from benchmarks.make_names import write_names
-from benchmarks.memory import Cost, measure, read_memory_mb
+from benchmarks.memory import Cost, measure, median_cost, read_memory_mb
 from benchmarks.odd_names import write_odd_names
 from datasets.class_index import ClassIndex, load_index
 from datasets.partition import PartitionParams
@@ -115,7 +114,7 @@ def compare(root: Path, num_images: int, repetitions: int) -> Both:
     assert num_same == len(index.image_offsets), "both ways give the same classes"
     return Both(
         first,
-        *(median(column) for column in zip(*costs, strict=True)),
+        *(median_cost(column) for column in zip(*costs, strict=True)),
         sum(file.stat().st_size for file in index.index_folder.iterdir()),
         loop[2].stat().st_size,
     )
@@ -130,7 +129,7 @@ def measure_alone(root: Path, num_images: int, repetitions: int) -> Alone:
         tasks = (open_index, open_index, draw_paths)
         costs.append([measure(task, root / "alone", root / "cache") for task in tasks])
         note(", ".join(f"{cost.seconds:.2f} s, {cost.peak_mb:,.0f} MB" for cost in costs[-1]))
-    return Alone(*(median(column) for column in zip(*costs, strict=True)))
+    return Alone(*(median_cost(column) for column in zip(*costs, strict=True)))
 
 
 def measure_compiling(folder: Path, cache_folder: Path) -> Cost:
@@ -140,12 +139,6 @@ def measure_compiling(folder: Path, cache_folder: Path) -> Cost:
         return measure(open_index, folder, cache_folder)
     finally:
         del os.environ["NUMBA_CACHE_DIR"]
-
-
-def median(costs: Sequence[Cost]) -> Cost:
-    """Return the median of each number."""
-    numbers = (statistics.median(column) for column in list(zip(*costs, strict=True))[:-1])
-    return Cost(*numbers, costs[0].result)
 
 
 def open_index(folder: Path, cache_folder: Path) -> None:

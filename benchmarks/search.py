@@ -22,7 +22,7 @@ import faiss
 import numpy as np
 
 from benchmarks.markdown import write_remark, write_table, write_title
-from benchmarks.peak_memory import PeakMemory
+from benchmarks.memory import measure
 from evaluation.search import find_neighbors, merge_neighbors
 
 NUM_NEIGHBORS = 20
@@ -107,11 +107,11 @@ def measure_all(folder: Path, repetitions: int) -> Iterator[tuple[str, ...]]:
     size_mb = (folder / "float32.npy").stat().st_size / 2**20
     seconds, peaks_mb = [], []
     for _ in range(repetitions):
-        found, ours_s, ours_mb = in_own_process(with_memory, search_mapped, folder)
-        expected, plain_s, plain_mb = in_own_process(with_memory, search_in_flat_index, folder)
-        check_equal(found, expected)
-        seconds.append((ours_s, plain_s))
-        peaks_mb.append((sum(ours_mb), sum(plain_mb), ours_mb[0], plain_mb[0]))
+        costs = [measure(search, folder) for search in (search_mapped, search_in_flat_index)]
+        check_equal(*(cost.result for cost in costs))
+        seconds.append([cost.seconds for cost in costs])
+        all_mb = [cost.peak_mb + cost.mapped_mb for cost in costs]
+        peaks_mb.append((*all_mb, *(cost.peak_mb for cost in costs)))
     cells = [f"{statistics.median(column):.2f} s" for column in zip(*seconds, strict=True)]
     speed_up = statistics.median(plain_s / ours_s for ours_s, plain_s in seconds)
     yield row("all of a search", *cells, speed_up, ">= 1.15")
@@ -166,17 +166,6 @@ def multiply(database: np.ndarray, queries: np.ndarray) -> None:
     for first in range(0, len(database), _ROWS_PER_PRODUCT):
         block = database[first : first + _ROWS_PER_PRODUCT]
         np.matmul(queries, block.T, out=products[:, : len(block)])
-
-
-def with_memory(
-    search: Callable[[Path], Found], folder: Path
-) -> tuple[Found, float, tuple[float, float]]:
-    """Return what a search finds, its seconds, and its own and mapped memory in MB at the most."""
-    with PeakMemory() as peak:
-        start_s = time.perf_counter()
-        found = search(folder)
-        seconds = time.perf_counter() - start_s
-    return found, seconds, (peak.own_mb, peak.mapped_mb)
 
 
 def search_mapped(folder: Path) -> Found:
