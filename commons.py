@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import errno
 import hashlib
 import json
 import logging
@@ -172,19 +173,84 @@ def make_run_folder(save_dir: str | None, label: str, flags: dict[str, Any]) -> 
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Lend a temporary path that takes the place of `path` if all goes well, else is removed."""
-    temporary = path.with_name(f".{path.name}_{os.getpid()}")
+    """Lend a temporary path that takes the place of `path` if all goes well, else is removed.
+
+    When this returns, the file is on the disk: a power cut no longer takes it away.
+
+    Raises:
+        OSError: If it cannot be written; the text says which file and what to do. Errors about
+            other files, which the caller may read meanwhile, stay as they are.
+    """
+    temporary = temporary_path(path)
     try:
         yield temporary
-        os.replace(temporary, path)
+        replace_durably(temporary, path)
+    except OSError as error:
+        explained = _explain_write_error(error, temporary, path)
+        if explained is error:
+            raise
+        raise explained from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be gone or read-only by now
+            temporary.unlink()
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the name under which this process writes a file before it is whole."""
+    return path.with_name(f".{path.name}_{os.getpid()}")
+
+
+def replace_durably(temporary: Path, path: Path) -> None:
+    """Rename a file when its content is on the disk, and bring the new name there as well."""
+    with open(temporary, "r+b") as file:  # Windows syncs only what may be written
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can."""
+    if os.name == "nt":  # cannot open folders, and needs not
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder to write into only
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # network file systems
+            raise
+    finally:
+        os.close(handle)
+
+
+def _explain_write_error(error: OSError, temporary: Path, path: Path) -> OSError:
+    """Return an error that names the file and a remedy; the same if it is about something else."""
+    ours = ("None", str(temporary), str(path.parent))
+    if error.errno is None or str(error.filename) not in ours:
+        return error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return OSError(
+            f"There is no space left to write {path} ({error.strerror}): free some, or write to "
+            "another disk"
+        )
+    if not path.parent.is_dir():
+        return FileNotFoundError(
+            f"The folder {path.parent} is not there (any more), to write {path.name} into: make "
+            "it, or mount its disk again"
+        )
+    return type(error)(
+        f"{path} cannot be written ({error.strerror}): check the rights of its folder and its "
+        "disk, or write elsewhere"
+    )
 
 
 def write_json(content: Any, path: Path) -> None:
     """Write plain values as JSON, whole or not at all."""
+    text = json.dumps(content, indent=2) + "\n"
     with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def seed_everything(seed: int) -> None:

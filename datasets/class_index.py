@@ -13,8 +13,7 @@ import logging
 import os
 from pathlib import Path
 
-import numpy as np
-
+from datasets.array_files import map_array
 from datasets.folder_lists import read_stamp
 from datasets.image_paths import path_of_line, require_images
 from datasets.index_files import (
@@ -64,10 +63,7 @@ class ClassIndex:
                 self.class_cells,
                 self.group_starts,
                 self.group_ids,
-            ) = (
-                np.load(self.index_folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in ARRAYS
-            )
+            ) = (map_array(self.index_folder / f"{name}.npy") for name in ARRAYS)
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise ValueError(
                 f"The index {self.index_folder} is damaged ({error}): delete that folder"

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import commons
+from datasets.array_files import map_array
 from datasets.image_paths import ImagePaths
 from evaluation.descriptors import Extraction, extraction_of, require_some
 from evaluation.partial_file import PartialFile
@@ -149,7 +148,7 @@ def _load(stem: Path, num_images: int, images: range, dtype: str) -> Extraction:
     array_file = _file(stem, "npy")
     try:
         content = json.loads(_file(stem, "json").read_text())
-        descriptors = np.load(array_file, mmap_mode="r", allow_pickle=False)
+        descriptors = map_array(array_file)
         if descriptors.dtype != dtype or len(descriptors) != num_images:
             raise ValueError(f"it has {descriptors.dtype} of shape {descriptors.shape}")
         return Extraction(

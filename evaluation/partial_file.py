@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 import commons
+from datasets.array_files import read_header
 from evaluation.rows import SIZES_DTYPE, UNREADABLE, Described, Facts, places_of
 
 _FLUSH_EVERY_S = 10
@@ -117,8 +118,7 @@ class PartialFile:
             return None
         try:
             with open(self._path, "rb") as file:
-                np.lib.format.read_magic(file)
-                (num_images, *shape), _, dtype = np.lib.format.read_array_header_1_0(file)
+                (num_images, *shape), dtype = read_header(file)
             layout = _Layout(self._num_images, self._dtype, tuple(shape))
             is_ours = (num_images, dtype) == (self._num_images, self._dtype)
             if is_ours and self._path.stat().st_size == layout.size(num_images):

