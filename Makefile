@@ -1,5 +1,6 @@
 # make demo: watch CosPlace learn to recognise places, on a city made on the spot
-# make test: check style and run all tests
+# make test: check style and run all tests but the long ones
+# make test-faults: kill runs, fill disks, break files, for a quarter of an hour at most
 # make bench: measure how fast everything is, in a quarter of an hour, on Linux; writes benchmarks/results.md
 # All first make a virtual environment in .venv; a second call installs nothing.
 
@@ -11,7 +12,9 @@ RUNS := logs/demo
 NETWORK := --backbone EfficientNet_Lite0 --fc_output_dim 512
 TRAINING := --image_size 128 --train_all_layers --lr 5e-4 --epochs_num 8 --iterations_per_epoch 60
 
-.PHONY: demo test bench
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+
+.PHONY: demo test test-faults bench
 
 demo: .venv/installed
 	$(BIN)/python -m datasets.mini_city --preset demo --folder $(DATA)/mini_city --overwrite
@@ -26,7 +29,10 @@ demo: .venv/installed
 test: .venv/installed .venv/installed_for_tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
+
+test-faults: .venv/installed .venv/installed_for_tests
+	$(BIN)/pytest $(PARALLEL) tests/faults -m ""
 
 bench: .venv/installed .venv/installed_for_tests
 	$(BIN)/python -m benchmarks.all
