@@ -1,66 +1,81 @@
-"""What the entry points share: logging, seeds, devices, run folders, processes, exits."""
+"""What the entry points share: logging, seeds, devices, processes, exits."""
 
 import argparse
 import contextlib
 import dataclasses
 import datetime
 import errno
-import hashlib
 import json
 import logging
 import os
-import platform
-import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
-VERSION = "0.1.0"
+from runs.failures import DISK_IS_FULL, Stopped, describe_failure, describe_place
+from runs.log_streams import ConsoleClosed, LogFile, LogStream
+
 T = TypeVar("T")
-USER_ERRORS = (ValueError, OSError)  # bad data, missing files: their text is a sentence
 _NOISY_LOGGERS = (
     *("PIL", "matplotlib", "fontTools", "faiss", "tensorboard", "urllib3"),
     *("numba", "filelock"),
 )
-_LONGEST_WAIT = datetime.timedelta(hours=2)  # for the main process; torchrun ends it if one dies
+LONGEST_WAIT = datetime.timedelta(hours=2)  # for the main process; torchrun ends it if one dies
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run an entry point; a user's error ends it with one message and exit code 1.
+    """Run an entry point; however it ends, a sentence says why.
 
-    Under torchrun, the process first joins the others of the job.
+    Exit codes: 0, done, or stopped by SIGTERM so that it can be continued; 1, an error; 2, wrong
+    flags; 130, Ctrl-C. Under torchrun, the process first joins the others of the job.
     """
     setup_logging()
-    whose = f" in process {rank()}" if num_ranks() > 1 else ""
     try:
         if num_ranks() > 1:
-            dist.init_process_group(timeout=_LONGEST_WAIT)
+            dist.init_process_group(timeout=LONGEST_WAIT)
         main()
         if num_ranks() > 1:
             dist.destroy_process_group()
-    except USER_ERRORS as error:
-        logging.debug("Where it happened:", exc_info=True)
-        message = _without_worker_traceback(str(error), type(error).__name__)
-        logging.error(f"Error{whose}: {message}")
-        sys.exit(1)
+    except Stopped as stopped:
+        logging.warning(str(stopped))
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         logging.error("Interrupted")
         sys.exit(130)
+    except ConsoleClosed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        sys.exit(1)
     except Exception as error:
-        logging.debug("Unexpected error:", exc_info=True)
-        if num_ranks() > 1 and _is_lost_connection(error):
-            reason = str(error).splitlines()[0]
-            logging.error(
-                f"Ended{whose}: the connection to another process of this job is lost, see its "
-                f"error ({reason})"
-            )
-            sys.exit(1)
-        raise
+        _log_error(error)
+        sys.exit(1)
+
+
+def _log_error(error: Exception) -> None:
+    """Log a sentence on an error; where it happened goes to `debug.log`, a bug to stderr too."""
+    whose = f" in process {rank()}" if num_ranks() > 1 else ""
+    logging.debug("Where it happened:", exc_info=True)
+    if sentence := describe_failure(error):
+        logging.error(f"Error{whose}: {sentence}")
+    elif num_ranks() > 1 and is_lost_connection(error):
+        reason = str(error).splitlines()[0]
+        logging.error(
+            f"Ended{whose}: the connection to another process of this job is lost, see its "
+            f"error ({reason})"
+        )
+    else:
+        traceback.print_exc()
+        files = [one.baseFilename for one in logging.getLogger().handlers if _takes_all(one)]
+        log = f"; the whole log is in {files[0]}" if files else ""
+        logging.error(f"Unexpected error{whose}: {describe_place(error)}{log}")
+
+
+def _takes_all(handler: logging.Handler) -> bool:
+    return isinstance(handler, LogFile) and handler.level == logging.DEBUG
 
 
 def rank() -> int:
@@ -100,7 +115,7 @@ def _wait_for_all() -> None:
     dist.all_reduce(torch.zeros(1))  # on the CPU: a barrier may choose GPUs that are not in use
 
 
-def _is_lost_connection(error: Exception) -> bool:
+def is_lost_connection(error: Exception) -> bool:
     """Tell whether this is what processes meet when another one of the job is gone."""
     words = ("connection closed", "connection reset", "connection was refused", "broken pipe")
     is_of_group = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
@@ -127,7 +142,7 @@ def setup_logging(folder: Path | None = None) -> None:
 
     Of several processes, the main one does; the others only show errors.
     """
-    errors, console = logging.StreamHandler(sys.stderr), logging.StreamHandler(sys.stdout)
+    errors, console = LogStream(sys.stderr), LogStream(sys.stdout)
     errors.setLevel(logging.ERROR)
     console.setLevel(logging.INFO)
     console.addFilter(lambda record: record.levelno < logging.ERROR)
@@ -136,39 +151,13 @@ def setup_logging(folder: Path | None = None) -> None:
         folder = None
     for name, level in (("info.log", logging.INFO), ("debug.log", logging.DEBUG)):
         if folder is not None:
-            file = logging.FileHandler(folder / name, encoding="utf-8")
+            file = LogFile(folder / name, encoding="utf-8", errors="backslashreplace")
             file.setLevel(level)
             file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
             handlers.append(file)
     logging.basicConfig(level=logging.DEBUG, handlers=handlers, format="%(message)s", force=True)
     for noisy in _NOISY_LOGGERS:
         logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-def make_run_folder(save_dir: str | None, label: str, flags: dict[str, Any]) -> Path:
-    """Make the folder of a new run and write its `args.json`, which marks it as taken.
-
-    Args:
-        save_dir: The folder; logs/<label>_<time> if None.
-        label: What the run does.
-        flags: The flags of the run, plain values.
-
-    Raises:
-        FileExistsError: If the folder already holds a run.
-    """
-    now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    folder = Path(save_dir or f"logs/{label}_{now}")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(folder / "args.json", "x", encoding="utf-8") as file:
-            json.dump(flags, file, indent=2)
-    except FileExistsError:
-        checkpoint = folder / "last_checkpoint.pth"
-        hint = f", or continue it with --resume_train {checkpoint}" if checkpoint.exists() else ""
-        raise FileExistsError(
-            f"{folder} already holds a run: give another --save_dir{hint}"
-        ) from None
-    return folder
 
 
 @contextlib.contextmanager
@@ -202,10 +191,15 @@ def temporary_path(path: Path) -> Path:
 
 def replace_durably(temporary: Path, path: Path) -> None:
     """Rename a file when its content is on the disk, and bring the new name there as well."""
-    with open(temporary, "r+b") as file:  # Windows syncs only what may be written
-        os.fsync(file.fileno())
+    sync_file(temporary)
     os.replace(temporary, path)
     sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Bring the content of a file to the disk."""
+    with open(path, "r+b") as file:  # Windows syncs only what may be written
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -230,7 +224,7 @@ def _explain_write_error(error: OSError, temporary: Path, path: Path) -> OSError
     ours = ("None", str(temporary), str(path.parent))
     if error.errno is None or str(error.filename) not in ours:
         return error
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in DISK_IS_FULL:
         return OSError(
             f"There is no space left to write {path} ({error.strerror}): free some, or write to "
             "another disk"
@@ -253,9 +247,17 @@ def write_json(content: Any, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def seed_everything(seed: int) -> None:
-    """Seed torch's generators, the only global ones in use; samplers have their own."""
+def seed_everything(seed: int, is_deterministic: bool = False) -> None:
+    """Seed torch's generators, the only global ones in use; samplers have their own.
+
+    Args:
+        seed: Decides every random choice.
+        is_deterministic: Refuse operations that give other bits each time, as some do on GPUs.
+    """
     torch.manual_seed(seed)
+    if is_deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS needs it
+    torch.use_deterministic_algorithms(is_deterministic)
 
 
 def choose_device(name: str) -> torch.device:
@@ -287,51 +289,3 @@ def _own_cuda_device() -> torch.device:
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
-
-
-def describe_software() -> dict[str, str]:
-    """Return the versions that a result may depend on; at the start, before files change."""
-    return {
-        "code_version": code_version(),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-    }
-
-
-def describe_model(path: str | os.PathLike) -> dict[str, str]:
-    """Return the file of a model and its SHA-256."""
-    return {
-        "model": os.fspath(path),
-        "model_file": os.fspath(path),
-        "model_sha256": _file_hash(path),
-    }
-
-
-def code_version() -> str:
-    """Return the version of this code, with the git commit if it is a checkout of its own."""
-    folder = Path(__file__).resolve().parent
-    if not (folder / ".git").exists():
-        return VERSION
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        commit = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return VERSION
-    return f"{VERSION}+{commit}"
-
-
-def _file_hash(path: str | os.PathLike) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _without_worker_traceback(message: str, kind: str) -> str:
-    """Cut what a loader process puts before the message of an error that it passes on."""
-    marker = f"{kind}: "
-    return message.rsplit(marker, 1)[-1].strip() if "Original Traceback" in message else message

@@ -4,9 +4,14 @@ python eval.py --resume model.pth --dataset sf_xl_test_v1
 python eval.py --resume model.pth --datasets all
 python eval.py --resume model.pth --test_set_folder FOLDER --queries_folder queries
 torchrun --nproc_per_node 8 eval.py --resume model.pth --dataset sf_xl_test_v1     # on 8 GPUs
+
+An evaluation that was stopped or killed is started over by the same command, also with the same
+--save_dir. With --save_descriptors it takes up the descriptors that were made: so SIGTERM is no
+failure then, exit code 0; without, 1. Ctrl-C: 130.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,6 +41,11 @@ from model.network import choose_resize
 from parser import parse_arguments
 from reports.pictures import save_pictures
 from reports.report import write_report
+from runs.environment import record_start
+from runs.folders import run_folder
+from runs.memory import peak_memory
+from runs.provenance import describe_software
+from runs.signals import StopSignals
 
 UNTRAINED = {"backbone": "ResNet18"}  # unless flags say
 TOLD_FLAGS = ("seed", "inference_engine", "use_amp16", "descriptors_dtype")  # in results.json
@@ -44,8 +54,8 @@ TOLD_FLAGS = ("seed", "inference_engine", "use_amp16", "descriptors_dtype")  # i
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate one model on test sets and write the folder of the run."""
     args = parse_arguments(argv, is_training=False)
-    software = commons.describe_software()
-    commons.seed_everything(args.seed)
+    software = describe_software()
+    commons.seed_everything(args.seed, args.deterministic)
     with commons.usage_errors():
         check_names(args.dataset, args.model)
         check_processes(args.index, args.save_index)
@@ -65,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.skip_unreadable,
             args.use_amp16,
             args.descriptors_dtype,
+            args.io_retries,
         )
     labels = Labels(args.positive_dist_threshold, args.positives, args.no_labels, args.per_city)
     architecture = {name: getattr(args, name) for name in ("backbone", "fc_output_dim", "pooling")}
@@ -87,32 +98,49 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = optimize(model.to(device), args.inference_engine)
 
     flags = vars(args) | provenance
-    run_folder = commons.of_main_process(
-        lambda: commons.make_run_folder(args.save_dir, "eval", flags)
-    )
-    commons.setup_logging(run_folder)
-    logging.info(f"Evaluating {provenance['model']} on {', '.join(map(str, eval_sets))}")
-    for sentence in left_out + [note for eval_set in eval_sets for note in notes_of(eval_set)]:
-        logging.warning(sentence)
-    num_listed = max(*protocol.recall_values, args.num_preds_to_save)
-    provenance |= {name: flags[name] for name in TOLD_FLAGS} | software
-    provenance |= {"num_processes": commons.num_ranks()}
-    evaluations = evaluate_all(
-        model,
-        eval_sets,
-        replace(protocol, resize=resize),
-        inference,
-        max(num_listed, NUM_RANKED),
-        files,
-        partial(keep_index, args.save_index, provenance) if args.save_index else None,
-    )
-    show = partial(
-        draw,
-        num_preds=args.num_preds_to_save,
-        only_wrong=args.save_only_wrong_preds,
-        has_report=not args.no_report,
-    )
-    write_run(evaluations, len(eval_sets), provenance, run_folder, num_listed, show)
+    with (
+        StopSignals(*how_to_go_on(args.save_descriptors)),
+        run_folder(args.save_dir, "eval", flags) as folder,
+    ):
+        commons.setup_logging(folder)
+        record_start(folder, device)
+        logging.info(f"Evaluating {provenance['model']} on {', '.join(map(str, eval_sets))}")
+        for sentence in left_out + [note for eval_set in eval_sets for note in notes_of(eval_set)]:
+            logging.warning(sentence)
+        num_listed = max(*protocol.recall_values, args.num_preds_to_save)
+        provenance |= {name: flags[name] for name in TOLD_FLAGS} | software
+        provenance |= {"num_processes": commons.num_ranks()}
+        evaluations = evaluate_all(
+            model,
+            eval_sets,
+            replace(protocol, resize=resize),
+            inference,
+            max(num_listed, NUM_RANKED),
+            files,
+            partial(keep_index, args.save_index, provenance) if args.save_index else None,
+        )
+        show = partial(
+            draw,
+            num_preds=args.num_preds_to_save,
+            only_wrong=args.save_only_wrong_preds,
+            has_report=not args.no_report,
+        )
+        write_run(
+            evaluations,
+            len(eval_sets),
+            provenance,
+            partial(peak_memory, device),
+            folder,
+            num_listed,
+            show,
+        )
+
+
+def how_to_go_on(save_descriptors: str | None) -> tuple[str, bool]:
+    """Return what is to be said when an evaluation is stopped, and whether it can be continued."""
+    if save_descriptors is None:
+        return "Start again; with --save_descriptors FOLDER it could be continued", False
+    return f"What was made is in {save_descriptors}: the same command continues", True
 
 
 def check_names(test_sets: Sequence[str], model_spec: str | None) -> None:
@@ -183,7 +211,8 @@ def write_run(
     evaluations: Iterable[Evaluation],
     num_sets: int,
     provenance: dict[str, Any],
-    run_folder: Path,
+    measure_memory: Callable[[], dict[str, float]],
+    folder: Path,
     num_listed: int,
     show: Callable[[Path], None],
 ) -> None:
@@ -193,23 +222,26 @@ def write_run(
         evaluations: Made as they are asked for, in all processes.
         num_sets: How many there are.
         provenance: See `write_results`.
-        run_folder: Where to.
+        measure_memory: Returns what the process has taken so far.
+        folder: Of the run.
         num_listed: See `write_results`.
         show: Draws what is in the folder of one set.
     """
-    results = []
+    results, start_s = [], time.monotonic()
     for evaluation in evaluations:
         if commons.rank() > 0:
             continue
-        folder = folder_of(run_folder, evaluation.eval_set, num_sets)
-        results.append(write_results(evaluation, provenance, folder, num_listed))
+        cost = {"seconds": round(time.monotonic() - start_s, 1)} | measure_memory()
+        place = folder_of(folder, evaluation.eval_set, num_sets)
+        results.append(write_results(evaluation, provenance | {"cost": cost}, place, num_listed))
         logging.info(format_result(results[-1]))
         for sentence in notes_of(evaluation.eval_set):  # again: this is where people look
             logging.warning(sentence)
-        show(folder)
+        show(place)
+        start_s = time.monotonic()
     if commons.rank() == 0:
-        write_tables(results, run_folder)
-        logging.info(f"Results are in {run_folder}")
+        write_tables(results, folder)
+        logging.info(f"Results are in {folder}")
 
 
 def draw(folder: Path, num_preds: int, only_wrong: bool, has_report: bool) -> None:
@@ -241,14 +273,14 @@ def folder_of(run_folder: Path, eval_set: EvalSet, num_sets: int) -> Path:
     if num_sets == 1:
         return run_folder
     folder = run_folder / eval_set.name.replace("/", "_")
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     return folder
 
 
-def write_tables(results: Sequence[dict[str, Any]], run_folder: Path) -> None:
+def write_tables(results: Sequence[dict[str, Any]], folder: Path) -> None:
     """Write `table.md` and `table.csv`, and show the table if it is of several sets."""
     for form, name in (("markdown", "table.md"), ("csv", "table.csv")):
-        with commons.written_whole(run_folder / name) as path:
+        with commons.written_whole(folder / name) as path:
             path.write_text(format_table(results, form), encoding="utf-8")
     if len(results) > 1:
         logging.info(format_table(results, "text"))

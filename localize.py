@@ -44,12 +44,16 @@ from reports.places import (
     write_geojson,
     write_places,
 )
+from runs.environment import record_start
+from runs.folders import run_folder
+from runs.provenance import describe_software
+from runs.signals import StopSignals
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Localize photos; print their places and write tables and a map."""
     args = _parse_arguments(argv)
-    software = commons.describe_software()
+    software = describe_software()
     with commons.usage_errors():
         parse_resize(args.resize or "none")
         if args.model:
@@ -67,36 +71,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         database = list_images(args.database)
         read_positions(database, database.subset(slice(0)))  # now, so that bad names show at once
-    run_folder = commons.make_run_folder(args.save_dir, "localize", vars(args))
-    commons.setup_logging(run_folder)
-
-    describe = optimize(model.to(device))
-    inference = Inference(device, args.infer_batch_size, args.num_workers)
-    if args.database:
-        resize = choose_resize(args.resize, None, model) or "none"
-        metadata = model_facts | software | {"resize": resize}
-        place_index = index_database(describe, database, spec, inference, metadata)
-    if args.save_index:
-        saved = place_index
-        save_place_index(args.save_index, saved.index, saved.spec, saved.paths, saved.metadata)
-        logging.info(f"The place index is in {args.save_index}")
-    resize = args.resize or place_index.metadata["resize"]
-    if resize != place_index.metadata["resize"]:
-        logging.warning(
-            f"Photos are resized by the rule '{resize}', the database was by "
-            f"'{place_index.metadata['resize']}': descriptors may not compare"
+    with (
+        StopSignals("Start again", can_continue=False),
+        run_folder(args.save_dir, "localize", vars(args)) as folder,
+    ):
+        commons.setup_logging(folder)
+        record_start(folder, device)
+        describe = optimize(model.to(device))
+        inference = Inference(
+            device, args.infer_batch_size, args.num_workers, io_retries=args.io_retries
         )
-    logging.info(f"Looking for {len(photos):,} photos among {place_index}")
-    photos, descriptors = describe_photos(
-        describe,
-        photos,
-        resize,
-        dataclasses.replace(inference, skip_unreadable=args.skip_unreadable),
-    )
-    localizations = localize(
-        place_index, list(photos), descriptors, args.top_k, args.positive_dist_threshold
-    )
-    write_run(run_folder, place_index, localizations)
+        if args.database:
+            resize = choose_resize(args.resize, None, model) or "none"
+            metadata = model_facts | software | {"resize": resize}
+            place_index = index_database(describe, database, spec, inference, metadata)
+        if args.save_index:
+            saved = place_index
+            save_place_index(args.save_index, saved.index, saved.spec, saved.paths, saved.metadata)
+            logging.info(f"The place index is in {args.save_index}")
+        resize = args.resize or place_index.metadata["resize"]
+        if resize != place_index.metadata["resize"]:
+            logging.warning(
+                f"Photos are resized by the rule '{resize}', the database was by "
+                f"'{place_index.metadata['resize']}': descriptors may not compare"
+            )
+        logging.info(f"Looking for {len(photos):,} photos among {place_index}")
+        photos, descriptors = describe_photos(
+            describe,
+            photos,
+            resize,
+            dataclasses.replace(inference, skip_unreadable=args.skip_unreadable),
+        )
+        localizations = localize(
+            place_index, list(photos), descriptors, args.top_k, args.positive_dist_threshold
+        )
+        write_run(folder, place_index, localizations)
 
 
 def list_photos(given: Sequence[str]) -> ImagePaths:
@@ -226,6 +235,14 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         type=not_negative_int,
         default=min(8, os.cpu_count() or 1),
         help="loader processes (default: number of cores, at most 8)",
+    )
+    add(
+        "--io_retries",
+        type=not_negative_int,
+        default=3,
+        metavar="N",
+        help="how often the read of an image that failed is tried again, after growing pauses "
+        "(default: 3)",
     )
     add("--skip_unreadable", action="store_true", help="go on past photos that cannot be read")
     add("--save_dir", help="folder of this run (default: logs/localize_<time>)")

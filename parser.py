@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flags.evaluation import add_evaluation_flags, check_evaluation_flags
-from flags.training import add_training_flags
+from flags.training import add_training_flags, check_training_flags
 from flags.types import not_negative_int, positive_float, positive_int
 
 BACKBONES = [
@@ -68,7 +68,9 @@ def parse_arguments(
         cli.error("--queries_folder goes with --test_set_folder; a --dataset has its own queries")
     if args.save_only_wrong_preds and not args.num_preds_to_save:
         cli.error("--save_only_wrong_preds says which pictures: how many is --num_preds_to_save")
-    if not is_training:
+    if is_training:
+        check_training_flags(cli, args)
+    else:
         check_evaluation_flags(cli, args)
     return args
 
@@ -114,6 +116,13 @@ def _add_data(cli: argparse.ArgumentParser, is_training: bool) -> None:
         "--datasets_folder",
         default=os.environ.get("DATASETS_FOLDER", "data"),
         help="where data sets are looked for by name; also the variable DATASETS_FOLDER",
+    )
+    add(
+        "--io_retries",
+        type=not_negative_int,
+        default=3,
+        metavar="N",
+        help="how often the read of an image that failed is tried again, after growing pauses",
     )
 
 
@@ -246,4 +255,9 @@ def _add_run(cli: argparse.ArgumentParser) -> None:
         help="loader processes, of each process that torchrun starts",
     )
     add("--seed", type=not_negative_int, default=0, help="decides every random choice")
+    add(
+        "--deterministic",
+        action="store_true",
+        help="only operations that give the same bits each time, slower; CPUs do so anyway",
+    )
     add("--save_dir", help="folder of this run (default: logs/<what>_<time>)")

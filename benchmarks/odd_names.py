@@ -21,7 +21,7 @@ def make_odd_lines(num_lines: int, seed: int = 0) -> list[str]:
         rest = "@" * int(rng.integers(1, 9))
         name = f"@{east}@{north}@10@S@@@pano{image}@@{heading}{rest}.jpg"
         path = f"{rng.choice(_FOLDERS)}{name}"
-        lines.append(f"../photos/me@home@{image}.jpg\t{path}" if image % 7 == 3 else path)
+        lines.append(f"photos/me@home@{image}.jpg\t{path}" if image % 7 == 3 else path)
     return lines
 
 

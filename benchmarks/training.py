@@ -14,7 +14,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from itertools import product
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from datasets.train_dataset import GroupSampler, TrainDataset
 from model import build_network
 from train import train_one_epoch
 from training.batches import make_loader
+from training.metrics import EpochStats
 from training.state import Optimization, Training
 
 NUM_PHOTOS = 64
@@ -124,7 +125,7 @@ def our_step(setting: Setting) -> Callable[[], float]:
     training, batch = make_training(setting), random_batch(setting)
     batch = (batch[0].contiguous(memory_format=torch.channels_last), batch[1], [])
     batches = [batch] * setting.iterations
-    return lambda: train_one_epoch(training, batches, None).images_per_second
+    return lambda: train_iterations(training, batches, None).images_per_second
 
 
 def our_loop(setting: Setting, index: ClassIndex) -> Callable[[], float]:
@@ -139,7 +140,17 @@ def our_loop(setting: Setting, index: ClassIndex) -> Callable[[], float]:
     )
     training = make_training(setting)
     return lambda: (
-        train_one_epoch(training, loader, augmentation if on_cuda else None).images_per_second
+        train_iterations(training, loader, augmentation if on_cuda else None).images_per_second
+    )
+
+
+def train_iterations(
+    training: Training, batches: Sized, augmentation: Augmentation | None
+) -> EpochStats:
+    """Train on all batches, as the training script does."""
+    training.begin_epoch()
+    return train_one_epoch(
+        training, batches, augmentation, lambda training, unreadable: training.progress.check()
     )
 
 
@@ -152,7 +163,7 @@ def make_training(setting: Setting) -> Training:
 def check_same_losses(setting: Setting) -> None:
     """Stop if some steps of both do not give the same mean loss."""
     batch = random_batch(setting)
-    ours = train_one_epoch(make_training(setting), [(*batch, [])] * setting.iterations, None).loss
+    ours = train_iterations(make_training(setting), [(*batch, [])] * setting.iterations, None).loss
     plain = PlainTraining(setting)
     theirs = statistics.mean(plain.step(*batch) for _ in range(setting.iterations))
     tolerance = 1e-2 if setting.optimization.use_amp16 else 1e-4

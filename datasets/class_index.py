@@ -8,21 +8,19 @@ A list of millions of names takes seconds to hash. The index holds the stamp of 
 times, inode) that it was built from; only a file with another stamp is hashed.
 """
 
-import dataclasses
 import logging
 import os
 from pathlib import Path
 
-from datasets.array_files import map_array
 from datasets.folder_lists import read_stamp
-from datasets.image_paths import path_of_line, require_images
+from datasets.image_paths import BYTE_ORDER_MARK, path_of_line, require_images
+from datasets.index_arrays import find_wrong_line, map_arrays
 from datasets.index_files import (
-    ARRAYS,
-    FORMAT_VERSION,
     WALKED_NAMES,
     build_index,
+    damaged,
     hash_names,
-    hash_text,
+    name_index,
     read_meta,
     renew_stamp,
 )
@@ -50,24 +48,22 @@ class ClassIndex:
             ValueError: If the index is damaged, or its list was changed since.
         """
         self.index_folder = Path(index_folder)
+        meta = read_meta(self.index_folder)
         try:
-            meta = read_meta(self.index_folder)
             self.params = PartitionParams(**meta["params"])
             self.folder = meta["folder"]
-            self.num_listed_images = meta["num_listed_images"]
+            self.num_listed_images = int(meta["num_listed_images"])
             self.digest = meta["digest"]
             list_file, stamp = meta["list_file"], meta["stamp"]
-            (
-                self.image_offsets,
-                self.class_starts,
-                self.class_cells,
-                self.group_starts,
-                self.group_ids,
-            ) = (map_array(self.index_folder / f"{name}.npy") for name in ARRAYS)
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            raise ValueError(
-                f"The index {self.index_folder} is damaged ({error}): delete that folder"
-            ) from None
+            stem = name_index(self.folder, list_file, self.params)
+            if self.index_folder.name != f"{stem}_{self.digest}":
+                raise ValueError("its description is of another index")
+            arrays = map_arrays(self.index_folder, self.params)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise damaged(self.index_folder, error) from None
+        self.image_offsets = arrays.images
+        self.class_starts, self.class_cells = arrays.class_starts, arrays.class_cells
+        self.group_starts, self.group_ids = arrays.group_starts, arrays.group_ids
         self._names = open(list_file or self.index_folder / WALKED_NAMES, "rb", buffering=0)  # noqa: SIM115
         if list_file is not None:
             self._check_list(NameSource(Path(self.folder), Path(list_file)), stamp)
@@ -86,20 +82,32 @@ class ClassIndex:
         return range(int(self.group_starts[group]), int(self.group_starts[group + 1]))
 
     def images(self, class_num: int) -> range:
-        """Return the numbers of the images of a class."""
-        return range(int(self.class_starts[class_num]), int(self.class_starts[class_num + 1]))
+        """Return the numbers of the images of a class.
+
+        Raises:
+            ValueError: If the index is damaged.
+        """
+        first, past = self.class_starts[class_num : class_num + 2].tolist()
+        if not 0 <= first < past <= len(self.image_offsets):
+            raise damaged(self.index_folder, f"class {class_num} has images {first} to {past - 1}")
+        return range(first, past)
 
     def num_images(self, group: int) -> int:
         """Return how many images the classes of a group hold together."""
-        first, last = self.group_starts[group : group + 2]
-        return int(self.class_starts[last] - self.class_starts[first])
+        classes = self.classes(group)
+        return self.images(classes[-1]).stop - self.images(classes[0]).start
 
     def path(self, image: int) -> str:
-        """Return the absolute path of an image."""
-        start, num_bytes = int(self.image_offsets[image]), _LINE_BYTES
-        while b"\n" not in (text := self._read(start, num_bytes)) and len(text) == num_bytes:
-            num_bytes *= 2
-        return path_of_line(self.folder, text.partition(b"\n")[0].rstrip(b"\r"))
+        """Return the absolute path of an image.
+
+        Raises:
+            ValueError: If the index is damaged: the line of the image is none of its class.
+        """
+        line = self._line(int(self.image_offsets[image]))
+        class_num = int(self.class_starts.searchsorted(image, side="right")) - 1
+        if fault := find_wrong_line(line, self.class_cells[class_num], self.params):
+            raise damaged(self.index_folder, f"image {image}: {fault}")
+        return path_of_line(self.folder, line)
 
     def describe(self, num_groups: int | None = None) -> str:
         """Return the first groups (default all) with their classes and images, one a line."""
@@ -131,6 +139,19 @@ class ClassIndex:
                 f"at least {smallest} images:\n{self.describe()}\n"
                 f"Set --groups_num to {self.num_groups} or less, or lower --min_images_per_class"
             )
+
+    def _line(self, start: int) -> bytes:
+        """Read a line of the list; empty if none begins there."""
+        if start < 0 or not self._begins_line(start):
+            return b""
+        num_bytes = _LINE_BYTES
+        while b"\n" not in (text := self._read(start, num_bytes)) and len(text) == num_bytes:
+            num_bytes *= 2
+        return text.partition(b"\n")[0].rstrip(b"\r")
+
+    def _begins_line(self, start: int) -> bool:
+        before = self._read(max(start - 3, 0), min(start, 3))
+        return before[-1:] in (b"", b"\n") or (start == 3 and before == BYTE_ORDER_MARK)
 
     def _read(self, start: int, num_bytes: int) -> bytes:
         """Read from the list; mapped, every page of it that was touched would count as memory."""
@@ -172,9 +193,7 @@ def load_index(
             "north, neighbouring classes share a group"
         )
     source = find_names(folder)
-    place = hash_text(f"{source.folder}\n{source.list_file}\n{FORMAT_VERSION}")
-    label = "_".join(f"{name}{value}" for name, value in dataclasses.asdict(params).items())
-    stem = Path(cache_folder) / f"{source.folder.name}_{label}_{place}"
+    stem = Path(cache_folder) / name_index(source.folder, source.list_file, params)
     index_folder = _find(source, params, stem)
     if index_folder is None:
         _log.info(f"Splitting the images of {source.folder} into classes")

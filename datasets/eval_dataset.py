@@ -39,10 +39,13 @@ class EvalSet:
 class ImageDataset(Dataset):
     """Images in order: (number, uint8 [3, H, W]), or (number, None) for one that is skipped."""
 
-    def __init__(self, paths: ImagePaths, skip_unreadable: bool = False) -> None:
-        """Read images of any sizes."""
+    def __init__(
+        self, paths: ImagePaths, skip_unreadable: bool = False, io_retries: int = 0
+    ) -> None:
+        """Read images of any sizes, trying again as `load_image` does."""
         self.paths = paths
         self.skip_unreadable = skip_unreadable
+        self.io_retries = io_retries
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -51,7 +54,7 @@ class ImageDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor | None]:
         """Load one image; raises like `load_image` unless unreadable ones are skipped."""
         try:
-            return index, load_image(self.paths[index])
+            return index, load_image(self.paths[index], self.io_retries)
         except (FileNotFoundError, ValueError):
             if not self.skip_unreadable:
                 raise

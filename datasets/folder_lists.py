@@ -55,8 +55,14 @@ def walk_images(folder: str | os.PathLike) -> Walk:
         OSError: If a folder cannot be read.
         ValueError: If paths contain a newline or a tab.
     """
-    walk = Walk(os.fsencode(folder))
-    _enter(walk, b"", set())
+    walk, entered = Walk(os.fsencode(folder)), set()
+    waiting: list[tuple[bytes, list[bytes] | None]] = [(b"", None)]
+    while waiting:  # a stack: folders may lie deeper in each other than functions may
+        prefix, images = waiting.pop()
+        if images is None:
+            waiting += reversed(_enter(walk, prefix, entered))
+        else:
+            _add_images(walk, prefix, images)
     _refuse(walk.bad)
     return walk
 
@@ -118,24 +124,31 @@ def keep_list(walk: Walk, folder: Path) -> Path | None:
     return list_file
 
 
-def _enter(walk: Walk, prefix: bytes, entered: set[tuple[int, int]]) -> None:
-    """Add what is below a folder, which is given relative to the root and with a slash."""
+def _enter(
+    walk: Walk, prefix: bytes, entered: set[tuple[int, int]]
+) -> list[tuple[bytes, list[bytes] | None]]:
+    """Look into a folder, which is given relative to the root and with a slash.
+
+    Returns:
+        What is in it, in order: images with the prefix of the folder, and prefixes of sub-folders.
+    """
     folder = os.path.join(walk.root, prefix)
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in entered:  # a link leads back to where we have been
-        return
+        return []
     entered.add((status.st_dev, status.st_ino))
     walk.stamps[os.fsdecode(prefix)] = _stamp(status) if _is_settled(status) else ""
     images, folders = _scan(folder)
-    if folders:  # sorted with their slash among the images: thus all paths come in order
-        for is_folder, names in groupby(sorted(images + folders), key=_has_slash):
-            if is_folder:
-                for name in names:
-                    _enter(walk, prefix + name, entered)
-            else:
-                _add_images(walk, prefix, list(names))
-    elif images:
-        _add_images(walk, prefix, sorted(images))
+    if not folders:
+        return [(prefix, sorted(images))] if images else []
+    found: list[tuple[bytes, list[bytes] | None]] = []
+    # Sorted with their slash among the images: thus all paths come in order.
+    for is_folder, names in groupby(sorted(images + folders), key=_has_slash):
+        if is_folder:
+            found += [(prefix + name, None) for name in names]
+        else:
+            found.append((prefix, list(names)))
+    return found
 
 
 def _scan(folder: bytes) -> tuple[list[bytes], list[bytes]]:
@@ -198,10 +211,12 @@ def _write(list_file: Path, walk: Walk) -> None:
     try:
         with open(temporary, "wb") as stream:
             stream.writelines(walk.texts)
+        commons.sync_file(temporary)  # cut short, it would not be known for ours
         record = {"list": _stamp_of_list(temporary), "folders": walk.stamps}
         commons.write_json(record, _record_file(list_file))
         try:
             os.link(temporary, list_file)
+            commons.sync_folder(list_file.parent)
         except OSError:
             _record_file(list_file).unlink()
             raise

@@ -15,6 +15,8 @@ from datasets.pickled_lists import read_lists
 from datasets.position_grid import find_within
 from datasets.positions import Positions
 
+_MAX_EXACT = 2**53  # whole numbers below it are exact as floats
+
 
 @dataclass(frozen=True)
 class GroundTruth:
@@ -90,7 +92,10 @@ def read_positives(
 
 def _read_csv(file: Path, database: ImagePaths, queries: ImagePaths) -> list[np.ndarray]:
     with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-        header, *rows = list(csv.reader(lines)) or [[]]
+        try:
+            header, *rows = list(csv.reader(lines)) or [[]]
+        except csv.Error as error:
+            raise ValueError(f"{file} is not a table: {error}") from None
     if [cell.strip().lower() for cell in header] != ["query", "database"]:
         raise ValueError(f"{file} must begin with the line 'query,database', not {header}")
     rows = [row for row in rows if row]
@@ -131,20 +136,29 @@ def _read_npy(file: Path, num_queries: int) -> list[np.ndarray]:
             content = _read_array(stream)
         if (
             content.ndim == 0
-            or content.dtype == bool
+            or content.dtype.kind not in "iufO"
             or (content.ndim > 2 and content.dtype != object)
         ):
             raise ValueError(f"it is a {content.ndim}-dimensional array of {content.dtype}")
         if _are_pairs(content):
             content = _order_pairs(content)
-        rows = [np.atleast_1d(np.asarray(row, dtype=np.float64)).ravel() for row in content]
-        if any((row % 1 != 0).any() for row in rows):
-            raise ValueError("it holds other things than whole numbers")
+        if len(content) == num_queries:
+            rows = [_read_row(row) for row in content]
     except Exception as error:  # a broken pickle meets many kinds
         raise ValueError(f"{file} is no array of positives: {error}") from None
-    if len(rows) != num_queries:
-        raise ValueError(f"{file} has {len(rows):,} rows of positives for {num_queries:,} queries")
-    return [np.unique(row[row != -1]).astype(np.int64) for row in rows]
+    if len(content) != num_queries:
+        raise ValueError(
+            f"{file} has {len(content):,} rows of positives for {num_queries:,} queries"
+        )
+    return rows
+
+
+def _read_row(row: object) -> np.ndarray:
+    """Return the numbers of one row, ascending."""
+    values = np.asarray(row, dtype=np.float64).ravel()
+    if not (np.abs(values) < _MAX_EXACT).all() or (values % 1 != 0).any():
+        raise ValueError("it holds other things than whole numbers")
+    return np.unique(values[values != -1]).astype(np.int64)
 
 
 def _are_pairs(content: np.ndarray) -> bool:

@@ -6,11 +6,13 @@ name gives 16 parts (the first one is empty); old SF-XL test names have 8 to 10.
 position is always needed, and the heading for training.
 
 A line of a list file is the path of an image, relative to the folder. Where files have names of
-their own, the '@' name follows after a tab: `../photos/IMG_1.jpg<TAB>@0544388.51@...@.jpg`.
+their own, the '@' name follows after a tab: `/photos/IMG_1.jpg<TAB>@0544388.51@...@.jpg`; only such
+paths may lie elsewhere, see `list_lines`.
 
 Millions of names are kept as one block of bytes with offsets.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +27,7 @@ from datasets.folder_lists import (
     is_outdated,
     walk_images,
 )
+from datasets.list_lines import check_lines
 
 _BYTES_PER_BLOCK = 1 << 23  # of a text that is worked through; bounds the memory
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # may begin a list file, is not part of a name
@@ -66,12 +69,13 @@ def parse_image_name(path: str | os.PathLike) -> ImageName:
         fields[13] = timestamp
 
     def number(field: int, name: str) -> float | None:
-        try:
-            return float(fields[field]) if fields[field] else None
-        except ValueError:
+        if not fields[field]:
+            return None
+        if not math.isfinite(value := parse_float(os.fsencode(fields[field]))):
             raise ValueError(
                 f"{name} (field {field}) is '{fields[field]}', not a number, in {basename}"
-            ) from None
+            )
+        return value
 
     east, north, zone = number(1, "UTM east"), number(2, "UTM north"), number(3, "UTM zone")
     if east is None or north is None:
@@ -93,6 +97,14 @@ def parse_image_name(path: str | os.PathLike) -> ImageName:
         note=fields[14],
         extension=dot + suffix,
     )
+
+
+def parse_float(text: bytes) -> float:
+    """Read a number as Python writes them, NaN if it is none; signs of ASCII alone count."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def format_image_name(name: ImageName) -> str:
@@ -182,6 +194,7 @@ def list_images(folder: str | os.PathLike) -> ImagePaths:
 
     Raises:
         FileNotFoundError: If the folder is missing or empty, or the list names a missing image.
+        ValueError: If the list names files outside of the folder.
     """
     folder, list_file = find_folder(folder)
     if list_file is None:
@@ -189,6 +202,8 @@ def list_images(folder: str | os.PathLike) -> ImagePaths:
     else:
         blob = np.fromfile(list_file, np.uint8)
     paths = split_names(folder, blob, list_file)
+    if list_file is not None:
+        check_lines(paths.blob, paths.starts, paths.ends, list_file)
     require_images(paths)
     return paths
 
@@ -225,7 +240,7 @@ def find_list_file(*folders: Path) -> Path | None:
     One that we wrote is passed over if folders changed since.
     """
     beside = (folder.with_name(f"{folder.name}{LIST_ENDING}") for folder in folders)
-    return next((path for path in beside if path.is_file() and not is_outdated(path)), None)
+    return next((path for path in beside if os.path.isfile(path) and not is_outdated(path)), None)
 
 
 def split_names(

@@ -18,16 +18,16 @@ import numpy as np
 
 import commons
 from datasets.folder_lists import read_stamp
+from datasets.index_arrays import ARRAYS, CELL_FIELDS
 from datasets.name_fields import NumberReader
 from datasets.name_source import NameSource
 from datasets.partition import Partition, Partitioner, PartitionParams
 
 FORMAT_VERSION = 2
-ARRAYS = ("image_offsets", "class_starts", "class_cells", "group_starts", "group_ids")
 WALKED_NAMES = "images_paths.txt"  # the list of a folder that was walked
 _DIGEST_VERSION = 1  # checkpoints hold digests: with another version they would not go on
 _META = "meta.json"
-_FIELDS = ("UTM east", "UTM north", "heading")
+_MAX_LABEL = 40  # of the name of the folder: 255 bytes have to hold the parameters too
 
 
 def build_index(source: NameSource, params: PartitionParams, stem: Path) -> Path:
@@ -65,7 +65,10 @@ def build_index(source: NameSource, params: PartitionParams, stem: Path) -> Path
         if source.list_file is None:
             (temporary / WALKED_NAMES).write_bytes(source.walked)
         commons.write_json(meta, temporary / _META)
+        for file in temporary.iterdir():
+            commons.sync_file(file)
         temporary.rename(index_folder)
+        commons.sync_folder(stem.parent)
     except OSError:
         if not index_folder.is_dir():  # else another process was first: its index is the same
             raise
@@ -82,9 +85,13 @@ def hash_names(source: NameSource, params: PartitionParams) -> str:
     return digest.hexdigest()
 
 
-def hash_text(text: str) -> str:
-    """Return a short hash that is part of the name of a file."""
-    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=6).hexdigest()
+def name_index(
+    folder: str | os.PathLike, list_file: str | os.PathLike | None, params: PartitionParams
+) -> str:
+    """Return the name of an index without its last part, the digest."""
+    label = "_".join(f"{name}{value}" for name, value in dataclasses.asdict(params).items())
+    place = _hash_text(f"{folder}\n{list_file}\n{FORMAT_VERSION}")
+    return f"{os.path.basename(folder)[:_MAX_LABEL]}_{label}_{place}"
 
 
 def read_meta(index_folder: Path) -> dict[str, Any]:
@@ -95,10 +102,13 @@ def read_meta(index_folder: Path) -> dict[str, Any]:
     """
     try:
         return dict(json.loads((index_folder / _META).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"The index {index_folder} is damaged ({error}): delete that folder"
-        ) from None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise damaged(index_folder, error) from None
+
+
+def damaged(index_folder: Path, reason: object) -> ValueError:
+    """Return the error for an index whose files are not as they were written."""
+    return ValueError(f"The index {index_folder} is damaged ({reason}): delete that folder")
 
 
 def renew_stamp(index_folder: Path, stamp: str) -> None:
@@ -112,7 +122,8 @@ def _split(source: NameSource, params: PartitionParams) -> tuple[Partition, int,
 
     Another thread hashes a block while it is read.
     """
-    reader, partitioner, digest = NumberReader(_FIELDS), Partitioner(params), _start_digest(params)
+    reader, partitioner = NumberReader(CELL_FIELDS), Partitioner(params)
+    digest = _start_digest(params)
     num_bytes = os.path.getsize(source.list_file) if source.list_file else len(source.walked)
     offset_type = np.uint32 if num_bytes < 2**32 else np.int64
     with ThreadPoolExecutor(1) as hasher:
@@ -124,6 +135,10 @@ def _split(source: NameSource, params: PartitionParams) -> tuple[Partition, int,
             hashed.result()
     reader.check(source.folder)
     return partitioner.finish(), reader.num_names, digest.hexdigest()
+
+
+def _hash_text(text: str) -> str:
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=6).hexdigest()
 
 
 def _start_digest(params: PartitionParams) -> "hashlib.blake2b":

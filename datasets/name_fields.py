@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from datasets import name_loops
-from datasets.image_paths import ImagePaths
+from datasets.image_paths import ImagePaths, parse_float
 
 FIELDS = {  # name -> part of basename.split("@")
     "UTM east": 1,
@@ -112,7 +112,7 @@ def read_fields(paths: ImagePaths, fields: Sequence[str]) -> np.ndarray:
             values = row[block]
             for index in np.flatnonzero(name_loops.parse_decimals(paths.blob, of_field, values)):
                 first, past = of_field[:, index]
-                values[index] = _parse_float(paths.blob[first:past].tobytes())
+                values[index] = parse_float(paths.blob[first:past].tobytes())
     return numbers
 
 
@@ -192,10 +192,3 @@ def _blocks(paths: ImagePaths, fields: Sequence[str]) -> Iterator[tuple[slice, n
         block = slice(first, first + _NAMES_PER_BLOCK)
         starts, ends = paths.starts[block], paths.ends[block]
         yield block, name_loops.locate_fields(paths.blob, starts, ends, numbers)
-
-
-def _parse_float(text: bytes) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return np.nan

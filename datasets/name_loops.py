@@ -10,6 +10,7 @@ from datasets.compiled import compiled
 
 TIMESTAMP_FIELD = 13
 _AT, _SLASH, _TAB, _DOT, _MINUS = (ord(character) for character in "@/\t.-")
+_NEWLINE = ord("\n")
 _ZERO, _NINE = ord("0"), ord("9")
 _MAX_ATS = 20  # what follows is not looked for
 _OLD_ATS = (7, 9)  # old SF-XL test names have the timestamp in their last part
@@ -60,6 +61,22 @@ def locate_fields(
             elif num_ats > field:  # the last part carries the extension and is never a field
                 bounds[row, 0, name], bounds[row, 1, name] = ats[field - 1] + 1, ats[field]
     return bounds
+
+
+@compiled
+def has_suspects(text: np.ndarray) -> bool:
+    """Tell whether there are two dots in a row, a slash after a newline, or a zero byte.
+
+    Args:
+        text: uint8 [num_bytes].
+    """
+    found = 0
+    for place in range(1, len(text)):  # in this form, compilers look at many bytes at once
+        before, byte = text[place - 1], text[place]
+        found |= ((byte ^ _DOT) | (before ^ _DOT)) == 0
+        found |= ((byte ^ _SLASH) | (before ^ _NEWLINE)) == 0
+        found |= byte == 0
+    return found != 0
 
 
 @compiled

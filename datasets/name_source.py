@@ -15,6 +15,7 @@ from datasets.image_paths import (
     find_folder,
     split_names,
 )
+from datasets.list_lines import check_lines
 
 _BYTES_PER_BLOCK = 1 << 23  # bounds the memory
 
@@ -57,9 +58,16 @@ class NameSource:
                 file.seek(start)
 
     def blocks(self) -> Iterator[tuple[int, ImagePaths]]:
-        """Yield the same blocks, cut into names; some may have none."""
+        """Yield the same blocks, cut into names; some may have none.
+
+        Raises:
+            ValueError: If a line leads out of the folder.
+        """
         for start, text in self.texts():
-            yield start, split_names(self.folder, text, self.list_file)
+            paths = split_names(self.folder, text, self.list_file)
+            if self.list_file is not None:
+                check_lines(paths.blob, paths.starts, paths.ends, self.list_file, start)
+            yield start, paths
 
     def first_block(self) -> ImagePaths:
         """Return some of the first names; none only if there are none at all."""

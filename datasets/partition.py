@@ -203,6 +203,26 @@ def make_partition(
     return partitioner.finish()
 
 
+def cell_of(
+    east_m: float, north_m: float, heading_deg: float, params: PartitionParams
+) -> list[int]:
+    """Return the class of one image as `Partition.class_cells` has it, in plain numbers."""
+    wrapped_deg = heading_deg % FULL_TURN_DEG
+    headings = 0 if wrapped_deg == FULL_TURN_DEG else int(wrapped_deg // params.alpha)
+    cells = (int(axis_m // params.M) * params.M for axis_m in (east_m, north_m))
+    return [*cells, headings * params.alpha]
+
+
+def group_ids_of(cells: np.ndarray, params: PartitionParams) -> np.ndarray:
+    """Return the (u, v, w) of the groups of classes.
+
+    Args:
+        cells: As in `Partition.class_cells`. int64 [num_classes, 3].
+        params: How images form classes and groups.
+    """
+    return np.mod(cells // (params.M, params.M, params.alpha), (params.N, params.N, params.L))
+
+
 def _pack(
     east_m: np.ndarray, north_m: np.ndarray, heading_deg: np.ndarray, params: PartitionParams
 ) -> np.ndarray:

@@ -5,6 +5,7 @@ interruption as if there had been none, whatever the number of workers.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ from datasets.augmentations import Augmentation
 from datasets.class_index import ClassIndex
 from datasets.images import load_image, stack_images
 
+_MAX_TRIES = 20  # images in a row that cannot be read: it is not the images then
+
 
 class Draw(NamedTuple):
     """One sample to be loaded."""
@@ -24,33 +27,75 @@ class Draw(NamedTuple):
     seed: int  # decides the image and its augmentation
 
 
+class Sample(NamedTuple):
+    """One image to train on."""
+
+    image: torch.Tensor  # float32 [3, image_size, image_size] if augmented, else uint8 [3, H, W]
+    label: int  # numbered inside the group
+    seed: int  # of the draw
+    unreadable: tuple[str, ...]  # a sentence on each image that could not be read and was replaced
+
+
 class TrainDataset(Dataset):
     """The images of all groups; a `GroupSampler` says which are drawn.
 
     Groups share the memory-mapped index and the loader with its workers.
     """
 
-    def __init__(self, index: ClassIndex, augmentation: Augmentation | None) -> None:
+    def __init__(
+        self, index: ClassIndex, augmentation: Augmentation | None, io_retries: int = 0
+    ) -> None:
         """Draw from an index.
 
         Args:
             index: Classes and their images.
             augmentation: Applied to each image; None leaves it to the device.
+            io_retries: How often a read that failed is tried again, see `load_image`.
         """
         self.index = index
         self.augmentation = augmentation
+        self.io_retries = io_retries
 
-    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, int, int]:
-        """Return one random image of a class, its label in the group and its seed.
+    def __getitem__(self, draw: Draw) -> Sample:
+        """Return one random image of a class.
 
-        The image is float32 [3, image_size, image_size] if augmented, otherwise uint8 [3, H, W].
+        In the place of one that cannot be read comes the next one of its class; if there is none,
+        the first one of the next class of the group that can be read, with the label of that class.
+
+        Raises:
+            ValueError: If 20 images in a row cannot be read, or none of the group.
         """
-        images = self.index.images(draw.class_num)
-        path = self.index.path(images[draw.seed % len(images)])
-        image = load_image(path)
-        if self.augmentation is not None:
-            image = self.augmentation(image, draw.seed)
-        return image, draw.label, draw.seed
+        unreadable: list[str] = []
+        for label, number in islice(self._candidates(draw), _MAX_TRIES):
+            path = self.index.path(number)
+            try:
+                image = load_image(path, self.io_retries)
+            except (FileNotFoundError, ValueError) as error:
+                unreadable.append(str(error))
+                continue
+            if self.augmentation is not None:
+                image = self.augmentation(image, draw.seed)
+            return Sample(image, label, draw.seed, tuple(unreadable))
+        raise ValueError(
+            f"{len(unreadable)} images in a row cannot be read. Is the disk there that holds "
+            f"{self.index.folder}? The first of them: {unreadable[0]}"
+        )
+
+    def path(self, draw: Draw) -> str:
+        """Return the image that a draw means, whether it can be read or not."""
+        _, number = next(self._candidates(draw))
+        return self.index.path(number)
+
+    def _candidates(self, draw: Draw) -> Iterator[tuple[int, int]]:
+        """Yield label and number of the image that is drawn, then of those that may replace it."""
+        first_class = draw.class_num - draw.label
+        group = int(np.searchsorted(self.index.group_starts, first_class, side="right")) - 1
+        classes = self.index.classes(group)
+        for step in range(len(classes)):
+            label = (draw.label + step) % len(classes)
+            images = self.index.images(classes[label])
+            for turn in range(len(images)):
+                yield label, images[(draw.seed + turn) % len(images)]
 
 
 class GroupSampler(Sampler[list[Draw]]):
@@ -86,36 +131,59 @@ class GroupSampler(Sampler[list[Draw]]):
         self.seed = seed
         self.share = share
         self.epoch = 0
+        self.first_iteration = 0
 
     def __len__(self) -> int:
-        """Return the number of batches of an epoch."""
-        return self.iterations
+        """Return the number of batches that are left of an epoch."""
+        return max(0, self.iterations - self.first_iteration)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield this process's share of the batches of the epoch that is set in `epoch`."""
+        """Yield this process's share of the batches of the epoch that is set in `epoch`.
+
+        The first is that of number `first_iteration`: all are the same as if there were those
+        before it.
+        """
+        for labels, seeds in islice(self._batches(self.epoch), self.first_iteration, None):
+            yield self._own_draws(self.epoch, labels, seeds)
+
+    def batch(self, epoch: int, iteration: int) -> list[Draw]:
+        """Return this process's share of one batch."""
+        labels, seeds = next(islice(self._batches(epoch), iteration, None))
+        return self._own_draws(epoch, labels, seeds)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield labels and seeds of all batches of an epoch, int64 [batch_size] each."""
+        rng = np.random.default_rng((self.seed, epoch))
+        num_classes = len(self.index.classes(epoch % self.groups_num))
+        labels = np.empty(0, np.int64)
+        for _ in range(self.iterations):
+            while len(labels) < self.batch_size:
+                labels = np.concatenate((labels, rng.permutation(num_classes)))
+            batch, labels = labels[: self.batch_size], labels[self.batch_size :]
+            yield batch, rng.integers(2**63, size=self.batch_size)
+
+    def _own_draws(self, epoch: int, labels: np.ndarray, seeds: np.ndarray) -> list[Draw]:
         number, num_shares = self.share
         own = slice(
             number * self.batch_size // num_shares, (number + 1) * self.batch_size // num_shares
         )
-        rng = np.random.default_rng((self.seed, self.epoch))
-        classes = self.index.classes(self.epoch % self.groups_num)
-        labels = np.empty(0, np.int64)
-        for _ in range(self.iterations):
-            while len(labels) < self.batch_size:
-                labels = np.concatenate((labels, rng.permutation(len(classes))))
-            batch, labels = labels[: self.batch_size], labels[self.batch_size :]
-            seeds = rng.integers(2**63, size=self.batch_size)
-            yield [
-                Draw(classes[label], int(label), int(seed))
-                for label, seed in zip(batch[own], seeds[own], strict=True)
-            ]
+        classes = self.index.classes(epoch % self.groups_num)
+        return [
+            Draw(classes[label], int(label), int(seed))
+            for label, seed in zip(labels[own], seeds[own], strict=True)
+        ]
 
 
 def collate(
-    samples: list[tuple[torch.Tensor, int, int]],
-) -> tuple[torch.Tensor | tuple[torch.Tensor, ...], torch.Tensor, list[int]]:
-    """Join samples: images as one tensor if their sizes agree, labels int64 [B], seeds."""
-    images, labels, seeds = zip(*samples, strict=True)
+    samples: list[Sample],
+) -> tuple[torch.Tensor | tuple[torch.Tensor, ...], torch.Tensor, list[int], list[str]]:
+    """Join samples.
+
+    Returns:
+        Images as one tensor if their sizes agree, labels int64 [B], seeds, and the sentences on
+        images that could not be read.
+    """
+    images, labels, seeds, unreadable = zip(*samples, strict=True)
     if len({image.shape for image in images}) == 1:
         images = stack_images(images)
-    return images, torch.tensor(labels), list(seeds)
+    return images, torch.tensor(labels), list(seeds), [text for some in unreadable for text in some]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from datasets.eval_dataset import ImageDataset, collate_by_size
 from datasets.image_paths import ImagePaths
+from datasets.workers import interrupts_held_back, outlive_signals
 
 _BATCHES_PER_WINDOW = 8
 _MAX_WAITING_BYTES = 1 << 28  # of images that wait for others of their size
@@ -58,6 +59,7 @@ def load_windows(
     num_workers: int,
     skip_unreadable: bool,
     pin_memory: bool,
+    io_retries: int = 0,
 ) -> Iterator[Window]:
     """Load images.
 
@@ -68,6 +70,7 @@ def load_windows(
         num_workers: Loader processes.
         skip_unreadable: Go on past images that cannot be read; they are in no batch.
         pin_memory: Load to where a CUDA device can copy from while it computes.
+        io_retries: How often a read that failed is tried again, see `load_image`.
 
     Yields:
         Windows; all batches of one are to be taken before the next one.
@@ -76,14 +79,16 @@ def load_windows(
         FileNotFoundError, ValueError: If an image cannot be read; names it.
     """
     loader = DataLoader(
-        ImageDataset(paths, skip_unreadable),
+        ImageDataset(paths, skip_unreadable, io_retries),
         batch_sampler=(load for window in windows for load in _split(window, batch_size)),
         num_workers=num_workers,
         collate_fn=collate_by_size,
         pin_memory=pin_memory,
+        worker_init_fn=outlive_signals,
         generator=torch.Generator(),  # so that the loader leaves the global one alone
     )
-    loads = iter(loader)
+    with interrupts_held_back():
+        loads = iter(loader)
     for window in windows:
         loads_of_window = islice(loads, len(_split(window, batch_size)))
         yield Window(window, batch_by_size(loads_of_window, batch_size))

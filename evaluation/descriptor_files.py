@@ -1,10 +1,11 @@
 """Descriptors on disk, so that one extraction serves many questions."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,18 @@ from evaluation.descriptors import Extraction, extraction_of, require_some
 from evaluation.partial_file import PartialFile
 from evaluation.rows import MemoryRows, Rows, gather_facts
 from evaluation.views import View
+from runs.locks import held
 
 _log = logging.getLogger(__name__)
+_SAYS_AFTER_S = 1
 
 
 @dataclass(frozen=True)
 class DescriptorFiles:
     """Folders with a .npy and a .json for each list of images, each view and each model.
 
-    While descriptors are made they are in a .partial, which is taken up after an interruption.
+    While descriptors are made they are in a .partial, which is taken up after an interruption. Of
+    evaluations that share a folder, one makes them, and those that need the same wait.
     """
 
     model_digest: str  # of the weights: descriptors of another model are other descriptors
@@ -64,32 +68,48 @@ class DescriptorFiles:
         if self.save_folder is None and self.load_folder is None:
             return _make_in_memory(paths, images, dtype, fill)
         description = self._describe(paths, view, dtype)
-        stem, is_whole = commons.of_main_process(lambda: self._find(description))
-        if stem is None:
-            return _make_in_memory(paths, images, dtype, fill)
-        if not is_whole:
-            _make_in_file(stem, paths, images, dtype, fill, description)
+        with contextlib.ExitStack() as kept:
+            stem, is_whole = commons.of_main_process(lambda: self._find_or_lock(description, kept))
+            if stem is None:
+                return _make_in_memory(paths, images, dtype, fill)
+            if not is_whole:
+                _make_in_file(stem, paths, images, dtype, fill, description)
         return _load(stem, len(paths), images, dtype)
 
-    def _find(self, description: dict[str, Any]) -> tuple[Path | None, bool]:
-        """Return where descriptors are or are to be, if in a file, and whether all are there."""
+    def _find_or_lock(
+        self, description: dict[str, Any], kept: contextlib.ExitStack
+    ) -> tuple[Path | None, bool]:
+        """Return where descriptors are or are to be, if in a file, and whether all are there.
+
+        If not, this evaluation makes them, and no other one does at the same time: one that is at
+        it is waited for.
+        """
+        stem = self._choose(description)
+        if stem is None:
+            return None, False
+        if not _is_whole(stem):
+            kept.enter_context(_making(stem))
+        is_whole = _is_whole(stem)
+        if is_whole:
+            _log.info(f"Descriptors of {description['folder']} are taken from {stem}.npy")
+        elif _file(stem, "partial").is_file():
+            _log.info(f"{_file(stem, 'partial')} is from an interrupted run: it is taken up")
+        return stem, is_whole
+
+    def _choose(self, description: dict[str, Any]) -> Path | None:
+        """Return where descriptors are, else where some are, else where they are to be saved."""
         name, folders = _file_name(description), (self.load_folder, self.save_folder)
         stems = [Path(folder) / name for folder in folders if folder is not None]
-        for stem in stems:
-            if _file(stem, "npy").is_file() and _file(stem, "json").is_file():
-                _log.info(f"Descriptors of {description['folder']} are taken from {stem}.npy")
-                return stem, True
-        for stem in stems:
-            if _file(stem, "partial").is_file():
-                _log.info(f"{_file(stem, 'partial')} is from an interrupted run: it is taken up")
-                return stem, False
-        if self.load_folder is not None:
+        found = [stem for stem in stems if _is_whole(stem)]
+        found += [stem for stem in stems if _can_be_taken_up(stem)]
+        if self.load_folder is not None and not found:
             _log.warning(
                 f"{self.load_folder} has no descriptors of {description['folder']} "
                 f"({description['num_images']:,} images, {description['view']}) by this model: "
                 f"they are extracted. {_list(Path(self.load_folder))}"
             )
-        return (stems[-1] if self.save_folder is not None else None), False
+        found += stems[-1:] if self.save_folder is not None else []
+        return next(iter(found), None)
 
     def _describe(self, paths: ImagePaths, view: View, dtype: str) -> dict[str, Any]:
         names = hashlib.sha256()
@@ -113,6 +133,43 @@ def _file_name(description: dict[str, Any]) -> str:
 
 def _file(stem: Path, suffix: str) -> Path:
     return stem.with_name(f"{stem.name}.{suffix}")
+
+
+def _is_whole(stem: Path) -> bool:
+    return _file(stem, "npy").is_file() and _file(stem, "json").is_file()
+
+
+def _can_be_taken_up(stem: Path) -> bool:
+    partial = _file(stem, "partial")
+    if not partial.is_file():
+        return False
+    can_be_written = os.access(partial, os.W_OK) and os.access(stem.parent, os.W_OK)
+    if not can_be_written:
+        _log.warning(
+            f"{partial} is from an interrupted run, but cannot be written: it is not taken up"
+        )
+    return can_be_written
+
+
+@contextlib.contextmanager
+def _making(stem: Path) -> Iterator[None]:
+    """Wait until no other evaluation makes these descriptors, and let none do so."""
+    has_said = False
+
+    def while_waiting(waited_s: float) -> None:
+        nonlocal has_said
+        if commons.num_ranks() > 1 and waited_s > 0.9 * commons.LONGEST_WAIT.total_seconds():
+            raise TimeoutError(f"Another evaluation still makes {_file(stem, 'npy')}: wait for it")
+        if waited_s > _SAYS_AFTER_S and not has_said:
+            _log.info(f"Waiting for another evaluation, which makes {_file(stem, 'npy')}")
+            has_said = True
+
+    lock = _file(stem, "lock")
+    with held(lock, while_waiting):
+        yield
+    if _is_whole(stem):  # nobody needs it any more
+        with contextlib.suppress(OSError):
+            lock.unlink()
 
 
 def _make_in_memory(
@@ -151,6 +208,7 @@ def _load(stem: Path, num_images: int, images: range, dtype: str) -> Extraction:
         descriptors = map_array(array_file)
         if descriptors.dtype != dtype or len(descriptors) != num_images:
             raise ValueError(f"it has {descriptors.dtype} of shape {descriptors.shape}")
+        _check_facts(content, num_images)
         return Extraction(
             descriptors[images.start : images.stop],
             content["image_sizes"],
@@ -160,6 +218,17 @@ def _load(stem: Path, num_images: int, images: range, dtype: str) -> Extraction:
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise ValueError(f"{array_file} holds no descriptors that can be used: {error}") from None
+
+
+def _check_facts(content: dict[str, Any], num_images: int) -> None:
+    """Raise a ValueError if what is told of the images cannot be true."""
+    sizes, unreadable = content["image_sizes"], content["unreadable"]
+    if type(sizes) is not dict or not all(type(count) is int for count in sizes.values()):
+        raise ValueError("its image_sizes are no counts")
+    if type(unreadable) is not list or not all(type(number) is int for number in unreadable):
+        raise ValueError("its unreadable are no numbers of images")
+    if unreadable != sorted(set(unreadable) & set(range(num_images))):
+        raise ValueError("its unreadable are not in order, or not among the images")
 
 
 def _list(folder: Path) -> str:

@@ -68,6 +68,7 @@ class Inference:
     skip_unreadable: bool = False  # count unreadable images instead of stopping
     use_amp16: bool = False  # compute in float16 where that is exact enough; on CUDA devices
     dtype: str = "float32"  # of the descriptors; or float16
+    io_retries: int = 0  # how often a read that failed is tried again, see `load_image`
 
     def __post_init__(self) -> None:
         """Raise a ValueError if the device cannot do it."""
@@ -127,6 +128,7 @@ def fill_rows(
         inference.num_workers,
         inference.skip_unreadable,
         pin_memory=inference.device.type == "cuda",
+        io_retries=inference.io_retries,
     )
     pipeline = Pipeline(model, view, inference.device, inference.use_amp16)
     progress = tqdm(

@@ -1,8 +1,10 @@
 """Descriptors in a file while they are made, so that a later run can take them up."""
 
+import contextlib
 import io
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,21 +75,30 @@ class PartialFile:
         return self._layout and self._layout.shape
 
     def put(self, described: Described) -> None:
-        """Take over the descriptors of a window."""
+        """Take over the descriptors of a window.
+
+        Raises:
+            OSError: If the disk does not take them; what it has remains valid.
+        """
         self.sizes[places_of(described.images, self.images)] = described.sizes
-        if described.descriptors is not None:
-            self._open(described.descriptors.shape[1:])
-            self._write_rows(described.images.start, described.descriptors)
-        self._unsaid.append(described)
-        if self._file is not None and time.monotonic() - self._flushed_s > _FLUSH_EVERY_S:
-            self._flush()
+        with self._named_in_errors():
+            if described.descriptors is not None:
+                self._open(described.descriptors.shape[1:])
+                self._write_rows(described.images.start, described.descriptors)
+            self._unsaid.append(described)
+            if self._file is not None and time.monotonic() - self._flushed_s > _FLUSH_EVERY_S:
+                self._flush()
 
     def close(self) -> None:
         """Bring everything to the disk."""
-        if self._file is not None:
-            self._flush()
-            self._file.close()
-            self._file = None
+        if self._file is None:
+            return
+        with self._named_in_errors():
+            try:
+                self._flush()
+            finally:
+                file, self._file = self._file, None
+                file.close()
 
     def fill_gaps(self, facts: Facts) -> None:
         """Write NaN for unreadable images; for one process, when all have closed.
@@ -141,9 +152,21 @@ class PartialFile:
         self._file.seek(self._layout.row(first))
         self._file.write(descriptors.astype(self._dtype).tobytes())
 
+    @contextlib.contextmanager
+    def _named_in_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or self._path
+            raise
+
     def _flush(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._unsaid.clear()  # a second fsync would not fail again, though rows are lost
+            raise
         for described in self._unsaid:
             self._file.seek(self._layout.size(described.images.start))
             self._file.write(described.sizes.tobytes())
@@ -153,4 +176,6 @@ class PartialFile:
 
     def _read_sizes(self, images: range) -> np.ndarray:
         place, count = self._layout.size(images.start), 2 * len(images)
-        return np.fromfile(self._path, SIZES_DTYPE, count, offset=place).reshape(-1, 2)
+        sizes = np.fromfile(self._path, SIZES_DTYPE, count, offset=place).reshape(-1, 2)
+        sizes[(sizes == 0).any(axis=1)] = 0  # a process was killed between height and width
+        return sizes

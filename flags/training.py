@@ -2,7 +2,7 @@
 
 import argparse
 
-from flags.types import not_negative_int, positive_float, positive_int
+from flags.types import not_negative_int, positive_float, positive_int, share
 
 
 def add_training_flags(cli: argparse.ArgumentParser) -> None:
@@ -10,6 +10,12 @@ def add_training_flags(cli: argparse.ArgumentParser) -> None:
     _add_groups(cli)
     _add_training(cli)
     _add_augmentation(cli)
+
+
+def check_training_flags(cli: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with exit code 2 if flags contradict each other."""
+    if args.resume_train == "auto" and not args.save_dir:
+        cli.error("--resume_train auto continues the run in --save_dir: say which folder that is")
 
 
 def _add_groups(cli: argparse.ArgumentParser) -> None:
@@ -75,6 +81,11 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
         help="the 16-bit type of --use_amp16",
     )
     add(
+        "--max_grad_norm",
+        type=positive_float,
+        help="shorten longer gradients, of the network and a head together, to this length",
+    )
+    add(
         "--freeze_bn",
         action="store_true",
         help="BatchNorm of frozen layers keeps the statistics it starts with (the paper's moves)",
@@ -88,8 +99,23 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
     )
     add(
         "--resume_train",
-        metavar="CHECKPOINT",
-        help="continue a run from its last_checkpoint.pth, in its folder, with its flags",
+        metavar="{CHECKPOINT,auto}",
+        help="continue a run from its last_checkpoint.pth, in its folder, with its flags; auto: "
+        "the run in --save_dir, or begin one there",
+    )
+    add(
+        "--checkpoint_every",
+        type=not_negative_int,
+        default=1000,
+        help="iterations from one checkpoint to the next; each epoch ends with one anyway (0: no "
+        "others)",
+    )
+    add(
+        "--max_bad_images",
+        type=share,
+        default=0.01,
+        help="stop if more than this part of the images that are drawn cannot be read; others of "
+        "their classes are taken instead",
     )
 
 

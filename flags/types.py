@@ -22,3 +22,10 @@ def positive_float(text: str) -> float:
     if not 0 < (value := float(text)) < float("inf"):
         raise argparse.ArgumentTypeError(f"must be above 0, not {value}")
     return value
+
+
+def share(text: str) -> float:
+    """Read a part of a whole, 0 to 1."""
+    if not 0 <= (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"must be in 0 to 1, not {value}")
+    return value

@@ -5,7 +5,6 @@ strangers: nothing in it is run, and nothing is made that is larger than the fil
 """
 
 import os
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -116,9 +115,6 @@ def save_keeping_previous(
     (FAT, some network disks): there the old file is renamed an instant before the new one, and only
     `previous` is there in between.
 
-    What earlier processes left behind of these two files is removed, so that one process alone may
-    write them: the one that has the run folder.
-
     Args:
         content: Tensors and plain Python values only.
         path: Where to.
@@ -128,8 +124,6 @@ def save_keeping_previous(
         OSError: If it cannot be written.
     """
     path, previous = Path(path), Path(previous)
-    for file in (path, previous):
-        _remove_left_over(file)
     kept = commons.temporary_path(previous)
     try:
         with commons.written_whole(path) as temporary:
@@ -160,12 +154,3 @@ def _link(path: Path, kept: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _remove_left_over(path: Path) -> None:
-    """Remove what processes that were killed have left of a file."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}_\d+")
-    with suppress(OSError):  # if the folder is gone or read-only, writing tells so
-        for file in path.parent.iterdir():
-            if pattern.fullmatch(file.name):
-                file.unlink()

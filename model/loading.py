@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-import commons
 from model.any_model import describe_any_model, load_any_model, parse_model_spec
 from model.checkpoints import network_of
 from model.files import read_checkpoint
 from model.landmarks import is_landmark_checkpoint, landmark_network_of
+from runs.provenance import describe_model
 
 
 def load_model(checkpoint: str | None, spec: str | None) -> tuple[nn.Module, dict[str, Any]]:
@@ -33,7 +33,7 @@ def load_model(checkpoint: str | None, spec: str | None) -> tuple[nn.Module, dic
     content = read_checkpoint(checkpoint)
     make = landmark_network_of if is_landmark_checkpoint(content) else network_of
     network = make(content, checkpoint).eval()
-    return network, commons.describe_model(checkpoint) | network.architecture
+    return network, describe_model(checkpoint) | network.architecture
 
 
 def identify(facts: Mapping[str, Any]) -> str:

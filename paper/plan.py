@@ -2,7 +2,6 @@
 
 import logging
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -12,7 +11,9 @@ from pathlib import Path
 
 from model.published import fetch_published, parse_published
 from paper.run_log import Missing, RunLog
+from paper.script_runs import run_script
 from paper.sources import Absent, Released, Source, Trained
+from runs.folders import is_unused
 
 FAILED = "failed"
 # Threads that wait actively slow small networks down several times where another program runs, too.
@@ -137,6 +138,8 @@ def _carry_out(step: Step, log: RunLog, options: RunOptions) -> None:
     if not is_trained(step, log):
         _train(step, log, options)
         log.refresh()
+        if not is_trained(step, log):
+            raise RuntimeError("train.py was stopped before its end")
     if names := missing_evaluations(step, log):
         _evaluate(step, names, log, options)
 
@@ -172,17 +175,17 @@ def _evaluate_at_once(step: Step, names: Sequence[str], log: RunLog, options: Ru
 def _train(step: Step, log: RunLog, options: RunOptions) -> None:
     training = log.training(step.source, step.seed)
     if training is not None:
-        resume = [f"--resume_train={training.folder / 'last_checkpoint.pth'}"]
-        _run("train.py", resume, training.folder, options)
+        line = [f"--save_dir={training.folder}", "--resume_train=auto"]
+        _run("train.py", line, training.folder, options)
     else:
         folder = _new_folder(options.runs_folder, f"train_{step.source.slug(step.seed)}")
         _run("train.py", [*step.source.argv(step.seed), f"--save_dir={folder}"], folder, options)
 
 
 def _new_folder(parent: Path, name: str) -> Path:
-    """Return a folder that is not there: the name, or the name with a number."""
+    """Return a folder without results and networks: the name, or the name with a number."""
     number = 1
-    while (folder := parent / (f"{name}_{number}" if number > 1 else name)).exists():
+    while not is_unused(folder := parent / (f"{name}_{number}" if number > 1 else name)):
         number += 1
     return folder
 
@@ -197,9 +200,7 @@ def _run(script: str, argv: Sequence[str], folder: Path, options: RunOptions) ->
     ]
     logging.info(f"  {script}, see {folder / 'info.log'}")
     with tempfile.TemporaryFile("w+", errors="replace") as said:
-        code = subprocess.run(
-            command, stdout=subprocess.DEVNULL, stderr=said, env=_ENVIRONMENT | os.environ
-        ).returncode
+        code = run_script(command, said, _ENVIRONMENT | os.environ)
         said.seek(0)
         _, found, message = said.read().rpartition("Error: ")
     if code:

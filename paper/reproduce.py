@@ -23,6 +23,7 @@ from paper.plan_text import describe_plan
 from paper.run_log import RunLog
 from paper.scales import SCALES
 from paper.study import Study
+from runs.signals import StopSignals
 
 MINI_PRESET = "small"
 
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         logging.info(f"{scale.mark}\n{describe_plan(steps, log)}".lstrip())
         return
     options = RunOptions(runs_folder, str(root), device, args.num_workers)
-    failures = carry_out(steps, log, options)
+    with StopSignals("Repeat the command to go on", can_continue=True):
+        failures = carry_out(steps, log, options)
     show_outputs(targets, dataclasses.replace(study, failures=failures), out)
     if FAILED in failures.values():
         raise ValueError("Some runs failed, see above: repeat the command to try them again")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import commons
 from datasets.catalog import TRAIN_SETS, find_test_set, find_train_folder
 from paper.sources import Absent, Released, Source, Trained
 from parser import parse_arguments
 from reports.runs import find_sets, read_results
+from runs.provenance import describe_model
 from training.resuming import NO_INFLUENCE
 
 _PLAIN = (  # flags that must be as they are by default: the paper's protocol
@@ -45,6 +45,12 @@ class Training:
     def best_model(self) -> Path:
         """The network of the epoch that was best on the validation set."""
         return self.folder / "best_model.pth"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether it was stopped late enough to be continued."""
+        names = ("last_checkpoint.pth", "previous_checkpoint.pth")
+        return any((self.folder / name).is_file() for name in names)
 
     @property
     def best_val_recall(self) -> float:
@@ -95,7 +101,8 @@ class RunLog:
             training = Training(folder, min(num_epochs, wanted["epochs_num"]), is_done)
             if is_done and training.best_model.is_file():
                 return training
-            if (folder / "last_checkpoint.pth").is_file() and training.best_model.is_file():
+            has_best = training.best_model.is_file() or num_epochs == 0  # stopped in the first one
+            if training.has_checkpoint and has_best:
                 interrupted.append(training)
         return max(interrupted, key=lambda one: one.num_epochs, default=None)
 
@@ -222,4 +229,4 @@ def _read_lines(file: Path) -> list[str]:
 @functools.cache
 def _sha256(path: Path, mtime_ns: int) -> str:
     """Return the SHA-256 of a file, read once as long as it does not change."""
-    return commons.describe_model(path)["model_sha256"]
+    return describe_model(path)["model_sha256"]

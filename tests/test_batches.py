@@ -1,7 +1,11 @@
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
 from conftest import write_image
+from torch.utils.data import DataLoader
 
 from datasets.eval_dataset import ImageDataset, collate_by_size
 from datasets.image_paths import list_images
@@ -95,3 +99,17 @@ def test_collate_keeps_images_as_they_are(paths):
     for numbers, images in pieces:
         for number, image in zip(numbers.tolist(), images, strict=True):
             np.testing.assert_array_equal(image, dataset[number][1])
+
+
+def test_ctrl_c_waits_until_the_loader_has_started(paths, monkeypatch):
+    class Loader(DataLoader):
+        def __iter__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            started.append(super().__iter__())
+            return started[0]
+
+    started = []
+    monkeypatch.setattr(batches, "DataLoader", Loader)
+    with pytest.raises(KeyboardInterrupt):
+        list(load_windows(paths, split_windows(range(45), 2), 2, 0, True, pin_memory=False))
+    assert len(started) == 1

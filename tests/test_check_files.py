@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import write_image
+from conftest import name, write_image
 from PIL import Image
 
 from datasets.checks.files import (
@@ -104,8 +104,9 @@ def test_folders_that_cannot_be_opened_are_counted(tmp_path, monkeypatch):
 def test_list_is_compared_with_the_folder(tmp_path):
     for file in ("a/1.jpg", "a/2.jpg", "3.jpg", "4.jpg"):
         write_image(tmp_path / "set" / file)
-    write_image(tmp_path / "outside.jpg")
-    listed = ["./a/1.jpg", "a/2.jpg", "gone/5.jpg", "6.jpg", "../outside.jpg", "a/2.jpg", "a\0b"]
+    outside = write_image(tmp_path / "outside.jpg")
+    elsewhere = f"{outside}\t{name(1, 2)}"
+    listed = ["./a/1.jpg", "a/2.jpg", "gone/5.jpg", "6.jpg", elsewhere, "a/2.jpg", "a..b/c"]
     (tmp_path / "set_images_paths.txt").write_text("\n".join(listed))
     facts = measure_files(tmp_path / "set" / "")
     assert facts.is_missing.tolist() == [False, False, True, True, False, False, True]
@@ -141,7 +142,8 @@ def test_lines_with_a_name_after_a_tab(tmp_path):
     """Questions about files are asked of the path, questions about names of the '@' name."""
     for file in ("set/1.jpg", "set/2.JPG", "photos/3.png"):
         write_image(tmp_path / file)
-    lines = ["1.jpg\t@1@2@a@.jpg", "../photos/3.png\t@3@4@a@.png", "1.jpg\t@5@6@b@.jpg"]
+    photo = tmp_path / "photos" / "3.png"
+    lines = ["1.jpg\t@1@2@a@.jpg", f"{photo}\t@3@4@a@.png", "1.jpg\t@5@6@b@.jpg"]
     (tmp_path / "set_images_paths.txt").write_text("\n".join(lines))
     facts = measure_files(tmp_path / "set")
     assert not facts.is_missing.any() and facts.num_by_extension == {".jpg": 2, ".png": 1}
@@ -180,7 +182,7 @@ def test_an_unreadable_list_is_told_and_the_folder_read(tmp_path, monkeypatch):
     facts = measure_files(tmp_path / "set")
     assert len(facts.paths) == 1
     (text,) = texts(judge_files(facts), ERROR)
-    assert text.startswith("cannot be read: ") and text.endswith("Permission denied")
+    assert text.startswith("cannot be used: ") and text.endswith("Permission denied")
 
 
 def test_real_names_without_their_images(shared_data, tmp_path):

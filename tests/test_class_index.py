@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_listed_files_may_have_other_names(train_folder, tmp_path):
     lines = []
     for number, file in enumerate(files):
         file.rename(tmp_path / "photos" / f"{number}.jpg")
-        lines.append(f"../photos/{number}.jpg\t{file.name}")
+        lines.append(f"{tmp_path}/photos/{number}.jpg\t{file.name}")
     (tmp_path / "train_images_paths.txt").write_text("\n".join(lines))
     listed = load_index(train_folder, PARAMS, tmp_path / "cache")
     for class_num in range(len(walked.class_cells)):
@@ -170,6 +171,22 @@ def test_damaged_index_is_an_error_that_says_what_to_delete(train_folder, tmp_pa
         with pytest.raises(ValueError, match=f"{folder.name} is damaged .* delete that folder"):
             load_index(train_folder, PARAMS, tmp_path / "cache")
         (folder / "meta.json").write_bytes(meta)
+
+
+def test_an_index_is_on_the_disk_before_it_has_its_name(train_folder, tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("commons.sync_file", lambda path: synced.append(path.name))
+    rename = Path.rename
+
+    def check(source, target):
+        if source.is_dir():
+            assert sorted(synced[-len(os.listdir(source)) :]) == sorted(os.listdir(source))
+            synced.append("renamed")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", check)
+    load_index(train_folder, PARAMS, tmp_path / "cache")
+    assert synced[-1] == "renamed"
 
 
 def test_failed_build_leaves_nothing(train_folder, tmp_path, monkeypatch):

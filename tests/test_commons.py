@@ -1,26 +1,23 @@
+import errno
+import io
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import REPOSITORY
 
 import commons
-
-
-def test_run_folders_are_not_used_twice(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = commons.make_run_folder("logs/mine", "train", {"M": 10})
-    assert json.loads((folder / "args.json").read_text()) == {"M": 10}
-    with pytest.raises(FileExistsError, match="already holds a run: give another --save_dir$"):
-        commons.make_run_folder("logs/mine", "train", {"M": 15})
-    (folder / "last_checkpoint.pth").touch()
-    with pytest.raises(FileExistsError, match="--resume_train logs/mine/last_checkpoint.pth"):
-        commons.make_run_folder("logs/mine", "train", {"M": 15})
-    assert json.loads((folder / "args.json").read_text()) == {"M": 10}
-    names = {str(commons.make_run_folder(None, "eval", {})) for _ in range(5)}
-    assert len(names) == 5 and all(name.startswith("logs/eval_20") for name in names)
+from eval import main as eval_main
+from runs.failures import Stopped
+from runs.provenance import VERSION, describe_model, describe_software
+from train import main as train_main
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
@@ -65,14 +62,137 @@ def test_user_errors_end_with_a_sentence_and_a_trace_in_the_log(tmp_path, capfd,
         assert "Traceback" not in (tmp_path / "info.log").read_text()
 
 
-def test_other_errors_keep_their_traceback_also_in_the_log(tmp_path):
+def test_other_errors_are_said_in_a_line_and_keep_their_traceback(tmp_path, capfd):
     def fail():
         commons.setup_logging(tmp_path)
-        raise RuntimeError("a bug")
+        raise KeyError("a bug")
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(SystemExit) as exit_code:
         commons.run_command(fail)
-    assert "RuntimeError: a bug" in (tmp_path / "debug.log").read_text()
+    assert exit_code.value.code == 1
+    printed = capfd.readouterr().err
+    *trace, last = printed.splitlines()
+    assert trace[0].startswith("Traceback") and "KeyError: 'a bug'" in trace
+    assert last.startswith("Unexpected error: KeyError: 'a bug' (test_commons.py, line ")
+    assert last.endswith(f"in fail); the whole log is in {tmp_path / 'debug.log'}")
+    assert "Traceback" in (tmp_path / "debug.log").read_text()
+    info = (tmp_path / "info.log").read_text()
+    assert "Unexpected error: KeyError: 'a bug'" in info and "Traceback" not in info
+
+
+@pytest.mark.parametrize(
+    ("stopped", "code", "text"),
+    [
+        (Stopped(signal.SIGTERM, "Go on with X"), 0, "Go on with X"),
+        (Stopped(signal.SIGTERM, "Start again", can_continue=False), 1, "Start again"),
+        (Stopped(signal.SIGINT), 130, "Stopped by SIGINT"),
+    ],
+)
+def test_a_stopped_run_says_how_to_go_on(capfd, stopped, code, text):
+    def stop():
+        try:
+            raise stopped
+        except Exception:  # as libraries do
+            pytest.fail("a stop is no error")
+
+    with pytest.raises(SystemExit) as exit_code:
+        commons.run_command(stop)
+    assert exit_code.value.code == code
+    printed = capfd.readouterr()
+    assert printed.out.strip() == text and printed.err == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (MemoryError(), "The memory is full: lower --batch_size"),
+        (RuntimeError("shapes differ"), "Unexpected error: RuntimeError: shapes differ"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "The memory of the GPU is full"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), "The memory is full"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            "A loader process was killed, most likely as the memory was full",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possi"),
+            "too little shared memory: enlarge /dev/shm",
+        ),
+        (
+            RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)"),
+            "too little shared memory: enlarge /dev/shm",
+        ),
+        (
+            RuntimeError("upsample_bicubic2d does not have a deterministic implementation, but"),
+            "leave out --deterministic",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "The memory is full"),
+        (OSError(errno.ENOSPC, "No space left", "f"), "Error: f: No space left; free some"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/torch_1/f"), "Error: /torch_1/f: No su"),
+    ],
+)
+def test_a_full_machine_is_explained(capfd, error, text):
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as exit_code:
+        commons.run_command(fail)
+    printed = capfd.readouterr().err
+    assert exit_code.value.code == 1
+    assert text in printed and (("Traceback" in printed) == ("Unexpected" in text))
+
+
+def test_an_error_of_a_loader_process_is_its_message_alone(capfd):
+    def fail():
+        raise ValueError("Caught ValueError in worker 0.\nOriginal Traceback\nValueError: a is bad")
+
+    with pytest.raises(SystemExit):
+        commons.run_command(fail)
+    assert capfd.readouterr().err == "Error: a is bad\n"
+
+
+def test_a_run_survives_its_log(tmp_path, capfd, monkeypatch):
+    commons.setup_logging(tmp_path)
+    [file] = [one for one in logging.getLogger().handlers if getattr(one, "level", 0) == 10]
+
+    class Full(io.StringIO):
+        name = "debug.log"
+
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(file, "stream", Full())
+    logging.info("first")
+    logging.info("second")
+    printed = capfd.readouterr()
+    assert printed.out == "first\nsecond\n", "the other handlers go on"
+    assert printed.err == "debug.log cannot be written, going on: No space left on device\n"
+
+
+def test_a_mistake_in_a_log_line_is_still_shown(capfd):
+    commons.setup_logging()
+    logging.info("%d", "no number")
+    assert "Logging error" in capfd.readouterr().err
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly():
+    lines = "for number in range(99999): logging.info(number)"
+    code = f"import commons, logging\ndef main():\n  {lines}\ncommons.run_command(main)"
+    command = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert command.stdout.readline() == "0\n"
+    command.stdout.close()
+    assert command.stderr.read() == "" and command.wait() == 1
+
+
+def test_names_that_are_no_text_can_be_logged(tmp_path):
+    commons.setup_logging(tmp_path)
+    logging.debug("\udcff.jpg")
+    assert r"\udcff.jpg" in (tmp_path / "debug.log").read_text()
 
 
 def test_log_goes_to_console_and_files(tmp_path, capfd):
@@ -82,6 +202,34 @@ def test_log_goes_to_console_and_files(tmp_path, capfd):
     assert capfd.readouterr().out == "shown\n"
     assert "kept" not in (tmp_path / "info.log").read_text()
     assert "kept" in (tmp_path / "debug.log").read_text()
+
+
+def test_operations_that_differ_each_time_are_refused_if_asked_for(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for is_deterministic in (True, False):
+        commons.seed_everything(3, is_deterministic)
+        assert torch.are_deterministic_algorithms_enabled() == is_deterministic
+        assert torch.initial_seed() == 3 and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.parametrize("main", [train_main, eval_main])
+def test_entry_points_are_seeded_as_flags_say(main, flags, monkeypatch):
+    class EnoughError(Exception):
+        pass
+
+    def seed_everything(*seed_and_determinism):
+        assert seed_and_determinism == (5, True)
+        raise EnoughError
+
+    monkeypatch.setattr(commons, "seed_everything", seed_everything)
+    with pytest.raises(EnoughError):
+        main(
+            [
+                *(flags if main is train_main else ["--dataset=mini_city_val"]),
+                "--seed=5",
+                "--deterministic",
+            ]
+        )
 
 
 def test_devices():
@@ -96,10 +244,10 @@ def test_devices():
 def test_models_and_software_are_described(tmp_path):
     file = tmp_path / "m.pth"
     file.write_bytes(b"abc")
-    found = commons.describe_model(file)
+    found = describe_model(file)
     assert found["model_file"] == str(file)
     assert found["model_sha256"].startswith("ba7816bf8f01cfea")
-    assert commons.describe_software()["code_version"].startswith(commons.VERSION)
+    assert describe_software()["code_version"].startswith(VERSION)
 
 
 def test_interrupted_writing_leaves_the_old_file(tmp_path):

@@ -134,7 +134,7 @@ def test_listed_panoramas_have_the_fields_of_their_list(tmp_path):
     photo.parent.mkdir()
     Image.fromarray(make_panorama(90, 416, 64)).save(photo)
     (tmp_path / "in").mkdir()
-    line = f"../raw/{photo.name}\t{name(1, 2, 90, pano_id='R0010023', extension='.png')}\n"
+    line = f"{photo}\t{name(1, 2, 90, pano_id='R0010023', extension='.png')}\n"
     (tmp_path / "in_images_paths.txt").write_text(line)
     main(["panoramas", str(tmp_path / "in"), f"--out={tmp_path / 'out'}", "--jobs=1"])
     files = sorted(os.listdir(tmp_path / "out"))

@@ -1,3 +1,4 @@
+import datetime
 import json
 import logging
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import write_image
 
+import commons
 from datasets.image_paths import list_images
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.partial_file import PartialFile
@@ -90,8 +92,8 @@ def test_an_interrupted_run_is_taken_up(paths, tmp_path, caplog, role):
 
     with pytest.raises(KeyboardInterrupt):
         DescriptorFiles("abc", tmp_path / "kept").get(paths, View(), stop_early)
-    [partial] = (tmp_path / "kept").iterdir()
-    assert partial.suffix == ".partial"
+    [partial] = (tmp_path / "kept").glob("*.partial")
+    assert {file.suffix for file in (tmp_path / "kept").iterdir()} == {".partial", ".lock"}
     other_model = DescriptorFiles("other", tmp_path / "kept")
     expect(other_model.get(paths, View(), fill))
     with caplog.at_level(logging.INFO):
@@ -169,6 +171,42 @@ def test_damaged_files_are_refused(paths, tmp_path):
     array.with_suffix(".json").write_text(json.dumps({}))
     with pytest.raises(ValueError, match="holds no descriptors that can be used"):
         files.get(paths, View(), forbidden)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_sizes": 5},
+        {"image_sizes": {"24x32": "2"}},
+        {"unreadable": 3},
+        {"unreadable": ["a"]},
+        {"unreadable": [3]},
+        {"unreadable": [-1]},
+        {"unreadable": [1, 1]},
+    ],
+)
+def test_what_cannot_be_true_of_the_images_is_refused(paths, tmp_path, wrong):
+    save(paths, tmp_path / "kept")
+    [facts] = (tmp_path / "kept").glob("*.json")
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | wrong))
+    with pytest.raises(ValueError, match=f"can be used: its {next(iter(wrong))} are n"):
+        DescriptorFiles("abc", load_folder=tmp_path / "kept").get(paths, View(), forbidden)
+
+
+def test_a_job_of_several_processes_does_not_wait_until_it_is_given_up(
+    paths, tmp_path, monkeypatch
+):
+    files = DescriptorFiles("abc", save_folder=tmp_path / "kept")
+    monkeypatch.setattr(commons, "LONGEST_WAIT", datetime.timedelta())
+
+    def ask_again(rows):
+        with monkeypatch.context() as other, pytest.raises(TimeoutError, match="wait for it"):
+            other.setattr(commons, "num_ranks", lambda: 2)
+            other.setattr(commons, "of_main_process", lambda make: make())
+            files.get(paths, View(), forbidden)
+        fill(rows)
+
+    expect(files.get(paths, View(), ask_again))
 
 
 def test_missing_folder(tmp_path):

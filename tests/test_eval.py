@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -94,7 +95,12 @@ def test_results_carry_the_whole_protocol(flags, model_file, tmp_path):
     assert sum(results["image_sizes"]["queries"].values()) == 10
     assert len(results["image_sizes"]["queries"]) > 1, "mixed sizes"
     assert len(results["model_sha256"]) == 64 and results["code_version"]
+    assert results["cost"]["seconds"] > 0
+    if sys.platform != "win32":
+        assert results["cost"]["peak_ram_mb"] > 50
     assert json.loads((tmp_path / "run" / "args.json").read_text())["image_size"] == 48
+    [start] = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert start["device"] == "cpu" and start["code_version"] == results["code_version"]
 
 
 def test_folders_give_what_names_give(flags, datasets_folder, tmp_path):

@@ -202,18 +202,6 @@ def test_a_damaged_file_never_takes_the_place_of_the_previous_before_a_new_one_i
     assert previous.read_bytes() == b"damaged"
 
 
-def test_what_killed_processes_left_of_the_same_files_is_removed(tmp_path):
-    last, previous = tmp_path / "last[1].pth", tmp_path / "previous.pth"
-    others = [".last_1_.pth_7", ".other.pth_7", ".last[1].pth_7x", ".last[1].pth", "last[1].pth_7"]
-    left = [".last[1].pth_7", ".last[1].pth_123456", ".previous.pth_7"]
-    left.append(f".previous.pth_{os.getpid()}")  # of an earlier boot, with the same number
-    for name in [*others, *left]:
-        (tmp_path / name).write_bytes(b"")
-    save_keeping_previous({"a": 1}, last, previous)
-    save_keeping_previous({"a": 2}, last, previous)
-    assert {file.name for file in tmp_path.iterdir()} == {*others, "last[1].pth", "previous.pth"}
-
-
 def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_all_goes_on(
     tmp_path, monkeypatch
 ):

@@ -133,6 +133,17 @@ def test_small_folders_get_no_list(tree, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["set"]
 
 
+def test_a_list_is_on_the_disk_before_it_has_its_name(tree, monkeypatch):
+    events, link = [], os.link
+    monkeypatch.setattr("commons.sync_file", lambda path: events.append(path.name))
+    monkeypatch.setattr("commons.sync_folder", lambda path: events.append(path.name))
+    monkeypatch.setattr(os, "link", lambda *names: events.append("link") or link(*names))
+    find_names(tree)
+    process = os.getpid()
+    assert events.index(f".set_images_paths.txt_{process}") < events.index("link")
+    assert events[-2:] == ["link", tree.parent.name]
+
+
 @pytest.mark.parametrize("failing", ["os.link", "commons.write_json"])
 def test_where_nothing_can_be_written_nothing_is_left(tree, tmp_path, monkeypatch, caplog, failing):
     def refuse(*_args, **_kwargs):

@@ -108,8 +108,10 @@ def test_two_repositories_do_not_meet(tmp_path):
 
 def test_this_repository_as_a_hub(tmp_path, monkeypatch):
     """A copy of another version of it, which must not mix with the running one."""
-    shutil.copy(REPOSITORY / "hubconf.py", tmp_path)
-    shutil.copytree(REPOSITORY / "model", tmp_path / "model")
+    for file in ("hubconf.py", "commons.py"):
+        shutil.copy(REPOSITORY / file, tmp_path)
+    for package in ("model", "runs"):
+        shutil.copytree(REPOSITORY / package, tmp_path / package)
     with open(tmp_path / "model" / "network.py", "a") as file:
         file.write("\nVERSION = 'another'\n")
     torch.save(random_state(network_shapes("ResNet18", 24)), tmp_path / "a.pth")

@@ -1,3 +1,4 @@
+import errno
 import signal
 import subprocess
 import sys
@@ -133,3 +134,35 @@ def test_unreadable_images_before_the_first_descriptor_are_kept_in_mind(tmp_path
     rows.fill_gaps(facts_of(rows))
     descriptors = np.load(tmp_path / "a.partial")
     assert np.isnan(descriptors[:4]).all() and descriptors[4:, 0].tolist() == [*range(4, 10)]
+
+
+def test_a_size_that_was_half_written_does_not_count(tmp_path):
+    """A process may be killed within a write: height is there, width is not yet."""
+    path = tmp_path / "a.partial"
+    put_all(open_file(path))
+    with open(path, "r+b") as file:
+        file.seek(-4, 2)
+        file.write(bytes(4))
+    rows = open_file(path)
+    assert rows.sizes[8:].tolist() == [described(WINDOWS[2]).sizes[0].tolist(), [0, 0]]
+    assert find_missing(rows, WINDOWS) == WINDOWS[2:]
+
+
+def test_rows_that_the_disk_has_lost_do_not_count(tmp_path, monkeypatch):
+    """After an fsync that failed, the next one succeeds, though nothing was written."""
+    failures = iter([OSError(errno.EIO, "Input/output error")])
+
+    def fail_once(_):
+        for error in failures:
+            raise error
+
+    path = tmp_path / "a.partial"
+    rows = open_file(path)
+    rows.put(described(WINDOWS[0]))
+    monkeypatch.setattr(partial_file.os, "fsync", fail_once)
+    monkeypatch.setattr(partial_file, "_FLUSH_EVERY_S", -1)
+    with pytest.raises(OSError) as error:
+        rows.put(described(WINDOWS[1]))
+    assert error.value.filename == path
+    rows.close()
+    assert find_missing(open_file(path), WINDOWS) == WINDOWS

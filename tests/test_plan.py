@@ -1,12 +1,10 @@
 """Planning runs and doing the missing ones; the runs themselves are faked."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 from paper_runs import make_sets, write_evaluation, write_training
 
-import commons
 from paper import plan
 from paper.estimates import evaluation_hours, training_gigabytes, training_hours
 from paper.plan import Need, RunOptions, Step, carry_out, make_steps
@@ -14,6 +12,7 @@ from paper.plan_text import describe_plan
 from paper.run_log import RunLog
 from paper.scales import MINI, PAPER
 from paper.sources import Absent, Released
+from runs.provenance import describe_model
 
 SOURCE, OTHER = PAPER.cosplace("ResNet18", 512), PAPER.cosplace("VGG16", 512)
 RECALLS = {"R@1": 50.0, "R@5": 60.0, "R@10": 70.0}
@@ -41,16 +40,16 @@ class FakeRuns:
     def __init__(self, data):
         self.data, self.commands, self.fail = data, [], {}
 
-    def __call__(self, command, stdout, stderr, env):
+    def __call__(self, command, stderr, env):
         script, argv = Path(command[1]).name, list(map(str, command[2:]))
         self.commands.append((script, argv))
         flags = dict(one.removeprefix("--").split("=", 1) for one in argv if "=" in one)
         for text, message in self.fail.items():
             if any(text in one for one in argv):
                 stderr.write(f"a bar 10%|\nError: {message}\n")
-                return subprocess.CompletedProcess(command, 1)
+                return 1
         if script == "train.py" and "resume_train" in flags:
-            folder = Path(flags["resume_train"]).parent
+            folder = Path(flags["save_dir"])
             (folder / "metrics.jsonl").write_text('{"R@1": 1.0}\n' * 50)
             (folder / "results.json").write_text("{}")
         elif script == "train.py":
@@ -59,11 +58,11 @@ class FakeRuns:
             names = [one for one in argv if not one.startswith("--")]
             model = {"model": flags.get("model", "")}
             if "resume" in flags:
-                model = {"model_sha256": commons.describe_model(flags["resume"])["model_sha256"]}
+                model = {"model_sha256": describe_model(flags["resume"])["model_sha256"]}
             write_evaluation(
                 Path(flags["save_dir"]), model, dict.fromkeys(names, RECALLS), self.data
             )
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
     @property
     def scripts(self):
@@ -73,7 +72,7 @@ class FakeRuns:
 @pytest.fixture
 def runs(data, monkeypatch):
     fake = FakeRuns(data)
-    monkeypatch.setattr(plan.subprocess, "run", fake)
+    monkeypatch.setattr(plan, "run_script", fake)
     return fake
 
 
@@ -121,16 +120,51 @@ def test_an_interrupted_training_is_resumed_in_its_folder(runs, log, options):
     log.refresh()
     carry_out([Step(SOURCE, 0, ())], log, options)
     [(script, argv)] = runs.commands
-    assert script == "train.py" and f"--resume_train={folder / 'last_checkpoint.pth'}" in argv
-    assert not any("save_dir" in one for one in argv)
+    assert script == "train.py" and argv[:2] == [f"--save_dir={folder}", "--resume_train=auto"]
     assert log.training(SOURCE, 0).is_done
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(runs, log, options):
     taken = options.runs_folder / f"train_{SOURCE.slug(0)}"
-    taken.mkdir(parents=True)
+    (taken / "set").mkdir(parents=True)
+    (taken / "set" / "results.json").write_text("{}")
     carry_out([Step(SOURCE, 0, ())], log, options)
     assert f"--save_dir={taken}_2" in runs.commands[0][1]
+
+
+def test_the_folder_of_a_run_that_got_nowhere_is_taken_again(runs, log, options):
+    folder = options.runs_folder / f"train_{SOURCE.slug(0)}"
+    folder.mkdir(parents=True)
+    (folder / "args.json").write_text("{}")
+    runs.fail = {"save_dir": "seen"}
+    carry_out([Step(SOURCE, 0, ())], log, options)
+    assert f"--save_dir={folder}" in runs.commands[0][1]
+
+
+@pytest.mark.parametrize("name", ["last_checkpoint.pth", "previous_checkpoint.pth"])
+def test_a_training_within_its_first_epoch_is_resumed_from_what_is_there(runs, log, options, name):
+    folder = write_training(options.runs_folder / "old", SOURCE.argv(0), (), is_done=False)
+    for file in ("best_model.pth", "last_checkpoint.pth"):
+        (folder / file).unlink()
+    (folder / name).write_bytes(b"state")
+    log.refresh()
+    carry_out([Step(SOURCE, 0, ())], log, options)
+    assert runs.commands[0][1][:2] == [f"--save_dir={folder}", "--resume_train=auto"]
+
+
+def test_a_training_that_was_stopped_is_not_evaluated(runs, log, options, caplog, monkeypatch):
+    """It ends with exit code 0 when SIGTERM comes."""
+
+    def stop(command, stderr, env):
+        runs.commands.append(command)
+        folder = options.runs_folder / f"train_{SOURCE.slug(0)}"
+        write_training(folder, SOURCE.argv(0), (1.0,), is_done=False)
+        return 0
+
+    monkeypatch.setattr(plan, "run_script", stop)
+    step = Step(SOURCE, 0, ("tokyo247",))
+    assert carry_out([step], log, options) == {step: "failed"}
+    assert "failed: train.py was stopped before its end" in caplog.text and len(runs.commands) == 1
 
 
 def test_evaluations_have_the_image_size_of_the_scale(runs, options, tmp_path, data):
@@ -157,12 +191,11 @@ def test_one_bad_set_does_not_take_the_others_along(runs, log, options, caplog):
 
 
 def test_a_run_that_dies_without_a_word_says_its_exit_code(runs, log, options, caplog, monkeypatch):
-
-    def die(command, stdout, stderr, env):
+    def die(command, stderr, env):
         stderr.write("Epoch 3: 10%|#   | 1/60")
-        return subprocess.CompletedProcess(command, -9)
+        return -9
 
-    monkeypatch.setattr(plan.subprocess, "run", die)
+    monkeypatch.setattr(plan, "run_script", die)
     step = Step(SOURCE, 0, ())
     assert carry_out([step], log, options) == {step: "failed"}
     assert "failed: train.py ended with exit code -9" in caplog.text

@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
 from conftest import REPOSITORY, name, run, write_image
 from training_runs import SMALL, assert_same_state, metrics_of
 
 from model.checkpoints import load_network
-from model.files import read_checkpoint
+from model.files import read_checkpoint, save_atomically
 from train import main as train_main
 from training.resuming import note_changes
 
@@ -150,6 +153,56 @@ def test_continuing_may_change_learning_rates_and_precision(flags, tmp_path, mon
 
 
 def test_continuing_without_the_best_network_is_refused_at_once(continued, tmp_path):
-    (tmp_path / "last_checkpoint.pth").write_bytes((continued / "last_checkpoint.pth").read_bytes())
+    checkpoint = read_checkpoint(continued / "last_checkpoint.pth")
+    later = {"epoch_num": 2, "best_epoch": 0}  # its network is no longer the best
+    save_atomically(checkpoint | later, tmp_path / "last_checkpoint.pth")
     with pytest.raises(FileNotFoundError, match="no .*best_model.pth: it belongs to"):
         train_main([f"--resume_train={tmp_path / 'last_checkpoint.pth'}"])
+
+
+def test_within_an_epoch_the_best_network_cannot_be_made_again(continued, tmp_path):
+    checkpoint = read_checkpoint(continued / "last_checkpoint.pth")
+    checkpoint["progress"]["iteration"] = 1
+    save_atomically(checkpoint, tmp_path / "last_checkpoint.pth")
+    with pytest.raises(FileNotFoundError, match="no .*best_model.pth: it belongs to"):
+        train_main([f"--resume_train={tmp_path / 'last_checkpoint.pth'}"])
+
+
+WRONG_HEADS = [{"weight": torch.zeros(1, 1)}] * 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"args": []},
+        {"metrics": 5},
+        {"epoch_num": None},
+        {"best_epoch": "0"},
+        {"progress": {}},
+        {"classifiers_state_dict": WRONG_HEADS},
+        {"optimizer_state_dict": {"state": {}, "param_groups": [{}]}},
+        {"rng_state": torch.zeros(3)},
+    ],
+)
+def test_checkpoints_that_are_none_are_refused(continued, tmp_path, refused, wrong):
+    run = tmp_path / "run"
+    shutil.copytree(continued, run)
+    checkpoint = read_checkpoint(run / "last_checkpoint.pth")
+    save_atomically(checkpoint | wrong, run / "last_checkpoint.pth")
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    said = refused(train_main, [f"--resume_train={run / 'last_checkpoint.pth'}"], code=1)
+    assert re.search("run/last_checkpoint.pth is not a checkpoint (to continue|of this)", said)
+    after = {file.name: file.read_bytes() for file in run.iterdir()}
+    assert {name: after[name] for name in before} == before
+
+
+def test_the_best_network_is_made_again_if_it_was_lost(continued, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(continued, run)
+    (run / "best_model.pth").unlink()
+    (run / "metrics.jsonl").write_text('{"epoch": 0}\n{"epo')
+    train_main([f"--resume_train={run / 'last_checkpoint.pth'}"])
+    best, expected = (read_checkpoint(path / "best_model.pth") for path in (run, continued))
+    assert best.keys() == expected.keys()
+    assert all(torch.equal(best[key], expected[key]) for key in best)
+    assert metrics_of(run) == metrics_of(continued)

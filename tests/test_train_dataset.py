@@ -1,6 +1,6 @@
 from collections import Counter
-from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from conftest import name, write_image
@@ -69,11 +69,12 @@ def test_images_come_from_the_class_and_all_of_them_do(index):
     dataset = TrainDataset(index, augmentation=None)
     seen = {}
     for draw in draws(sampler_of(index, iterations=100), 0):
-        image, label, seed = dataset[draw]
-        assert (label, seed) == (draw.label, draw.seed) and image.dtype == torch.uint8
+        image, label, seed, unreadable = dataset[draw]
+        assert (label, seed, unreadable) == (draw.label, draw.seed, ())
+        assert image.dtype == torch.uint8
         paths = [index.path(number) for number in index.images(draw.class_num)]
         matches = [path for path in paths if torch.equal(load_image(path), image)]
-        assert len(matches) == 1
+        assert matches == [dataset.path(draw)]
         seen.setdefault(label, set()).add(matches[0])
     assert {label: len(paths) for label, paths in seen.items()} == {
         label: len(index.images(class_num)) for label, class_num in enumerate(index.classes(0))
@@ -104,24 +105,46 @@ def test_workers_change_nothing(index, num_workers, start_method):
     actual = loaded(index, num_workers, augmentation, start_method)
     for batch, other in zip(expected, actual, strict=True):
         assert torch.equal(batch[0], other[0]) and torch.equal(batch[1], other[1])
-        assert batch[2] == other[2]
+        assert batch[2:] == other[2:] and batch[3] == []
     assert expected[0][0].shape == (4, 3, 12, 12)
 
 
 def test_augmenting_on_the_device_gives_what_workers_give(index):
     augmentation = Augmentation(AugmentationParams(image_size=12))
     raw = loaded(index, 0, None)
-    assert any(isinstance(images, tuple) for images, _, _ in raw), "sizes differ: not one tensor"
-    for (images, _, seeds), (expected, _, _) in zip(
+    assert any(isinstance(images, tuple) for images, *_ in raw), "sizes differ: not one tensor"
+    for (images, _, seeds, _), (expected, *_) in zip(
         raw, loaded(index, 0, augmentation), strict=True
     ):
         assert torch.equal(augmentation.batch(images, seeds), expected)
 
 
-def test_unreadable_image_is_named(index):
-    draw = next(islice(draws(sampler_of(index), 0), 1))
-    for number in index.images(draw.class_num):
-        with open(index.path(number), "r+b") as file:
-            file.truncate(30)
-    with pytest.raises(ValueError, match="The image .*@.* cannot be read"):
-        TrainDataset(index, None)[draw]
+def plain_batches(sampler, epoch):
+    """Return the batches of an epoch as one loop over its random numbers."""
+    rng = np.random.default_rng((sampler.seed, epoch))
+    classes = list(sampler.index.classes(epoch % sampler.groups_num))
+    order, batches = [], []
+    for _ in range(sampler.iterations):
+        while len(order) < sampler.batch_size:
+            order += rng.permutation(len(classes)).tolist()
+        seeds = rng.integers(2**63, size=sampler.batch_size).tolist()
+        labels, order = order[: sampler.batch_size], order[sampler.batch_size :]
+        batch = [(classes[label], label, seed) for label, seed in zip(labels, seeds, strict=True)]
+        number, num_shares = sampler.share
+        size = sampler.batch_size // num_shares
+        batches.append(batch[number * size : (number + 1) * size])
+    return batches
+
+
+@pytest.mark.parametrize("share", [(0, 1), (1, 2)])
+@pytest.mark.parametrize("first", [0, 1, 17, 34, 35])
+def test_an_epoch_may_begin_in_its_middle(index, first, share):
+    sampler = sampler_of(index, share=share)
+    assert sampler.first_iteration == 0 and len(sampler) == 35
+    sampler.epoch, sampler.first_iteration = 3, first
+    expected = plain_batches(sampler, 3)
+    assert list(sampler) == expected[first:] and len(sampler) == 35 - first
+    assert [sampler.batch(3, number) for number in (0, 16, 34)] == [
+        expected[number] for number in (0, 16, 34)
+    ]
+    assert sampler.batch(2, 5) == plain_batches(sampler, 2)[5], "whatever epoch is set"

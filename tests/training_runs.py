@@ -4,7 +4,14 @@ import json
 
 import torch
 
+from model import build_network
 from model.files import read_checkpoint
+from training.state import Optimization, Training
+
+MEASURED = {  # numbers of an epoch that differ from run to run
+    *("images_per_second", "data_wait_share", "seconds", "seconds_per_iteration"),
+    *("peak_ram_mb", "peak_vram_mb"),
+}
 
 SMALL = [
     *("--dataset=mini_city", "--backbone=ResNet18", "--backbone_weights=none"),
@@ -12,6 +19,13 @@ SMALL = [
     *("--min_images_per_class=3", "--groups_num=2", "--epochs_num=4", "--iterations_per_epoch=3"),
     *("--lr=0.001", "--num_workers=0", "--device=cpu"),
 ]
+
+
+def small_training(**optimization):
+    """Make a network and a head for a group of 5 classes, to be trained."""
+    torch.manual_seed(0)
+    network = build_network("ResNet18", 8, backbone_weights="none")
+    return Training(network, [5], Optimization(**optimization), torch.device("cpu"))
 
 
 def tensors_of(content, prefix=""):
@@ -26,11 +40,8 @@ def tensors_of(content, prefix=""):
 
 
 def assert_same_state(folder, other):
-    """Compare networks, heads, optimizers and generators to the last bit."""
-    state, expected = (
-        tensors_of(read_checkpoint(path / "last_checkpoint.pth") | {"args": None})
-        for path in (folder, other)
-    )
+    """Compare networks, heads, optimizers, generators and metrics to the last bit."""
+    state, expected = (tensors_of(state_of(path)) for path in (folder, other))
     assert state.keys() == expected.keys() and len(state) > 100
     for key, value in state.items():
         other_value = expected[key]
@@ -40,8 +51,24 @@ def assert_same_state(folder, other):
     assert all(torch.equal(best[key], expected_best[key]) for key in expected_best)
 
 
+def state_of(folder):
+    """Read the last checkpoint, without flags and measurements."""
+    checkpoint = read_checkpoint(folder / "last_checkpoint.pth", needs_digest=True)
+    del checkpoint["args"], checkpoint["progress"]["clock"]
+    return checkpoint | {"metrics": without_measurements(checkpoint["metrics"])}
+
+
 def metrics_of(folder):
-    """Read metrics.jsonl, without the times that differ from run to run."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    timed = ("images_per_second", "data_wait_share", "seconds")
-    return [{key: value for key, value in line.items() if key not in timed} for line in lines]
+    """Read metrics.jsonl, without measurements."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return without_measurements(json.loads(line) for line in lines)
+
+
+def without_measurements(lines):
+    return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
+
+
+def position_of(folder):
+    """Return epoch and iteration of the last checkpoint."""
+    checkpoint = read_checkpoint(folder / "last_checkpoint.pth", needs_digest=True)
+    return checkpoint["epoch_num"], checkpoint["progress"]["iteration"]

@@ -8,14 +8,24 @@ from torch.utils.data import DataLoader
 
 from datasets.augmentations import Augmentation
 from datasets.train_dataset import GroupSampler, TrainDataset, collate
+from datasets.workers import outlive_signals
+
+
+class Prepared(NamedTuple):
+    """What an iteration trains on, on the device."""
+
+    images: torch.Tensor  # float32 [B, 3, H, W], channels last
+    labels: torch.Tensor  # int64 [B]
+    unreadable: Sequence[str]  # see datasets.train_dataset.Sample
 
 
 class Batch(NamedTuple):
-    """What an iteration trains on."""
+    """What the loader brings."""
 
     images: torch.Tensor | Sequence[torch.Tensor]  # several tensors while their sizes differ
     labels: torch.Tensor  # int64 [B]
     seeds: list[int]  # of the augmentation of each image
+    unreadable: Sequence[str] = ()  # see datasets.train_dataset.Sample
 
 
 def make_loader(
@@ -29,14 +39,15 @@ def make_loader(
         persistent_workers=num_workers > 0,
         collate_fn=collate,
         pin_memory=pin_memory,
+        worker_init_fn=outlive_signals,
         generator=torch.Generator(),  # so that the loader leaves the global one alone
     )
 
 
 def batches_on_device(
     loader: DataLoader, device: torch.device, augmentation: Augmentation | None
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield augmented images, channels last, and labels of each batch, on a device.
+) -> Iterator[Prepared]:
+    """Yield batches on a device, augmented.
 
     On CUDA the next batch is copied and augmented on a stream of its own while one is worked on.
 
@@ -60,9 +71,7 @@ def batches_on_device(
         yield _hand_over(*ready)
 
 
-def _prepare(
-    batch: Batch, device: torch.device, augmentation: Augmentation | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _prepare(batch: Batch, device: torch.device, augmentation: Augmentation | None) -> Prepared:
     images, is_pinned = batch.images, device.type == "cuda"
     if torch.is_tensor(images):
         images = images.to(device, non_blocking=is_pinned)
@@ -71,15 +80,14 @@ def _prepare(
     if augmentation is not None:
         images = augmentation.batch(images, batch.seeds)
     images = images.contiguous(memory_format=torch.channels_last)
-    return images, batch.labels.to(device, non_blocking=is_pinned)
+    labels = batch.labels.to(device, non_blocking=is_pinned)
+    return Prepared(images, labels, batch.unreadable)
 
 
-def _hand_over(
-    tensors: tuple[torch.Tensor, torch.Tensor], prepared: torch.cuda.Event
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _hand_over(batch: Prepared, event: torch.cuda.Event) -> Prepared:
     """Let the current stream wait for what another one prepares, and own it from there."""
-    current = torch.cuda.current_stream(tensors[0].device)
-    current.wait_event(prepared)
-    for tensor in tensors:
+    current = torch.cuda.current_stream(batch.images.device)
+    current.wait_event(event)
+    for tensor in (batch.images, batch.labels):
         tensor.record_stream(current)
-    return tensors
+    return batch

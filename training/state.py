@@ -17,8 +17,9 @@ import commons
 from cosface_loss import MarginCosineProduct
 from model import GeoLocalizationNet
 from model.precision import AMP_DTYPES, check_amp_dtype
-from training.collectives import join_rows, map_matrices, own_rows
+from training.collectives import join_rows, map_matrices, own_rows, sum_over_processes
 from training.group_loss import GroupLoss, ShardedGroupLoss
+from training.progress import Progress
 from training.synced_batch_norm import with_synced_batch_norm
 
 
@@ -30,6 +31,7 @@ class Optimization:
     classifiers_lr: float = 0.01  # of the heads
     use_amp16: bool = False  # mixed precision
     amp_dtype: str = "fp16"  # its 16-bit type, a key of AMP_DTYPES
+    max_grad_norm: float | None = None  # of the network and a head together; longer are shortened
     freeze_bn: bool = False  # frozen layers keep their BatchNorm statistics; not as in the paper
     shard_classifier: bool = False  # each process holds its share of the classes of a head
     compile: bool = False  # the network, by torch.compile
@@ -89,8 +91,14 @@ class Training:
             self._adam(head, optimization.classifiers_lr) for head in self.heads
         ]
         self.epoch_num = 0  # epochs that are done
-        self.best_val_recall1 = -1.0
+        self.begin_epoch()
+        self.best_val_recall1, self.best_epoch = -1.0, -1
         self._separate_generators()
+
+    def begin_epoch(self) -> None:
+        """Forget the iterations that are done of the current epoch."""
+        skips_steps = self.scaler.is_enabled()
+        self.progress = Progress(self.epoch_num, self.device, skips_steps)
 
     def _parallel_network(self) -> nn.Module:
         model: nn.Module = self.network
@@ -115,7 +123,8 @@ class Training:
     def _separate_generators(self) -> None:
         """Let layers that draw at random do so on their own in each process."""
         if commons.rank() > 0:
-            torch.manual_seed(torch.initial_seed() + (self.epoch_num << 16) + commons.rank())
+            iterations = (self.epoch_num << 24) + self.progress.iteration
+            torch.manual_seed(torch.initial_seed() + (iterations << 12) + commons.rank())
 
     @property
     def is_sharded(self) -> bool:
@@ -146,6 +155,45 @@ class Training:
             return DistributedDataParallel(GroupLoss(head), gradient_as_bucket_view=True)
         return GroupLoss(head)
 
+    def step(self, loss: torch.Tensor, head_optimizer: Adam) -> torch.Tensor:
+        """Move network and head against the gradient of a loss.
+
+        A scaler leaves out the network, or the head, if its gradient is not finite.
+
+        Args:
+            loss: A scalar.
+            head_optimizer: Of the current head.
+
+        Returns:
+            The length of the gradient of network and head, before it was limited. A scalar.
+        """
+        optimizers = (self.optimizer, head_optimizer)
+        self.scaler.scale(loss).backward()
+        for optimizer in optimizers:
+            self.scaler.unscale_(optimizer)
+        norm = self._limit_gradients(*map(_gradients_of, optimizers))
+        for optimizer in optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad()
+        self.scaler.update()
+        return norm
+
+    def _limit_gradients(
+        self, of_network: Sequence[torch.Tensor], of_head: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """Shorten a gradient that is too long; return its length."""
+        head_norm = _norm(of_head)
+        if self.is_sharded:  # each process has some rows of the head
+            head_norm = sum_over_processes(head_norm.square()).sqrt()
+        norms = torch.stack((_norm(of_network), head_norm))
+        if self.optimization.max_grad_norm is not None:
+            # Of two, a scaler leaves out the one that is not finite: the other is as it should be.
+            length = torch.linalg.vector_norm(norms.where(norms.isfinite(), 0))
+            factor = (self.optimization.max_grad_norm / (length + 1e-6)).clamp(max=1)
+            for gradient in (*of_network, *of_head):
+                gradient.mul_(factor)
+        return torch.linalg.vector_norm(norms)
+
     def to_train_mode(self) -> None:
         """Let BatchNorm take statistics of the batches; that of frozen layers only if asked for."""
         self.model.train()
@@ -155,9 +203,11 @@ class Training:
 
     def end_epoch(self, val_recall1: float) -> bool:
         """Count an epoch; return whether its network is the best so far."""
-        self.epoch_num += 1
         is_best = val_recall1 > self.best_val_recall1
-        self.best_val_recall1 = max(val_recall1, self.best_val_recall1)
+        if is_best:
+            self.best_val_recall1, self.best_epoch = val_recall1, self.epoch_num
+        self.epoch_num += 1
+        self.begin_epoch()
         return is_best
 
     def state_dict(self) -> dict[str, Any]:
@@ -167,11 +217,13 @@ class Training:
         """
         return {
             "epoch_num": self.epoch_num,
+            "progress": self.progress.state_dict(),
             "model_state_dict": self.network.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
             "classifiers_state_dict": self._whole(self.heads),
             "optimizers_state_dict": self._whole(self.head_optimizers),
             "best_val_recall1": self.best_val_recall1,
+            "best_epoch": self.best_epoch,
             "scaler_state_dict": self.scaler.state_dict(),
             "rng_state": torch.get_rng_state(),
             "cuda_rng_state": (
@@ -191,7 +243,9 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned, with the learning rates given now."""
         self.epoch_num = state["epoch_num"]
-        self.best_val_recall1 = state["best_val_recall1"]
+        self.begin_epoch()
+        self.progress.load_state_dict(state["progress"])
+        self.best_val_recall1, self.best_epoch = state["best_val_recall1"], state["best_epoch"]
         self.network.load_state_dict(state["model_state_dict"])
         _load_adam(self.optimizer, state["optimizer_state_dict"], self.optimization.lr)
         heads = self._own_parts(state["classifiers_state_dict"])
@@ -215,10 +269,21 @@ class Training:
         ]
 
 
+def _gradients_of(optimizer: Adam) -> list[torch.Tensor]:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return [p.grad for p in parameters if p.grad is not None]
+
+
+def _norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
 def _load_adam(optimizer: Adam, state: dict[str, Any], learning_rate: float) -> None:
-    optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+    """Go on with the moments of a state, but as the optimizer was made now."""
+    own = {"lr": learning_rate, "fused": optimizer.defaults["fused"]}
+    groups = [group | own for group in state["param_groups"]]
+    optimizer.load_state_dict(state | {"param_groups": groups})
 
 
 def _move(head: MarginCosineProduct, optimizer: Adam, device: torch.device) -> None:

@@ -21,6 +21,7 @@ from datasets.checks.findings import (
 )
 from datasets.checks.walk import Walk, extension_of, walk_folder
 from datasets.image_paths import IMAGE_EXTENSIONS, ImagePaths, find_list_file, split_names
+from datasets.list_lines import check_lines
 
 _NAMES_PER_BLOCK = 1 << 17
 _EXAMPLES = 3
@@ -61,10 +62,13 @@ def measure_files(folder: Path) -> FileFacts:
     list_file, list_problem = find_list_file(given, folder), ""
     if list_file is not None:
         try:
-            blob = np.fromfile(list_file, np.uint8)
-            return _compare(split_names(folder, blob, list_file), in_folder, walk)
+            listed = split_names(folder, np.fromfile(list_file, np.uint8), list_file)
+            check_lines(listed.blob, listed.starts, listed.ends, list_file)
+            return _compare(listed, in_folder, walk)
         except OSError as error:
             list_problem = f"{show(str(list_file))}: {error.strerror}"
+        except ValueError as error:
+            list_problem = show(str(error))
     return FileFacts(
         in_folder,
         walk,
@@ -222,7 +226,10 @@ def _judge_count(facts: FileFacts) -> Finding:
 def _judge_missing(facts: FileFacts) -> Finding | None:
     if facts.list_problem:
         return Finding(
-            ERROR, "list", f"cannot be read: {facts.list_problem}", remedy="make the list readable"
+            ERROR,
+            "list",
+            f"cannot be used: {facts.list_problem}",
+            remedy="correct the list, or make it readable",
         )
     missing = make_cases(facts.paths, np.flatnonzero(facts.is_missing))
     if not len(facts.paths):

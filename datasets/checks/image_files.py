@@ -16,7 +16,7 @@ from tqdm import tqdm
 from datasets.checks.files import find_repeated, make_cases
 from datasets.checks.findings import Cases, show
 from datasets.image_paths import ImagePaths
-from datasets.images import open_image
+from datasets.images import FORMATS, open_image
 
 _ORIENTATION = 0x0112  # EXIF tag: 1 is upright, above 4 height and width change places
 _FILES_PER_TASK = 32
@@ -128,7 +128,7 @@ def inspect_image(path: str, decode: bool) -> ImageReport:
 
 
 def _read_header(path: str) -> ImageReport:
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         width, height = image.size
         orientation = 1
         if image.format != "PNG" or "exif" in image.info:  # else Pillow decodes to look for it

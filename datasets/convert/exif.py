@@ -12,8 +12,9 @@ from tqdm import tqdm
 from datasets.convert.photos import Photos
 from datasets.convert.positions import project
 from datasets.convert.timestamps import format_timestamp
+from datasets.file_reads import open_file
 from datasets.image_paths import list_images
-from datasets.images import DECODING_ERRORS
+from datasets.images import FORMATS, errors_naming
 
 _NUM_SHOWN = 20
 _GPS = ExifTags.GPS
@@ -86,12 +87,13 @@ def read_geotag(path: str | os.PathLike) -> Geotag:
     Raises:
         ValueError: If the file is no image that can be read.
     """
-    try:
-        with Image.open(path) as image:
-            exif = image.getexif()
-            gps, details = exif.get_ifd(ExifTags.IFD.GPSInfo), exif.get_ifd(ExifTags.IFD.Exif)
-    except DECODING_ERRORS as error:
-        raise ValueError(f"The image {path} cannot be read: {error}") from None
+    with (
+        errors_naming(path),
+        open_file(path) as file,
+        Image.open(file, formats=FORMATS) as image,
+    ):
+        exif = image.getexif()
+        gps, details = exif.get_ifd(ExifTags.IFD.GPSInfo), exif.get_ifd(ExifTags.IFD.Exif)
     below_sea = gps.get(_GPS.GPSAltitudeRef) in (1, b"\x01")
     return Geotag(
         latitude_deg=_degrees(gps, _GPS.GPSLatitude, {"N": 1, "S": -1}),

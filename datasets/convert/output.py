@@ -81,9 +81,7 @@ def write_images(files: Sequence[str], names: Sequence[str], folder: Path, mode:
 
 
 def _write_list(files: Sequence[str], names: Sequence[str], folder: Path) -> None:
-    lines = [
-        f"{_relative_path(file, folder)}\t{name}\n" for file, name in zip(files, names, strict=True)
-    ]
+    lines = [f"{_direct_path(file)}\t{name}\n" for file, name in zip(files, names, strict=True)]
     for file, line in zip(files, lines, strict=True):
         if line.count("\t") > 1 or line.count("\n") > 1:
             raise ValueError(f"The path {file!r} has a tab or a newline, so it cannot be listed")
@@ -99,14 +97,12 @@ def _list_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}_images_paths.txt")
 
 
-def _relative_path(file: str, folder: Path) -> str:
+def _direct_path(file: str) -> str:
+    """Return an absolute path without '..', which lists may not have."""
     parent, name = os.path.split(file)
-    return os.path.join(_relative_folder(parent, folder), name)
+    return os.path.join(_real_folder(parent), name)
 
 
 @functools.lru_cache(maxsize=4096)
-def _relative_folder(parent: str, folder: Path) -> str:
-    try:
-        return os.path.relpath(parent, folder)
-    except ValueError:  # on another drive of Windows
-        return parent
+def _real_folder(parent: str) -> str:
+    return os.path.realpath(parent)

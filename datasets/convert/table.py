@@ -99,14 +99,17 @@ class _Table:
     def __init__(self, file: Path, columns: Mapping[str, str]) -> None:
         self.file = file
         self.problems: dict[int, str] = {}  # number of the line -> what is wrong
-        with _open_text(file) as text:
-            self.delimiter = _find_delimiter(text)
-            rows = _read_rows(text, self.delimiter, file)
-            first = next(rows, None)
-            if first is None:
-                raise ValueError(f"{file} is empty")
-            self.columns, has_header = _find_columns(first[1], columns, file)
-            self._read(rows if has_header else itertools.chain([first], rows))
+        try:
+            with _open_text(file) as text:
+                self.delimiter = _find_delimiter(text)
+                rows = _read_rows(text, self.delimiter, file)
+                first = next(rows, None)
+                if first is None:
+                    raise ValueError(f"{file} is empty")
+                self.columns, has_header = _find_columns(first[1], columns, file)
+                self._read(rows if has_header else itertools.chain([first], rows))
+        except UnicodeError as error:
+            raise ValueError(f"{file} is not the UTF-16 that it begins as: {error}") from None
         if not self.lines:
             raise ValueError(f"{file} has no line below its header")
 

@@ -265,7 +265,6 @@ def test_whenever_a_process_is_killed_a_whole_file_is_there(
             assert last.exists() or num_before == 0
         save_keeping_previous({"a": num_before + 1}, last, previous)
         assert read_checkpoint(last, True)["a"] == num_before + 1
-        assert {path.name for path in tmp_path.iterdir()} <= {"last.pth", "previous.pth"}
         step += 1
     assert step > 20 and len(seen) >= 2  # it was killed with the old file and with the new one
     assert read_checkpoint(last, True)["a"] == num_before

@@ -1,0 +1,104 @@
+"""Signals that ask a run to stop, as Ctrl-C and clusters send them."""
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+
+import torch
+import torch.distributed as dist
+
+import commons
+from runs.failures import Stopped
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SAME_WISH_S = 1.0  # clusters and shells may signal a process by itself and by its group
+
+
+class StopSignals:
+    """Within its context, SIGTERM and SIGINT raise `Stopped`; while `postponed`, `received` tells.
+
+    A second signal, a second later or more, is not postponed.
+    """
+
+    def __init__(self, how_to_go_on: str, can_continue: bool) -> None:
+        """Wait for no signal yet.
+
+        Args:
+            how_to_go_on: A sentence for the user. May be changed meanwhile.
+            can_continue: See `Stopped`.
+        """
+        self.how_to_go_on, self._can_continue = how_to_go_on, can_continue
+        self._process = os.getpid()
+        self._received, self._received_at_s = 0, -math.inf
+        self._is_postponed = False
+
+    def __enter__(self) -> "StopSignals":
+        """Take over the signals, if this is the thread that Python lets do so."""
+        is_main = threading.current_thread() is threading.main_thread()
+        self._before = {
+            number: signal.signal(number, self._handle) for number in _SIGNALS if is_main
+        }
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the signals back; what broke as other processes ended is the stop itself."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._received and isinstance(error, Exception) and _is_of_other_process(error):
+            logging.debug("After the signal:", exc_info=error)
+            raise self.stopped(self._received) from error
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a loader process, which this one ends
+        is_repeated = time.monotonic() - self._received_at_s < _SAME_WISH_S
+        if is_repeated:
+            return
+        is_first, self._received = not self._received, number
+        self._received_at_s = time.monotonic()
+        if not (self._is_postponed and is_first):
+            raise self.stopped(number)
+        logging.info(f"{signal.Signals(number).name}: finishing the iteration")
+
+    @contextlib.contextmanager
+    def postponed(self) -> Iterator[None]:
+        """Let a signal wait until `received` is asked for."""
+        self._is_postponed = True
+        try:
+            yield
+        finally:
+            self._is_postponed = False
+
+    def received(self) -> int:
+        """Return the signal that any process of the job has got, 0 if none has.
+
+        All processes must ask at the same point of the run.
+        """
+        if commons.num_ranks() == 1:
+            return self._received
+        number = torch.tensor(self._received)  # on the CPU: no GPU has to be waited for
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        return int(number)
+
+    def stopped(self, number: int) -> Stopped:
+        """Return what ends the run after a signal."""
+        name = signal.Signals(number).name
+        return Stopped(number, f"Stopped by {name}. {self.how_to_go_on}", self._can_continue)
+
+
+def _is_of_other_process(error: Exception) -> bool:
+    """Tell whether this is what a process meets when others of its job are ended by a signal."""
+    if isinstance(error, (EOFError, ConnectionError)) or commons.is_lost_connection(error):
+        return True
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)

@@ -1,0 +1,191 @@
+"""Trainings that are killed, again and again, and end as if nothing had happened."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+from conftest import REPOSITORY
+from forked_commands import run_forked, wait_until
+from training_runs import SMALL, assert_same_state, metrics_of, position_of
+
+EVERY = 2  # iterations from checkpoint to checkpoint
+EPOCHS, ITERATIONS = 3, 12
+TINY = [
+    *SMALL,
+    *("--backbone=MobileNetV2", f"--epochs_num={EPOCHS}", f"--iterations_per_epoch={ITERATIONS}"),
+    *(f"--checkpoint_every={EVERY}", "--num_workers=2"),
+]
+
+
+@pytest.fixture(scope="module")
+def places(datasets_folder, tmp_path_factory):
+    """Return flags, and a folder to work in."""
+    folder = tmp_path_factory.mktemp("killed")
+    return [f"--datasets_folder={datasets_folder}", f"--cache_folder={folder / 'cache'}"], folder
+
+
+@pytest.fixture(scope="module")
+def whole(places):
+    """Return the folder of a training that nothing happened to."""
+    flags, folder = places
+    command = run_forked("train", [*TINY, *flags, f"--save_dir={folder / 'whole'}"], folder / "w")
+    assert command.wait() == 0, command.stderr
+    return folder / "whole"
+
+
+def note_iterations(file, number_type="float32", iterations=ITERATIONS):
+    """Append a line to a file after each iteration, before anything is kept of it."""
+    from training.progress import Progress
+
+    note = Progress.note
+
+    def note_and_tell(self, *arguments):
+        note(self, *arguments)
+        with open(file, "a") as lines:
+            lines.write(f"{self.epoch * iterations + self.iteration}\n")
+
+    Progress.note = note_and_tell
+    if number_type != "float32":
+        import model.precision
+
+        model.precision.cpu_computes_in = lambda name: True
+
+
+def assert_ended_alike(folder, whole):
+    """Compare all that a training leaves."""
+    assert_same_state(folder, whole)
+    assert metrics_of(folder) == metrics_of(whole)
+    recalls, expected = (
+        json.loads((run / "results.json").read_text())["recalls"] for run in (folder, whole)
+    )
+    assert recalls == expected
+    leftovers = {file.name for file in folder.iterdir()} - {file.name for file in whole.iterdir()}
+    assert not {name for name in leftovers if "tfevents" not in name}
+
+
+def kill_repeatedly(command_line, folder, said, num_kills, reached, before):
+    """Start a training again and again; kill it at random moments, while it writes, or trains.
+
+    Yields:
+        After each kill, the number of iterations that the last checkpoint has.
+    """
+    moments = random.Random(0)
+    for number in range(num_kills):
+        command = run_forked("train", command_line, said.with_name(f"{said.name}{number}"), before)
+        if number % 3 == 0:  # as soon as a checkpoint is being written
+            time.sleep(moments.uniform(0, 2))
+            wait_until(
+                lambda: any(".last_checkpoint" in name for name in os.listdir(folder)), command
+            )
+        elif number % 3 == 1:
+            time.sleep(moments.uniform(0, 3))
+        else:  # after some iterations
+            num_lines = count_lines(reached) + moments.randint(EVERY + 1, ITERATIONS - EVERY - 1)
+            wait_until(lambda: count_lines(reached) >= num_lines, command)  # noqa: B023
+        assert command.is_running, f"it should be longer:\n{command.stdout}{command.stderr}"
+        command.kill()
+        assert command.wait() == -signal.SIGKILL
+        yield iterations_kept(folder) if (folder / "last_checkpoint.pth").exists() else 0
+
+
+def count_lines(file):
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+def iterations_kept(run):
+    """Return how many iterations the last checkpoint has seen, in all epochs."""
+    epoch, iteration = position_of(run)
+    return epoch * json.loads((run / "args.json").read_text())["iterations_per_epoch"] + iteration
+
+
+@pytest.mark.parametrize(
+    ("num_kills", "amp_dtype"),
+    [
+        (3, "float32"),
+        pytest.param(36, "float32", marks=pytest.mark.long),
+        pytest.param(5, "fp16", marks=pytest.mark.long),
+    ],
+)
+def test_a_training_that_is_killed_ends_in_the_same_bits(places, request, num_kills, amp_dtype):
+    flags, folder = places
+    flags = [*TINY, *flags]
+    run, reached = folder / f"run{num_kills}", folder / f"reached{num_kills}"
+    iterations = 120 if num_kills > 10 else ITERATIONS  # enough to do for all kills
+    flags += [f"--iterations_per_epoch={iterations}"]
+    if amp_dtype != "float32":
+        flags += ["--use_amp16", f"--amp_dtype={amp_dtype}"]
+    before = partial(note_iterations, reached, amp_dtype, iterations)
+    if num_kills == 3:
+        expected = request.getfixturevalue("whole")
+    else:
+        expected = folder / f"whole{num_kills}"
+        before_it = partial(note_iterations, os.devnull, amp_dtype, iterations)
+        command = run_forked("train", [*flags, f"--save_dir={expected}"], folder / "w2", before_it)
+        assert command.wait(300) == 0, command.stderr
+
+    run.mkdir()
+    command_line = [*flags, f"--save_dir={run}", "--resume_train=auto"]
+    kept = 0
+    for kept_now in kill_repeatedly(command_line, run, folder / "said", num_kills, reached, before):
+        assert kept_now >= kept
+        kept = kept_now
+        done = max(map(int, reached.read_text().split())) if reached.exists() else 0
+        assert done - kept <= EVERY
+    command = run_forked("train", command_line, folder / "last", before)
+    assert command.wait(300) == 0, command.stderr
+    assert_ended_alike(run, expected)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_training_after_its_iteration(places, whole, number, code):
+    flags, folder = places
+    run, reached = folder / f"signal{number}", folder / f"reached_signal{number}"
+    command_line = [*TINY, *flags, f"--save_dir={run}", "--checkpoint_every=0"]
+    command = run_forked("train", command_line, folder / "s", partial(note_iterations, reached))
+    wait_until(lambda: count_lines(reached) > ITERATIONS, command)
+    command.send(number, to_workers=True)
+    assert command.wait() == code, command.stderr
+    assert "Traceback" not in command.stdout + command.stderr
+    assert iterations_kept(run) == int(reached.read_text().split()[-1])
+    assert f"--resume_train {run / 'last_checkpoint.pth'}" in command.stdout
+    assert not (run / "results.json").exists()
+    command = run_forked("train", ["--resume_train", run / "last_checkpoint.pth"], folder / "s")
+    assert command.wait() == 0, command.stderr
+    assert_ended_alike(run, whole)
+
+
+def start_job(argv, said):
+    """Start a training by two processes."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *torchrun, "train.py", *map(str, argv)]
+    with open(said, "w") as file:
+        return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=file, stderr=file)
+
+
+@pytest.mark.long
+def test_a_signal_for_one_process_of_a_job_stops_all_at_one_iteration(places):
+    flags, folder = places
+    run, whole, said = (folder / f"{name}_processes" for name in ("run", "whole", "said"))
+    line = [*TINY, *flags, "--iterations_per_epoch=60", "--resume_train=auto"]
+    assert start_job([*line, f"--save_dir={whole}"], said).wait(300) == 0, said.read_text()
+    line += [f"--save_dir={run}", "--checkpoint_every=0"]
+    job = start_job(line, said)
+    while "Epoch 1:" not in said.read_text():
+        assert job.poll() is None, said.read_text()
+        time.sleep(0.05)
+    ranks = subprocess.check_output(["pgrep", "-P", str(job.pid)], text=True).split()
+    assert len(ranks) == 2
+    os.kill(int(ranks[1]), signal.SIGTERM)
+    assert job.wait(60) == 0, said.read_text()
+    assert f"Stopped by SIGTERM. Continue with --resume_train {run}" in said.read_text()
+    epoch, iteration = position_of(run)
+    assert epoch in (1, 2) and (iteration > 0 or epoch == 2)
+    assert start_job(line, said).wait(300) == 0, said.read_text()
+    assert_ended_alike(run, whole)
