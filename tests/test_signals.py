@@ -82,8 +82,8 @@ def test_a_disk_that_is_full_at_the_stop_is_an_error():
 
 
 def test_a_full_gpu_at_the_stop_is_an_error():
-    with pytest.raises(torch.OutOfMemoryError), StopSignals("Go on", can_continue=True):
-        stop_and_raise(torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(torch.cuda.OutOfMemoryError), StopSignals("Go on", can_continue=True):
+        stop_and_raise(torch.cuda.OutOfMemoryError("CUDA out of memory"))
 
 
 def test_other_errors_stay():

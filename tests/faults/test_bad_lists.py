@@ -1,5 +1,8 @@
 """Lists of images from strangers: they lead nowhere but into their folder."""
 
+import os
+
+import numpy as np
 import pytest
 from conftest import name, write_image
 
@@ -7,7 +10,7 @@ import eval as evaluation_command
 import localize
 import train
 from datasets import check
-from datasets.class_index import load_index
+from datasets.class_index import ClassIndex, load_index
 from datasets.image_paths import list_images
 from datasets.name_source import find_names
 from datasets.partition import PartitionParams
@@ -109,4 +112,16 @@ def test_an_index_with_such_a_line_is_not_used(tmp_path):
     names = index.index_folder / "images_paths.txt"
     names.write_bytes(names.read_bytes().replace(b"aa/", b"../"))
     with pytest.raises(ValueError, match="damaged .*image 1: '../@.*without '..'.* delete"):
+        index.path(1)
+
+
+def test_an_index_that_points_into_a_line_is_not_used(tmp_path):
+    for number in range(3):
+        write_image(tmp_path / "train" / "aa" / name(1, 2, 3, pano_id=f"{number}"))
+    folder = load_index(tmp_path / "train", PARAMS, tmp_path / "cache").index_folder
+    offsets = np.load(folder / "image_offsets.npy")
+    np.save(folder / "image_offsets.npy", offsets + np.array([0, 1, 0], offsets.dtype))
+    index = ClassIndex(folder)
+    assert os.path.exists(index.path(0)) and os.path.exists(index.path(2))
+    with pytest.raises(ValueError, match="is damaged .image 1: b'' is no '@' name"):
         index.path(1)

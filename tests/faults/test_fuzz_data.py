@@ -128,10 +128,10 @@ def index(tmp_path_factory):
 
 
 def classes_of(index):
-    """Return {class cell: paths}, with all that is read on the way."""
+    """Return {group and class cell: paths}, with all that is read on the way."""
     index.describe()
     return {
-        (group, *index.class_cells[class_num].tolist()): [
+        (*index.group_ids[group].tolist(), *index.class_cells[class_num].tolist()): [
             index.path(image) for image in index.images(class_num)
         ]
         for group in range(index.num_groups)
