@@ -12,7 +12,7 @@ RUNS := logs/demo
 NETWORK := --backbone EfficientNet_Lite0 --fc_output_dim 512
 TRAINING := --image_size 128 --train_all_layers --lr 5e-4 --epochs_num 8 --iterations_per_epoch 60
 
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+PARALLEL := --numprocesses 3 --dist loadfile
 
 .PHONY: demo test test-faults bench
 

@@ -5,6 +5,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks; also for the processes of the tests
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Sequence
@@ -89,6 +90,11 @@ def make_eval_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "set"
 
     return make
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C count also where a shell started the tests in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
