@@ -70,9 +70,10 @@ class NameSource:
             yield start, paths
 
     def first_block(self) -> ImagePaths:
-        """Return some of the first names; none only if there are none at all."""
-        some = (paths for _, paths in self.blocks() if len(paths))
-        return next(some, split_names(self.folder, np.empty(0, np.uint8), self.list_file))
+        """Return some of the first names, unchecked; none only if there are none at all."""
+        blocks = (split_names(self.folder, text, self.list_file) for _, text in self.texts())
+        none = split_names(self.folder, np.empty(0, np.uint8), self.list_file)
+        return next((paths for paths in blocks if len(paths)), none)
 
 
 def find_names(folder: str | os.PathLike) -> NameSource:
