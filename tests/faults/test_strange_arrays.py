@@ -127,7 +127,7 @@ POSITIVES = {
     "an array of addresses": (Call(np.ndarray, (1,), np.dtype("O"), bytes(8)), "calls something"),
     "a scalar that is an address": (
         Call(
-            np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar,
+            np.float64(0).__reduce__()[0],
             np.dtype("O"),
             bytes(8),
         ),
