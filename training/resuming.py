@@ -109,9 +109,9 @@ def _read_previous(path: Path, error: DamagedFileError, or_previous: bool) -> di
     if not or_previous:
         read_checkpoint(previous, needs_digest=True)
         raise ValueError(
-            f"{error} The one before it is whole: continue with --resume_train {previous}"
+            f"{error}. The one before it is whole: continue with --resume_train {previous}"
         ) from None
-    logging.warning(f"{error} Continuing with the one before it, {previous}")
+    logging.warning(f"{error}. Continuing with the one before it, {previous}")
     return read_training_checkpoint(previous)
 
 
