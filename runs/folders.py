@@ -22,7 +22,7 @@ _RESULTS = (
     *("results.json", "predictions.csv", "predictions.npz", "report.html", "preds"),
     *("table.md", "table.csv", "places.csv", "places.geojson", "map.html"),
 )
-_LEFT_OVER = re.compile(r"\..+\.(pth|jsonl?|csv|npz|html|md|geojson|txt)_\d+")
+_LEFT_OVER = re.compile(r"\..*\.(pth|jsonl?|csv|npz|html|md|geojson|txt|unfinished)_\d+")
 _SAYS_AFTER_S, _GIVES_UP_AFTER_S = 1, 30  # what a killed run has forked lives for some seconds
 
 

@@ -229,6 +229,7 @@ def test_of_several_processes_the_main_one_makes_the_folder(tmp_path):
 def test_what_killed_runs_have_written_in_part_is_removed(tmp_path, is_continued):
     others = [".best_model.pth_7x", ".notes_7", "best_model.pth_7", "notes.txt"]
     left = [".last_checkpoint.pth_7", ".metrics.jsonl_123456", ".previous_checkpoint.pth_7"]
+    left.append("..unfinished_7")
     left.append(f".args.json_{os.getpid()}")  # of an earlier boot, with the same number
     for name in [*others, *left]:
         (tmp_path / name).write_bytes(b"")
