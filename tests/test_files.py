@@ -8,8 +8,10 @@ from collections import OrderedDict
 import pytest
 import torch
 from torch import nn
+from torch.torch_version import TorchVersion
 
 import commons
+from model.archives import check_content
 from model.files import DamagedFileError, read_checkpoint, save_atomically, save_keeping_previous
 
 
@@ -55,6 +57,15 @@ def test_what_is_written_is_read(tmp_path):
     assert (
         versions == make_content()["model_state_dict"]._metadata and versions["1"]["version"] == 2
     )
+
+
+def test_bytes_are_let_through(tmp_path):
+    """Whether torch itself reads them depends on its version."""
+    save_atomically({"bytes": b"\x00\xff"}, tmp_path / "a.pth")
+    with open(tmp_path / "a.pth", "rb") as file:
+        check_content(file)
+    if torch.__version__ >= TorchVersion("2.6"):
+        assert read_checkpoint(tmp_path / "a.pth") == {"bytes": b"\x00\xff"}
 
 
 @pytest.mark.parametrize("mmap", [False, True])

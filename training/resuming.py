@@ -17,15 +17,18 @@ NOT_TO_CHANGE = (  # flags that a continued training must share with the one bef
     *("M", "alpha", "N", "L", "min_images_per_class", "groups_num"),
     *("backbone", "pooling", "fc_output_dim", "train_all_layers", "freeze_te"),
 )
-_KINDS = {  # of what a checkpoint holds beside tensors
-    **{"args": dict, "index_digest": str, "metrics": list, "progress": dict},
-    **{
-        "epoch_num": int,
-        "best_epoch": int,
-        "num_unreadable": int,
-        "best_val_recall1": (int, float),
-    },
-    **{"model_state_dict": dict, "optimizers_state_dict": list, "classifiers_state_dict": list},
+_KINDS = {  # of what a checkpoint holds; its tensors are compared with the training's
+    "args": dict,
+    "index_digest": str,
+    "metrics": list,
+    "progress": dict,
+    "epoch_num": int,
+    "best_epoch": int,
+    "best_val_recall1": (int, float),
+    "num_unreadable": int,
+    "model_state_dict": dict,
+    "optimizers_state_dict": list,
+    "classifiers_state_dict": list,
 }
 NO_INFLUENCE = {  # flags that say where, how fast or how long, not what is trained
     *("save_dir", "datasets_folder", "cache_folder", "resume_train", "dry_run", "epochs_num"),
