@@ -17,7 +17,7 @@ PARALLEL := --numprocesses 3 --dist loadfile
 .PHONY: demo test test-faults bench
 
 demo: .venv/installed
-	$(BIN)/python -m datasets.mini_city --preset demo --folder $(DATA)/mini_city --overwrite
+	$(BIN)/python -m mini_city --preset demo --folder $(DATA)/mini_city --overwrite
 	rm -rf $(RUNS)
 	$(BIN)/python eval.py --datasets_folder $(DATA) --dataset mini_city_test_v1 $(NETWORK) \
 		--num_preds_to_save 4 --save_dir $(RUNS)/untrained

@@ -161,7 +161,7 @@ def setup_logging(folder: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Lend a temporary path that takes the place of `path` if all goes well, else is removed.
 
     When this returns, the file is on the disk: a power cut no longer takes it away.
@@ -243,7 +243,7 @@ def _explain_write_error(error: OSError, temporary: Path, path: Path) -> OSError
 def write_json(content: Any, path: Path) -> None:
     """Write plain values as JSON, whole or not at all."""
     text = json.dumps(content, indent=2) + "\n"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -280,7 +280,7 @@ def folder_of(run_folder: Path, eval_set: EvalSet, num_sets: int) -> Path:
 def write_tables(results: Sequence[dict[str, Any]], folder: Path) -> None:
     """Write `table.md` and `table.csv`, and show the table if it is of several sets."""
     for form, name in (("markdown", "table.md"), ("csv", "table.csv")):
-        with commons.written_whole(folder / name) as path:
+        with commons.atomic_write(folder / name) as path:
             path.write_text(format_table(results, form), encoding="utf-8")
     if len(results) > 1:
         logging.info(format_table(results, "text"))

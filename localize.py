@@ -181,7 +181,7 @@ def write_run(folder: Path, place_index: PlaceIndex, localizations: Sequence[Loc
     title = f"{len(localizations):,} photos among {len(place_index.paths):,} database images"
     photos = [_map_photo(localization) for localization in localizations]
     page = draw_place_map(title, place_index.positions_m, photos)
-    with commons.written_whole(folder / "map.html") as temporary:
+    with commons.atomic_write(folder / "map.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
     logging.info(f"Places and a map are in {folder}")
 

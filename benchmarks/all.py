@@ -38,7 +38,7 @@ def main() -> None:
         text, has_failed = run(name)
         parts.append(text)
         failed += [name] * has_failed
-    with commons.written_whole(args.out) as path:
+    with commons.atomic_write(args.out) as path:
         path.write_text("\n".join(parts), encoding="utf-8")
     sys.stderr.write(f"Results are in {args.out}\n")
     if failed:

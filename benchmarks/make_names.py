@@ -79,7 +79,7 @@ def write_names(folder: Path, num_images: int, seed: int = 0) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     city = _make_city(-(-num_images // CROPS_PER_PANORAMA), np.random.default_rng(seed))
     missing, first = num_images, b""
-    with commons.written_whole(list_file) as temporary, open(temporary, "wb") as file:
+    with commons.atomic_write(list_file) as temporary, open(temporary, "wb") as file:
         for block in _format_blocks(city):
             block = block[:missing]
             missing -= len(block)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from datasets.eval_sets import load_test_set
-from datasets.mini_city import PRESETS, generate
 from evaluation.descriptors import Inference, extract_descriptors
 from evaluation.views import View
+from mini_city import PRESETS, generate
 from model import build_network
 
 NOISE = 0.25  # times the difference of two descriptors drawn from the database

@@ -51,11 +51,11 @@ The expected tree (any image may lie in sub-folders):
 Elsewhere on disk: --datasets_folder FOLDER, the environment variable DATASETS_FOLDER, or
 --train_set_folder, --val_set_folder and --test_set_folder.
 To try CosPlace without SF-XL: make demo. Or make a small city and train on it:
-  python -m datasets.mini_city --preset demo --folder {datasets_folder}/mini_city
+  python -m mini_city --preset demo --folder {datasets_folder}/mini_city
   python train.py --datasets_folder {datasets_folder} --dataset mini_city \\
       --backbone EfficientNet_Lite0 --image_size 128 --train_all_layers --lr 5e-4 \\
       --epochs_num 8 --iterations_per_epoch 60"""
-_MINI_CITY_HOW = "Make it with: python -m datasets.mini_city --folder {datasets_folder}/mini_city"
+_MINI_CITY_HOW = "Make it with: python -m mini_city --folder {datasets_folder}/mini_city"
 _FORMATTED_HOW = """Its images are brought into this tree and into '@' names by
 https://github.com/gmberton/VPR-datasets-downloader; gallery/ is accepted for database/.
 Elsewhere on disk: --datasets_folder FOLDER, the environment variable DATASETS_FOLDER, or

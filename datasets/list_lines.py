@@ -3,7 +3,7 @@
 A list often comes with the images from somebody else, and must not make this program read, and
 perhaps show in a report, other files than theirs. A path is therefore relative to the folder of the
 list and never leads out of it: no `..`. A line that gives a file another name after a tab, as
-`datasets.convert --mode list` writes it, may have an absolute path, for it is made here to name
+`tools.convert --mode list` writes it, may have an absolute path, for it is made here to name
 files that lie elsewhere, as symbolic links do; a list from somebody else could only guess one.
 """
 

@@ -181,7 +181,7 @@ def _refuse_bad(
     if problems:
         raise ValueError(
             f"Bad image names in {folder}: {'; '.join(problems)}. "
-            "To make names: python -m datasets.convert --help"
+            "To make names: python -m tools.convert --help"
         )
 
 

@@ -39,7 +39,7 @@ def write_results(
     result = evaluation.result | provenance
     _write_predictions(evaluation, folder / "predictions.csv", num_listed)
     arrays = _collect_arrays(evaluation)
-    with commons.written_whole(folder / "predictions.npz") as path, open(path, "wb") as file:
+    with commons.atomic_write(folder / "predictions.npz") as path, open(path, "wb") as file:
         np.savez(file, **arrays)
     commons.write_json(result, folder / "results.json")
     return result
@@ -55,7 +55,7 @@ def _write_predictions(evaluation: Evaluation, path: Path, num_listed: int) -> N
     metres_cells = unknown if metres is None else metres[:, listed]
     correct_cells = unknown if correct is None else correct[:, listed].astype(int)
     text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-    with commons.written_whole(path) as temporary, open(temporary, "w", **text) as file:
+    with commons.atomic_write(path) as temporary, open(temporary, "w", **text) as file:
         writer = csv.writer(file)
         writer.writerow(PREDICTIONS_COLUMNS)
         for query_num, query in enumerate(eval_set.queries):

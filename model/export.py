@@ -98,7 +98,7 @@ def export_network(
     if file_format == "onnx" and opset < ATTENTION_OPSET:
         _require_no_attention(network, opset)
     metadata = _describe(network, checkpoint)
-    with commons.written_whole(out) as temporary:
+    with commons.atomic_write(out) as temporary:
         with warnings.catch_warnings():
             # Deprecations, and remarks on tracing; whether the file is right is measured below.
             warnings.simplefilter("ignore")

@@ -101,7 +101,7 @@ def save_atomically(content: Any, path: str | os.PathLike) -> None:
     Raises:
         OSError: If it cannot be written. A file that was there is as before.
     """
-    with commons.written_whole(Path(path)) as temporary:
+    with commons.atomic_write(Path(path)) as temporary:
         _write(content, temporary)
 
 
@@ -126,7 +126,7 @@ def save_keeping_previous(
     path, previous = Path(path), Path(previous)
     kept = commons.temporary_path(previous)
     try:
-        with commons.written_whole(path) as temporary:
+        with commons.atomic_write(path) as temporary:
             _write(content, temporary)
             is_linked = _link(path, kept)
             if not is_linked and path.exists():

@@ -87,7 +87,7 @@ def save_figure(figure: Figure, folder: Path, name: str, note: str = "") -> list
     files = [folder / f"{name}.{kind}" for kind in no_dates]
     try:
         for file, (kind, metadata) in zip(files, no_dates.items(), strict=True):
-            with commons.written_whole(file) as temporary:
+            with commons.atomic_write(file) as temporary:
                 figure.savefig(temporary, format=kind, bbox_inches=whole, metadata=metadata)
     finally:
         text.remove()
@@ -117,7 +117,7 @@ def write_values(
     if note:
         header, rows = (*header, "note"), ((*row, note) for row in rows)
     text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-    with commons.written_whole(path) as temporary, open(temporary, "w", **text) as file:
+    with commons.atomic_write(path) as temporary, open(temporary, "w", **text) as file:
         csv.writer(file).writerows([header, *rows])
     return path
 

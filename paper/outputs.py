@@ -61,7 +61,7 @@ def write_target(target: str, study: Study, folder: Path) -> str:
 def _write_claims(study: Study, folder: Path) -> str:
     judgements = judge_claims(study)
     folder.mkdir(parents=True, exist_ok=True)
-    with commons.written_whole(folder / "claims.md") as path:
+    with commons.atomic_write(folder / "claims.md") as path:
         path.write_text(format_judgements(judgements, study.scale.mark), encoding="utf-8")
     return format_for_terminal(judgements, study.scale.mark)
 

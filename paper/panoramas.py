@@ -147,7 +147,7 @@ def _check_positions(
         raise ValueError(
             f"{num_bad:,} of {num_images.sum():,} names of {source} have no UTM position, for "
             f"example {', '.join(examples)}: names begin '@UTM_east@UTM_north@'. "
-            "To make names: python -m datasets.convert --help"
+            "To make names: python -m tools.convert --help"
         )
 
 

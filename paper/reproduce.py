@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import commons
-from datasets.mini_city import generate
 from flags.types import not_negative_int
+from mini_city import generate
 from paper.outputs import TARGETS, list_needs, write_target
 from paper.plan import FAILED, RunOptions, carry_out, make_steps
 from paper.plan_text import describe_plan

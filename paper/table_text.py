@@ -54,7 +54,7 @@ def write_table(table: ComparedTable, folder: Path, stem: str) -> list[Path]:
     paths = []
     for form, (suffix, _) in FORMS.items():
         paths.append(folder / f"{stem}{suffix}")
-        with commons.written_whole(paths[-1]) as temporary:
+        with commons.atomic_write(paths[-1]) as temporary:
             content = render(table, form).encode("utf-8", "surrogateescape")
             temporary.write_bytes(content)
     return paths

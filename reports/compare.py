@@ -143,9 +143,9 @@ def write_files(
     """Write page, Markdown, recalls and queries, all of FILES, into a folder."""
     page, gone = make_page(comparisons, bootstrap, num_pictures)
     out.mkdir(parents=True, exist_ok=True)
-    with commons.written_whole(out / "comparison.html") as temporary:
+    with commons.atomic_write(out / "comparison.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
-    with commons.written_whole(out / "comparison.md") as temporary:
+    with commons.atomic_write(out / "comparison.md") as temporary:
         temporary.write_text(format_markdown(comparisons, bootstrap), encoding="utf-8")
     _write_csv(out / "comparison.csv", RECALLS_COLUMNS, list_recalls(comparisons))
     _write_csv(out / "comparison_queries.csv", QUERIES_COLUMNS, list_queries(comparisons))
@@ -156,7 +156,7 @@ def write_files(
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-    with commons.written_whole(path) as temporary, open(temporary, "w", **text) as file:
+    with commons.atomic_write(path) as temporary, open(temporary, "w", **text) as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)

@@ -79,7 +79,7 @@ def printable(text: str) -> str:
 def write_places(localizations: Sequence[Localization], path: Path) -> None:
     """Write one row per photo and rank; what is not known is empty."""
     text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-    with commons.written_whole(path) as temporary, open(temporary, "w", **text) as file:
+    with commons.atomic_write(path) as temporary, open(temporary, "w", **text) as file:
         writer = csv.writer(file)
         writer.writerow(PLACES_COLUMNS)
         for localization in localizations:

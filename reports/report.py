@@ -35,7 +35,7 @@ def write_report(run_folder: Path, num_gallery: int = NUM_GALLERY) -> Path:
     """
     page = render_page(read_run_arrays(run_folder), num_gallery)
     path = run_folder / "report.html"
-    with commons.written_whole(path) as temporary:
+    with commons.atomic_write(path) as temporary:
         # names of files may be any bytes: what is not text becomes a question mark
         temporary.write_text(page, encoding="utf-8", errors="replace", newline="\n")
     return path

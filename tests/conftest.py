@@ -38,7 +38,7 @@ def shared_data() -> Path:
 def datasets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a datasets folder with the smallest mini city."""
     folder = tmp_path_factory.mktemp("datasets")
-    result = run("-m", "datasets.mini_city", "--preset", "tiny", "--folder", folder / "mini_city")
+    result = run("-m", "mini_city", "--preset", "tiny", "--folder", folder / "mini_city")
     assert result.returncode == 0, result.stderr
     return folder
 

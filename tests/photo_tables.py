@@ -5,8 +5,8 @@ import os
 import utm
 from conftest import write_image
 
-from datasets.convert.__main__ import main
 from datasets.image_paths import ImageName, format_image_name
+from tools.convert.__main__ import main
 
 ROWS = [  # path, latitude, longitude, heading, timestamp
     ("a/one.jpg", 55.70584, 13.19321, "270", "2024-05-01T12:30:00"),

@@ -66,7 +66,7 @@ def test_missing_sf_xl_says_where_it_was_looked_for_and_how_to_get_it(tmp_path, 
     message = str(error.value)
     assert str(tmp_path / "sf_xl" / "processed") in message
     assert "forms.gle" in message and "queries_v1" in message
-    assert f"python -m datasets.mini_city --preset demo --folder {tmp_path}/mini_city" in message
+    assert f"python -m mini_city --preset demo --folder {tmp_path}/mini_city" in message
     command = message.split("python train.py ")[1].replace("\\\n", " ").split()
     args = parse_arguments(command)
     assert (args.dataset, args.datasets_folder) == ("mini_city", str(tmp_path))

@@ -13,12 +13,12 @@ from layouts import write_set
 from photo_tables import convert, write_photos
 
 from datasets.catalog import TEST_SETS, TRAIN_SETS
-from datasets.check import main
-from datasets.checks.findings import ERROR, OK, WARNING
-from datasets.checks.layout import DATABASE, QUERIES, TRAIN, find_layout
 from datasets.class_index import load_index
 from datasets.eval_sets import load_test_set
 from datasets.partition import PartitionParams
+from tools.check.__main__ import main
+from tools.check.findings import ERROR, OK, WARNING
+from tools.check.layout import DATABASE, QUERIES, TRAIN, find_layout
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_runs_as_a_module_and_needs_no_terminal(tmp_path):
     with open(os.fsencode(tmp_path) + b"/set/database/@1@2@\xff\x1b[31m\xe6\x97\xa5@.jpg", "wb"):
         pass
     write_image(tmp_path / "set" / "queries" / name(1, 2))
-    result = run("-m", "datasets.check", tmp_path / "set", "--decode")
+    result = run("-m", "tools.check", tmp_path / "set", "--decode")
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert result.stderr.startswith("Error: 1 error, 2 warnings in ")
     assert r"@1@2@\xff\x1b[31m" in result.stdout and "\x1b" not in result.stdout

@@ -9,7 +9,8 @@ import pytest
 from conftest import name, write_image
 from PIL import Image
 
-from datasets.checks.files import (
+from datasets.image_paths import list_images, split_names
+from tools.check.files import (
     find_repeated,
     hash_names,
     hash_paths,
@@ -17,7 +18,7 @@ from datasets.checks.files import (
     make_name_cases,
     measure_files,
 )
-from datasets.checks.findings import (
+from tools.check.findings import (
     ERROR,
     FACT,
     OK,
@@ -31,10 +32,9 @@ from datasets.checks.findings import (
     plural,
     show,
 )
-from datasets.checks.image_files import choose_sample, inspect_image, measure_images
-from datasets.checks.image_findings import judge_images
-from datasets.checks.walk import judge_walk, walk_folder
-from datasets.image_paths import list_images, split_names
+from tools.check.image_files import choose_sample, inspect_image, measure_images
+from tools.check.image_findings import judge_images
+from tools.check.walk import judge_walk, walk_folder
 
 
 def texts(findings, level):

@@ -5,14 +5,14 @@ import pytest
 import utm
 from conftest import name
 
-from datasets.checks.classes import judge_classes, measure_classes
-from datasets.checks.findings import ERROR, FACT, OK, WARNING
-from datasets.checks.name_findings import judge_names
-from datasets.checks.names import measure_names
-from datasets.checks.pairs import count_positives, judge_pair, measure_pair
-from datasets.checks.positions import Positions
 from datasets.image_paths import list_images, split_names
 from datasets.partition import PartitionParams
+from tools.check.classes import judge_classes, measure_classes
+from tools.check.findings import ERROR, FACT, OK, WARNING
+from tools.check.name_findings import judge_names
+from tools.check.names import measure_names
+from tools.check.pairs import count_positives, judge_pair, measure_pair
+from tools.check.positions import Positions
 
 
 def listed(names, folder):
@@ -223,4 +223,4 @@ def test_photos_of_a_walk_have_no_positions(shared_data):
     facts = measure_names(paths)
     assert facts.no_position.num == len(paths) == 29 and facts.zones == ()
     (finding,) = judge_names(facts, 29, True)
-    assert finding.level == ERROR and "datasets.convert" in finding.remedy
+    assert finding.level == ERROR and "tools.convert" in finding.remedy

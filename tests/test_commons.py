@@ -253,7 +253,7 @@ def test_models_and_software_are_described(tmp_path):
 def test_interrupted_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), commons.written_whole(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), commons.atomic_write(path) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

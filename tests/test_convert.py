@@ -18,12 +18,12 @@ from PIL import Image
 import eval as evaluation_command
 import train
 from datasets.class_index import load_index
-from datasets.convert.__main__ import main
-from datasets.convert.output import _FILE_MODES
 from datasets.eval_sets import load_test_set
 from datasets.image_paths import list_images, parse_image_name
 from datasets.name_fields import read_numbers
 from datasets.partition import PartitionParams
+from tools.convert.__main__ import main
+from tools.convert.output import _FILE_MODES
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_summary_counts_and_says_what_comes_next(photos, tmp_path, caplog, mode)
     caplog.set_level("INFO")
     out = convert(tmp_path, f"--mode={mode}")
     assert "3 images: 3 in UTM zone 33; heading of 2 (training needs" in caplog.text
-    assert f"Next: python -m datasets.check {out}" in caplog.text
+    assert f"Next: python -m tools.check {out}" in caplog.text
 
 
 # ---- no image is lost ----

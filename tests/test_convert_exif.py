@@ -6,8 +6,8 @@ import utm
 from conftest import write_image
 from PIL import Image
 
-from datasets.convert.__main__ import main
 from datasets.image_paths import list_images, parse_image_name
+from tools.convert.__main__ import main
 
 UNKNOWN = 123457.0  # is written as 0/0, what cameras put for a number that they do not know
 

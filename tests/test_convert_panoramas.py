@@ -5,10 +5,10 @@ import pytest
 from conftest import name
 from PIL import Image
 
-from datasets.convert.__main__ import main
-from datasets.convert.panoramas import CropParams, cut_crops, find_rows
 from datasets.image_paths import list_images, parse_image_name
 from datasets.name_fields import read_numbers
+from tools.convert.__main__ import main
+from tools.convert.panoramas import CropParams, cut_crops, find_rows
 
 UNITS_PER_DEG = 100  # of the headings that columns carry
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import utm
 
-from datasets.convert.positions import keep_utm, project
+from tools.convert.positions import keep_utm, project
 
 EARTH_RADIUS_M = 6_371_000
 

@@ -16,9 +16,9 @@ from photo_tables import (
     write_photos,
 )
 
-from datasets.convert.__main__ import main
 from datasets.image_paths import list_images, parse_image_name
 from datasets.name_fields import read_numbers
+from tools.convert.__main__ import main
 
 UTM_HEADER = "path,utm_east,utm_north,zone\n"
 

@@ -1,6 +1,6 @@
 import pytest
 
-from datasets.convert.timestamps import format_timestamp
+from tools.convert.timestamps import format_timestamp
 
 
 @pytest.mark.parametrize(

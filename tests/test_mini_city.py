@@ -9,8 +9,8 @@ import utm
 from PIL import Image
 
 from datasets.image_paths import parse_image_name
-from datasets.mini_city import PRESETS, CityParams, DistrictParams, generate
-from datasets.mini_city.__main__ import main
+from mini_city import PRESETS, CityParams, DistrictParams, generate
+from mini_city.__main__ import main
 
 CROP_FOV_DEG = 512 / 3328 * 360
 RED = (250, 0, 0)
@@ -201,7 +201,7 @@ def test_nothing_is_left_when_generating_fails(small_params, tmp_path, monkeypat
     def fail(*_, **__):
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr("datasets.mini_city.shots._save", fail)
+    monkeypatch.setattr("mini_city.shots._save", fail)
     with pytest.raises(RuntimeError, match="disk full"):
         generate(tmp_path / "city", small_params, workers=1)
     assert list(tmp_path.iterdir()) == []

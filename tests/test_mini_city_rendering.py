@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from datasets.mini_city import PRESETS
-from datasets.mini_city.conditions import draw_daylight
-from datasets.mini_city.frame import Camera
-from datasets.mini_city.queries import Photo, axes, photograph, quaternion
-from datasets.mini_city.render import Scene, render
-from datasets.mini_city.shots import cut_crops, panorama_camera
-from datasets.mini_city.surfaces import Billboard, Extras, Wall, Walls
-from datasets.mini_city.textures import Canvas
-from datasets.mini_city.world import ROTATION_DEG, district
+from mini_city import PRESETS
+from mini_city.conditions import draw_daylight
+from mini_city.frame import Camera
+from mini_city.queries import Photo, axes, photograph, quaternion
+from mini_city.render import Scene, render
+from mini_city.shots import cut_crops, panorama_camera
+from mini_city.surfaces import Billboard, Extras, Wall, Walls
+from mini_city.textures import Canvas
+from mini_city.world import ROTATION_DEG, district
 
 CROP_FOV_DEG = 512 / 3328 * 360
 RED = (250, 0, 0)

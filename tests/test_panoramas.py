@@ -158,7 +158,7 @@ def test_names_without_positions_are_counted_and_shown(tmp_path, monkeypatch):
     bad = ["a/photo_1.jpg", "@1@@10@S@.jpg", "photo_2.jpg", "@nan@1@.jpg", "photo_3.jpg"]
     with pytest.raises(ValueError) as error:
         read_panoramas(write_list(tmp_path / "train", [*good, *bad]))
-    assert "5 of 29 names" in str(error.value) and "datasets.convert" in str(error.value)
+    assert "5 of 29 names" in str(error.value) and "tools.convert" in str(error.value)
     assert all(one in str(error.value) for one in ("photo_1.jpg", *bad[1:3]))
     assert "photo_3.jpg" not in str(error.value)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from datasets.catalog import TEST_SETS, TRAIN_SETS
-from datasets.mini_city import PRESETS
+from mini_city import PRESETS
 from model.published import TRAINED_DIMS
 from paper.scales import MINI, PAPER, SCALES
 from paper.sources import CHOSEN, Released, trained

@@ -114,7 +114,7 @@ def test_without_sf_xl_it_ends_at_once_and_says_what_to_do(tmp_path):
         f"{tmp_path}/data/sf_xl/processed/train",
         "processed/test/database/",
         "https://forms.gle/",
-        "python -m datasets.mini_city",
+        "python -m mini_city",
     ):
         assert text in result.stderr
     assert os.listdir(tmp_path) == []

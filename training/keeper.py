@@ -141,7 +141,7 @@ class Keeper:
             whole = copy.copy(sampler)
             whole.share = (0, 1)  # the batch of all processes
             paths = [dataset.path(draw) for draw in whole.batch(error.epoch, error.iteration)]
-            with commons.written_whole(file) as temporary:
+            with commons.atomic_write(file) as temporary:
                 temporary.write_text("\n".join(paths) + "\n", "utf-8", "surrogateescape")
         return file
 

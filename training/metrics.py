@@ -113,7 +113,7 @@ class Metrics:
         """Go on after the epochs of these lines."""
         self.lines = list(lines)
         self._file = folder / "metrics.jsonl"
-        with commons.written_whole(self._file) as temporary:
+        with commons.atomic_write(self._file) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
         self._events = SummaryWriter(str(folder), purge_step=len(lines))
 

@@ -9,11 +9,11 @@ from conftest import name, write_image
 import eval as evaluation_command
 import localize
 import train
-from datasets import check
 from datasets.class_index import ClassIndex, load_index
 from datasets.image_paths import list_images
 from datasets.name_source import find_names
 from datasets.partition import PartitionParams
+from tools.check import __main__ as check
 
 PARAMS = PartitionParams(N=2, L=1, min_images_per_class=1)
 UNTRAINED = ("--backbone=ResNet18", "--backbone_weights=none", "--fc_output_dim=8", "--device=cpu")

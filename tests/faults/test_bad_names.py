@@ -16,12 +16,12 @@ from training_runs import SMALL
 import eval as evaluation_command
 import localize
 import train
-from datasets import check
 from datasets.class_index import load_index
 from datasets.folder_lists import walk_images
 from datasets.image_paths import list_images
 from datasets.partition import PartitionParams
 from reports import compare
+from tools.check import __main__ as check
 
 PARAMS = PartitionParams(N=2, L=1, min_images_per_class=1)
 UNTRAINED = ("--backbone=ResNet18", "--backbone_weights=none", "--fc_output_dim=8", "--device=cpu")

@@ -11,9 +11,9 @@ from fuzzing import BYTES, damage, fuzzed
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from datasets.convert.table import read_table
 from datasets.ground_truth import read_positives
 from datasets.image_paths import list_images
+from tools.convert.table import read_table
 
 # ---- tables ----
 

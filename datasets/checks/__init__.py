@@ -1,5 +1,0 @@
-"""What `python -m datasets.check` looks at: one module for each kind of question.
-
-Every module measures facts (frozen dataclasses of numbers) and then judges them (findings). The
-findings are put into words here, in `findings`, and printed by `datasets.check`.
-"""

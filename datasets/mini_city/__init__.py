@@ -1,9 +1,0 @@
-"""A procedural city in SF-XL's layout: CosPlace trains on it in minutes, without a download.
-
-python -m datasets.mini_city --folder data/mini_city --preset demo
-"""
-
-from datasets.mini_city.params import PRESETS, CityParams, DistrictParams
-from datasets.mini_city.writer import generate
-
-__all__ = ["PRESETS", "CityParams", "DistrictParams", "generate"]

@@ -1,0 +1,9 @@
+"""A procedural city in SF-XL's layout: CosPlace trains on it in minutes, without a download.
+
+python -m mini_city --folder data/mini_city --preset demo
+"""
+
+from mini_city.params import PRESETS, CityParams, DistrictParams
+from mini_city.writer import generate
+
+__all__ = ["PRESETS", "CityParams", "DistrictParams", "generate"]

@@ -1,0 +1,235 @@
+"""Command line of the conversion.
+
+python -m tools.convert csv photos.csv --out city/database
+python -m tools.convert exif photos --out city/queries --mode symlink
+python -m tools.convert panoramas panoramas --out city/train --jobs 8
+"""
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import commons
+from datasets.image_paths import list_images
+from tools.convert.exif import read_exif
+from tools.convert.output import MODES, check_free, write_images
+from tools.convert.panoramas import CropParams, crop_panoramas
+from tools.convert.photos import Photos, format_names
+from tools.convert.positions import NUM_ZONES
+from tools.convert.table import ALIASES, read_table
+
+_DESCRIPTION = """Bring photos into the '@' file names of SF-XL, which say where each was taken:
+@UTM_east@UTM_north@zone@letter@latitude@longitude@pano_id@tile@heading@pitch@roll@height@timestamp@note@.jpg
+
+A conversion that stops leaves nothing behind. See also: python -m tools.convert csv --help"""
+_CSV = """Photos listed in a CSV file with their latitudes and longitudes:
+
+  path,lat,lon,heading,timestamp
+  walk1/IMG_1.jpg,55.70584,13.19321,270,2024-05-01T12:30:00
+
+Needed are path, lat and lon. In place of lat and lon: utm_east, utm_north and zone (32, or 32U with
+the latitude band), taken as they are. All others may be absent: heading, pitch and roll in degrees,
+height in metres, timestamp (20240501, ISO 8601, or as EXIF has it), pano_id (else the file's name
+without its extension), note. Separated by commas, semicolons or tabs. A wrong line or a missing
+image stops the conversion before anything is written. Headers that are understood:
+{aliases}
+"""
+_EXIF = """Photos of a folder and its sub-folders, with the latitudes and longitudes of their EXIF.
+Direction (GPSImgDirection), altitude and DateTimeOriginal are taken along where they are there.
+"""
+_COMMON = """
+Images in UTM zones that touch are projected to the zone of most of them. Headings are written as
+they are given. Images whose fields are all equal get a number after their pano_id: none is lost.
+"""
+_PANORAMAS = """Cut 360-degree panoramas into crops as SF-XL does. Panoramas have '@' names with a
+heading, which csv and exif give them. A crop is a square of 512 of 3328 pixels of the width, 55
+degrees; there are 12, one every 30 degrees. Panoramas of 3328 x 512 are used whole; of those twice
+as wide as high (3328 x 1664) the upper 512 and the lower 640 rows are left out; other sizes in
+proportion. Nothing is undistorted.
+
+Headings are clockwise from north: 90 is east, and x grows clockwise. The heading of a panorama is
+that of its centre; the heading of a crop is that of its leftmost column: 0, 30, ..., 330.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Convert what one of the sub-commands reads."""
+    args = parse_arguments(argv)
+    folder = Path(args.out).resolve()
+    check_free(folder)
+    if args.source == "panoramas":
+        with commons.usage_errors():
+            params = commons.from_flags(CropParams, args)
+        convert_panoramas(args.input, folder, params, args.jobs, args.skip_unreadable)
+    else:
+        if args.source == "csv":
+            photos = read_table(args.input, args.columns, args.images, args.zone)
+        else:
+            photos = read_exif(args.input, args.zone, args.skip_without_gps)
+        write_images(photos.files, format_names(photos), folder, args.mode)
+        logging.info(f"{describe(photos)}\nThey are in {folder} ({args.mode})")
+    logging.info(
+        f"Next: python -m tools.check {folder} (it looks at them as training images: headings "
+        "that are missing matter for training alone)"
+    )
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    cli = argparse.ArgumentParser(
+        prog="python -m tools.convert",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    sources = cli.add_subparsers(dest="source", required=True, metavar="{csv,exif,panoramas}")
+    aliases = "\n".join(f"  {field}: {names}" for field, names in ALIASES.items())
+    table = _add_source(
+        sources,
+        "csv",
+        "FILE",
+        "photos listed with positions",
+        _CSV.format(aliases=aliases) + _COMMON,
+    )
+    table.add_argument(
+        "--images", metavar="FOLDER", help="what paths are relative to (default: where FILE is)"
+    )
+    table.add_argument(
+        "--columns",
+        type=_parse_columns,
+        default={},
+        metavar="path=file,lat=y",
+        help="which header is which column; if FILE has no header, positions counted from 0: "
+        "path=0,lat=1,lon=2; nothing after = leaves a column out: height=",
+    )
+    exif = _add_source(sources, "exif", "FOLDER", "photos with GPS in their EXIF", _EXIF + _COMMON)
+    exif.add_argument(
+        "--skip_without_gps", action="store_true", help="leave photos without a position out"
+    )
+    for source in (table, exif):
+        source.add_argument(
+            "--mode",
+            choices=MODES,
+            default="copy",
+            help="copy or link the images; or list: change no file and write no image, but "
+            "FOLDER_images_paths.txt with path and '@' name of each, and an empty FOLDER, which "
+            "training and evaluation take like any other (default copy)",
+        )
+        source.add_argument(
+            "--zone",
+            type=_parse_zone,
+            metavar="N",
+            help="project all to this UTM zone",
+        )
+    _add_panoramas(sources)
+    return cli.parse_args(argv)
+
+
+def convert_panoramas(
+    source: str, folder: Path, params: CropParams, jobs: int, skip_unreadable: bool
+) -> None:
+    """Cut the panoramas of a folder and say how many."""
+    paths = list_images(source)
+    problems = crop_panoramas(paths, folder, params, jobs, skip_unreadable)
+    if problems:
+        shown = "".join(f"\n  {problem}" for problem in problems[:3])
+        logging.warning(f"{len(problems):,} panoramas were left out:{shown}")
+    num_cut = len(paths) - len(problems)
+    logging.info(
+        f"{num_cut * params.crops_per_panorama:,} crops of {num_cut:,} panoramas are in {folder}"
+    )
+
+
+def describe(photos: Photos) -> str:
+    """Return how many images there are, where, and how many have a heading and a time."""
+    zones, counts = np.unique(photos.positions.zones, return_counts=True)
+    places = ", ".join(
+        f"{count:,} in UTM zone {zone}" if zone else f"{count:,} without a UTM zone"
+        for zone, count in zip(zones, counts, strict=True)
+    )
+    num_headings = int(np.isfinite(photos.heading_deg).sum())
+    num_times = sum(bool(timestamp) for timestamp in photos.timestamps)
+    needed = "" if num_headings == len(photos.files) else " (training needs the heading of each)"
+    return (
+        f"{len(photos.files):,} images: {places}; heading of {num_headings:,}{needed}, "
+        f"time of {num_times:,}"
+    )
+
+
+def _add_source(
+    sources: argparse._SubParsersAction, name: str, metavar: str, summary: str, description: str
+) -> argparse.ArgumentParser:
+    cli = sources.add_parser(
+        name,
+        help=summary,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    cli.add_argument("input", metavar=metavar)
+    cli.add_argument("--out", required=True, metavar="FOLDER", help="where to write; must be empty")
+    return cli
+
+
+def _add_panoramas(sources: argparse._SubParsersAction) -> None:
+    cli = _add_source(sources, "panoramas", "FOLDER", "360-degree panoramas to crops", _PANORAMAS)
+    default = CropParams()
+    cli.add_argument(
+        "--crops_per_panorama", type=int, default=default.crops_per_panorama, help="(default 12)"
+    )
+    cli.add_argument(
+        "--crop_width_share",
+        type=float,
+        default=default.crop_width_share,
+        help="width of a crop as a share of the panorama's (default 512/3328 = 0.1538)",
+    )
+    cli.add_argument(
+        "--crop_size_px",
+        type=int,
+        default=default.crop_size_px,
+        help="side of the written crops; crops cut at another size are resized (default 512)",
+    )
+    cli.add_argument(
+        "--jobs",
+        type=_parse_jobs,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes (default: one a core)",
+    )
+    cli.add_argument(
+        "--skip_unreadable",
+        action="store_true",
+        help="leave panoramas out that cannot be read or cut, instead of stopping",
+    )
+
+
+def _parse_columns(text: str) -> dict[str, str]:
+    columns = {}
+    for part in text.split(","):
+        field, equals, name = part.strip().partition("=")
+        if not equals or field not in ALIASES:
+            raise argparse.ArgumentTypeError(
+                f"'{part}' is not field=column with a field of {', '.join(ALIASES)}"
+            )
+        columns[field] = name.strip()
+    return columns
+
+
+def _parse_jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not '{text}'")
+    return int(text)
+
+
+def _parse_zone(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= NUM_ZONES:
+        raise argparse.ArgumentTypeError(f"a UTM zone is 1 to {NUM_ZONES}, not '{text}'")
+    return int(text)
+
+
+if __name__ == "__main__":
+    commons.run_command(main)

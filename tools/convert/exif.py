@@ -1,0 +1,152 @@
+"""Photos of a folder with the positions that their EXIF says."""
+
+import logging
+import math
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image
+from tqdm import tqdm
+
+from datasets.file_reads import open_file
+from datasets.image_paths import list_images
+from datasets.images import FORMATS, errors_naming
+from tools.convert.photos import Photos
+from tools.convert.positions import project
+from tools.convert.timestamps import format_timestamp
+
+_NUM_SHOWN = 20
+_GPS = ExifTags.GPS
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Geotag:
+    """What the EXIF of a photo says; NaN or empty where it says nothing."""
+
+    latitude_deg: float
+    longitude_deg: float
+    heading_deg: float  # of the middle of the photo
+    is_heading_magnetic: bool
+    height_m: float  # above the sea
+    timestamp: str
+
+    @property
+    def has_position(self) -> bool:
+        """Whether the position is one; 0, 0 is what cameras write before they know it."""
+        is_valid = -80 <= self.latitude_deg <= 84 and -180 <= self.longitude_deg <= 180
+        return is_valid and (self.latitude_deg, self.longitude_deg) != (0, 0)
+
+
+def read_exif(
+    folder: str | os.PathLike, zone: int | None = None, skip_without_gps: bool = False
+) -> Photos:
+    """Read the EXIF of all images of a folder.
+
+    Args:
+        folder: Images, in sub-folders as well.
+        zone: UTM zone to project to, see `project`.
+        skip_without_gps: Leave images without a position out, instead of refusing them.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or has no images.
+        ValueError: If an image cannot be read or has no position.
+    """
+    paths = list_images(folder)
+    geotags = {path: read_geotag(path) for path in tqdm(paths, desc="EXIF", unit="img")}
+    _check_positions(geotags, paths.folder, skip_without_gps)
+    geotags = {path: geotag for path, geotag in geotags.items() if geotag.has_position}
+    tags = list(geotags.values())
+    if num_magnetic := sum(tag.is_heading_magnetic for tag in tags):
+        _log.warning(
+            f"The headings of {num_magnetic:,} images are from magnetic north and are kept so"
+        )
+    unknown, empty = np.full(len(tags), np.nan), [""] * len(tags)
+    return Photos(
+        files=list(geotags),
+        positions=project(
+            np.array([tag.latitude_deg for tag in tags]),
+            np.array([tag.longitude_deg for tag in tags]),
+            zone,
+        ),
+        heading_deg=np.array([tag.heading_deg for tag in tags]),
+        pitch_deg=unknown,
+        roll_deg=unknown,
+        height_m=np.array([tag.height_m for tag in tags]),
+        pano_ids=empty,
+        timestamps=[tag.timestamp for tag in tags],
+        notes=empty,
+    )
+
+
+def read_geotag(path: str | os.PathLike) -> Geotag:
+    """Read position, direction, altitude and time out of the EXIF of one image.
+
+    Raises:
+        ValueError: If the file is no image that can be read.
+    """
+    with (
+        errors_naming(path),
+        open_file(path) as file,
+        Image.open(file, formats=FORMATS) as image,
+    ):
+        exif = image.getexif()
+        gps, details = exif.get_ifd(ExifTags.IFD.GPSInfo), exif.get_ifd(ExifTags.IFD.Exif)
+    below_sea = gps.get(_GPS.GPSAltitudeRef) in (1, b"\x01")
+    return Geotag(
+        latitude_deg=_degrees(gps, _GPS.GPSLatitude, {"N": 1, "S": -1}),
+        longitude_deg=_degrees(gps, _GPS.GPSLongitude, {"E": 1, "W": -1}),
+        heading_deg=_number(gps.get(_GPS.GPSImgDirection)),
+        is_heading_magnetic=_text(gps.get(_GPS.GPSImgDirectionRef)) == "M",
+        height_m=_number(gps.get(_GPS.GPSAltitude)) * (-1 if below_sea else 1),
+        timestamp=_timestamp(_text(details.get(ExifTags.Base.DateTimeOriginal))),
+    )
+
+
+def _degrees(gps: dict, tag: int, signs: dict[str, int]) -> float:
+    """Return an angle given as degrees, minutes and seconds; the side stands in the tag before."""
+    value = gps.get(tag) or math.nan
+    parts = value if isinstance(value, tuple) else (value,)
+    sign = signs.get(_text(gps.get(tag - 1)).upper(), math.nan)
+    return sign * sum(_number(part) / 60**power for power, part in enumerate(parts))
+
+
+def _number(value: object) -> float:
+    """Return a number of EXIF, NaN if it is none; 0/0 stands for not known."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    return value.strip("\0 ") if isinstance(value, str) else ""
+
+
+def _timestamp(text: str) -> str:
+    try:
+        return format_timestamp(text)
+    except ValueError:  # the clock of the camera was never set: 0000:00:00 00:00:00
+        return ""
+
+
+def _check_positions(geotags: dict[str, Geotag], folder: os.PathLike, skip: bool) -> None:
+    without = [path for path, geotag in geotags.items() if not geotag.has_position]
+    if not without:
+        return
+    listed = "".join(f"\n  {path}" for path in without[:_NUM_SHOWN])
+    if len(without) > _NUM_SHOWN:
+        listed += f"\n  and {len(without) - _NUM_SHOWN:,} more"
+    message = f"{len(without):,} of {len(geotags):,} images of {folder} have no GPS position"
+    if len(without) == len(geotags):
+        raise ValueError(f"{message}:{listed}")
+    if not skip:
+        raise ValueError(
+            f"{message}; nothing was written. Leave them out with --skip_without_gps:{listed}"
+        )
+    _log.warning(f"{message} and are left out:{listed}")

@@ -1,0 +1,211 @@
+"""Cut 360-degree panoramas into crops as SF-XL does.
+
+Headings are degrees clockwise from north: 90 is east, and x grows clockwise. That of a panorama is
+the heading of its centre, that of a crop the heading of its leftmost column. The crops of every
+panorama point the same ways, 0, 30, ..., 330 degrees, whatever the heading of the panorama; those
+that lie across its edge are put together of both ends. Nothing is undistorted.
+
+A crop is a square of 512 of 3328 pixels of the width, 55 degrees. Of a panorama twice as wide as
+high, which shows the whole sphere, SF-XL leaves out 512 of 1664 rows above and 640 below: the rows
+that remain have their middle at 768 of 1664. Any other shape is taken for a strip that is cut
+already, and the rows around its middle are used.
+"""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from datasets.image_paths import ImageName, ImagePaths, format_image_name, parse_image_name
+from datasets.images import open_image
+from datasets.name_fields import read_numbers
+from tools.convert.output import written_folder
+
+SF_XL_WIDTH_PX, SF_XL_CROP_PX = 3328, 512
+_SPHERE_MIDDLE = 768 / 1664  # of the height: the middle of the rows that SF-XL keeps
+_SPHERE_TOLERANCE = 0.01  # of the ratio of width to height, which is 2
+_JPEG_QUALITY = 95
+_PANORAMAS_PER_TASK = 8
+
+
+@dataclass(frozen=True)
+class CropParams:
+    """How a panorama is cut; the defaults are those of SF-XL."""
+
+    crops_per_panorama: int = 12
+    crop_width_share: float = SF_XL_CROP_PX / SF_XL_WIDTH_PX  # of the width, that is of 360 degrees
+    crop_size_px: int = (
+        SF_XL_CROP_PX  # side of a written crop; cut crops of other sizes are resized
+    )
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 1 <= self.crops_per_panorama <= 360:
+            raise ValueError(f"--crops_per_panorama is 1 to 360, not {self.crops_per_panorama}")
+        if not 0 < self.crop_width_share <= 1:
+            raise ValueError(
+                f"--crop_width_share is above 0 and at most 1, not {self.crop_width_share}"
+            )
+        if self.crop_size_px < 1:
+            raise ValueError(f"--crop_size_px is at least 1, not {self.crop_size_px}")
+
+    @property
+    def headings_deg(self) -> list[int]:
+        """Headings of the crops: whole degrees from 0 on, equally far apart but for rounding."""
+        return [round(360 / self.crops_per_panorama * k) for k in range(self.crops_per_panorama)]
+
+
+def crop_panoramas(
+    paths: ImagePaths,
+    folder: Path,
+    params: CropParams,
+    jobs: int = 1,
+    skip_unreadable: bool = False,
+) -> list[str]:
+    """Write the crops of panoramas below a folder, in the sub-folders of the panoramas.
+
+    Args:
+        paths: Panoramas with '@' names that have a heading.
+        folder: Absolute; must be empty or not there; it appears only when it is complete.
+        params: How they are cut.
+        jobs: Number of processes.
+        skip_unreadable: Leave panoramas out that cannot be read or cut, instead of stopping.
+
+    Returns:
+        Why panoramas were left out, one sentence each.
+
+    Raises:
+        FileExistsError: If the folder is not free.
+        ValueError: If names lack UTM or heading, if two panoramas would have crops of the same
+            names, or if a panorama cannot be read or is too low for its crops.
+    """
+    read_numbers(paths, ("UTM east", "UTM north", "heading"))  # names all bad ones at once
+    targets = [_target(paths.name(number)) for number in range(len(paths))]
+    _check_different(paths, targets, params)
+    with written_folder(folder) as temporary:
+        for subfolder in {subfolder for subfolder, _ in targets}:
+            (temporary / subfolder).mkdir(parents=True, exist_ok=True)
+        tasks = [
+            (path, temporary / subfolder, fields)
+            for path, (subfolder, fields) in zip(paths, targets, strict=True)
+        ]
+        problems = []
+        for problem in tqdm(
+            _crop_all(tasks, params, jobs), desc="Panoramas", total=len(tasks), unit="pano"
+        ):
+            if problem and not skip_unreadable:
+                raise ValueError(f"{problem}; nothing was written")
+            problems += [problem] if problem else []
+        if len(problems) == len(tasks):
+            raise ValueError(f"No panorama could be cut, nothing was written: {problems[0]}")
+    return problems
+
+
+def cut_crops(panorama: np.ndarray, heading_deg: float, params: CropParams) -> list[np.ndarray]:
+    """Cut a panorama into square crops, not resized.
+
+    Args:
+        panorama: [H, W, 3].
+        heading_deg: Heading of its centre.
+        params: How many crops, and how wide.
+
+    Returns:
+        One crop [side, side, 3] per heading of `params`; side is a share of W.
+
+    Raises:
+        ValueError: If the panorama is lower than a crop, or its rows do not suffice.
+    """
+    height, width = panorama.shape[:2]
+    top, side = find_rows(width, height, params.crop_width_share)
+    strip = panorama[top : top + side]
+    crops = []
+    for crop_heading_deg in params.headings_deg:
+        first = round(((crop_heading_deg - heading_deg) / 360 + 0.5) * width)
+        crops.append(strip.take(np.arange(first, first + side), axis=1, mode="wrap"))
+    return crops
+
+
+def find_rows(width: int, height: int, crop_width_share: float) -> tuple[int, int]:
+    """Return the first row and the number of rows of the crops of a panorama, pixels.
+
+    Raises:
+        ValueError: If the panorama does not have these rows.
+    """
+    side = max(round(width * crop_width_share), 1)
+    if side == height + 1:  # rounding of a strip that was scaled
+        side = height
+    is_sphere = abs(width / height - 2) < _SPHERE_TOLERANCE * 2
+    middle = height * (_SPHERE_MIDDLE if is_sphere else 0.5)
+    top = round(middle - side / 2)
+    if top < 0 or top + side > height:
+        raise ValueError(
+            f"it is {width} x {height} pixels, but crops of {side} x {side} need rows {top} to "
+            f"{top + side}: lower --crop_width_share"
+        )
+    return top, side
+
+
+def _target(name: str) -> tuple[str, ImageName]:
+    """Return the sub-folder of a panorama and the fields of its crops."""
+    subfolder = os.path.dirname(name)
+    if os.path.isabs(subfolder) or ".." in Path(subfolder).parts:  # the list names files elsewhere
+        subfolder = ""
+    fields = parse_image_name(name)
+    return subfolder, replace(fields, extension=fields.extension.lower())
+
+
+def _check_different(
+    paths: ImagePaths, targets: Sequence[tuple[str, ImageName]], params: CropParams
+) -> None:
+    """Refuse panoramas whose crops would overwrite each other."""
+    names = [
+        os.path.join(subfolder, format_image_name(replace(fields, heading_deg=0, tile_num="")))
+        for subfolder, fields in targets
+    ]
+    counts = Counter(name.casefold() for name in names)
+    clashes = [number for number, name in enumerate(names) if counts[name.casefold()] > 1]
+    if clashes:
+        raise ValueError(
+            f"{len(clashes):,} panoramas of {paths.folder} differ from others only in heading or "
+            "tile_num, so that their crops would have the same names: give each a pano_id of its "
+            "own. For example " + " and ".join(paths[number] for number in clashes[:3])
+        )
+
+
+def _crop_all(
+    tasks: Sequence[tuple[str, Path, ImageName]], params: CropParams, jobs: int
+) -> Iterator[str | None]:
+    """Yield, in order, what is wrong with each panorama; None once its crops are written."""
+    crop_one = partial(_crop_one, params=params)
+    if jobs == 1:
+        yield from map(crop_one, tasks)
+        return
+    ignore_interrupts = (signal.SIGINT, signal.SIG_IGN)  # the pool is told to stop by this process
+    pool = ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=ignore_interrupts)
+    try:
+        yield from pool.map(crop_one, tasks, chunksize=_PANORAMAS_PER_TASK)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _crop_one(task: tuple[str, Path, ImageName], params: CropParams) -> str | None:
+    path, folder, fields = task
+    try:
+        crops = cut_crops(np.asarray(open_image(path)), fields.heading_deg, params)
+    except (FileNotFoundError, ValueError) as error:
+        return f"{path} cannot be cut: {error}"
+    for number, (heading_deg, crop) in enumerate(zip(params.headings_deg, crops, strict=True)):
+        name = replace(fields, heading_deg=heading_deg, tile_num=f"{number:02d}")
+        image = Image.fromarray(crop)
+        if image.width != params.crop_size_px:
+            image = image.resize((params.crop_size_px,) * 2, Image.Resampling.LANCZOS)
+        image.save(folder / format_image_name(name), quality=_JPEG_QUALITY)
+    return None
