@@ -1,31 +1,84 @@
-"""What the entry points share: logging, seeds, devices, processes, exits."""
+"""What the entry points share: exits, processes, logs, atomic writes, locks, devices.
+
+Imports nothing of this project.
+"""
 
 import argparse
 import contextlib
 import dataclasses
 import datetime
 import errno
+import hashlib
 import json
 import logging
 import os
+import signal
+import subprocess
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from filelock import FileLock, Timeout
 
-from runs.failures import DISK_IS_FULL, Stopped, describe_failure, describe_place
-from runs.log_streams import ConsoleClosed, LogFile, LogStream
-
+VERSION = "0.1.0"
 T = TypeVar("T")
 _NOISY_LOGGERS = (
     *("PIL", "matplotlib", "fontTools", "faiss", "tensorboard", "urllib3"),
     *("numba", "filelock"),
 )
 LONGEST_WAIT = datetime.timedelta(hours=2)  # for the main process; torchrun ends it if one dies
+_DISK_IS_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+_USER_ERRORS = (ValueError, OSError)  # bad data, missing files: their text is a sentence
+
+_SMALLER = "lower --batch_size, --infer_batch_size or --num_workers"
+_REMEDIES = {  # parts of messages whose errors have no type of their own; the first match counts
+    ("shared memory", "Bus error", "bus error", "</torch_"): (
+        "The loader processes have too little shared memory: enlarge /dev/shm "
+        "(docker run --shm-size=8g) or lower --num_workers"
+    ),
+    ("killed by signal: Killed", "exited unexpectedly"): (
+        f"A loader process was killed, most likely as the memory was full: {_SMALLER}"
+    ),
+    ("OutOfMemoryError", "out of memory", "STATUS_ALLOC_FAILED"): (
+        "The memory of the GPU is full: lower --batch_size or --infer_batch_size"
+    ),
+    ("deterministic implementation", "CUBLAS_WORKSPACE_CONFIG"): (
+        "This training has an operation that is not deterministic on this device: leave out "
+        "--deterministic, or freeze the layers that need it"
+    ),
+    ("MemoryError", "allocate memory", "bad_alloc"): f"The memory is full: {_SMALLER}",
+}
+
+
+class Stopped(BaseException):  # no Exception, so that libraries do not handle it as an error
+    """A signal asked the run to stop, and the run stopped in good order."""
+
+    def __init__(self, signal_number: int, message: str = "", can_continue: bool = True) -> None:
+        """Save how the process ends.
+
+        Args:
+            signal_number: SIGTERM or SIGINT.
+            message: How to continue.
+            can_continue: Whether the same command, or the one in the message, continues where this
+                one stopped.
+        """
+        super().__init__(message or f"Stopped by {signal.Signals(signal_number).name}")
+        self.signal_number, self.can_continue = signal_number, can_continue
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of the process; SIGTERM is no failure if nothing is lost."""
+        return 130 if self.signal_number == signal.SIGINT else int(not self.can_continue)
+
+
+class ConsoleClosed(BrokenPipeError):
+    """The reader of the output has gone, as `head` does when it has enough."""
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -71,11 +124,44 @@ def _log_error(error: Exception) -> None:
         traceback.print_exc()
         files = [one.baseFilename for one in logging.getLogger().handlers if _takes_all(one)]
         log = f"; the whole log is in {files[0]}" if files else ""
-        logging.error(f"Unexpected error{whose}: {describe_place(error)}{log}")
+        logging.error(f"Unexpected error{whose}: {_describe_place(error)}{log}")
 
 
 def _takes_all(handler: logging.Handler) -> bool:
     return isinstance(handler, LogFile) and handler.level == logging.DEBUG
+
+
+def describe_failure(error: Exception) -> str:
+    """Return a sentence on an error that the user can do something about, else an empty text."""
+    if isinstance(error, _USER_ERRORS) and getattr(error, "errno", None) != errno.ENOMEM:
+        return _describe_user_error(error)
+    text = f"{type(error).__name__}: {error}"
+    for signs, remedy in _REMEDIES.items():
+        if any(sign in text for sign in signs):
+            return f"{remedy} ({text.splitlines()[0]})"
+    return ""
+
+
+def _describe_user_error(error: Exception) -> str:
+    """Return the text of an error; for those of the operating system, the file and the reason."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return _without_worker_traceback(str(error), type(error).__name__)
+    file = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    remedy = "; free some space, or write to another disk" * (error.errno in _DISK_IS_FULL)
+    return f"{file}{error.strerror}{remedy}"
+
+
+def _without_worker_traceback(message: str, kind: str) -> str:
+    """Cut the traceback that a loader process puts before the message of its error."""
+    marker = f"{kind}: "
+    return message.rsplit(marker, 1)[-1].strip() if "Original Traceback" in message else message
+
+
+def _describe_place(error: Exception) -> str:
+    """Return an unexpected error in one line: its kind, its message and where it was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{os.path.basename(place.filename)}, line {place.lineno}, in {place.name}"
+    return f"{type(error).__name__}: {error} ({where})"
 
 
 def rank() -> int:
@@ -135,6 +221,33 @@ def usage_errors() -> Iterator[None]:
     except ValueError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(2)
+
+
+class LogStream(logging.StreamHandler):
+    """The console. It may be closed, or a file on a full disk; the run continues without it."""
+
+    has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, the name of logging
+        """Warn once that lines are lost, instead of a traceback for each.
+
+        Raises:
+            ConsoleClosed: If the reader of stdout has gone.
+        """
+        error = sys.exc_info()[1]
+        if isinstance(error, BrokenPipeError) and self.stream is sys.stdout:
+            raise ConsoleClosed from None
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.has_failed:
+            self.has_failed = True
+            name = getattr(self.stream, "name", "The console")
+            with contextlib.suppress(OSError):
+                sys.stderr.write(f"{name} cannot be written, continuing: {error.strerror}\n")
+
+
+class LogFile(LogStream, logging.FileHandler):
+    """A log file, on a disk that may be full or vanish."""
 
 
 def setup_logging(folder: Path | None = None) -> None:
@@ -224,7 +337,7 @@ def _explain_write_error(error: OSError, temporary: Path, path: Path) -> OSError
     ours = ("None", str(temporary), str(path.parent))
     if error.errno is None or str(error.filename) not in ours:
         return error
-    if error.errno in DISK_IS_FULL:
+    if error.errno in _DISK_IS_FULL:
         return OSError(
             f"There is no space left to write {path} ({error.strerror}): free some, or write to "
             "another disk"
@@ -245,6 +358,35 @@ def write_json(content: Any, path: Path) -> None:
     text = json.dumps(content, indent=2) + "\n"
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def file_lock(file: Path, timeout_s: float = -1) -> Iterator[None]:
+    """Hold a lock that ends with its process; warn where the disk has no locks.
+
+    Args:
+        file: The lock, in an existing folder. The file stays.
+        timeout_s: Seconds to wait for another process; negative: without end.
+
+    Raises:
+        TimeoutError: If another process still holds it.
+        OSError: If the file cannot be made.
+    """
+    lock = FileLock(file)
+    try:
+        with warnings.catch_warnings():  # filelock warns before it replaces locks of the system by
+            warnings.filterwarnings("error", "flock not supported")  # files, which outlive a kill
+            lock.acquire(timeout=timeout_s)
+    except Timeout:
+        raise TimeoutError(f"Another process holds {file}") from None
+    except (OSError, UserWarning, NotImplementedError) as error:  # the last: filelock before 3.24
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        logging.warning(f"The disk of {file.parent} has no locks: let one run at a time use it")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def seed_everything(seed: int, is_deterministic: bool = False) -> None:
@@ -289,3 +431,27 @@ def _own_cuda_device() -> torch.device:
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def code_version() -> str:
+    """Return the version of this code, with the git commit if it is a checkout of its own."""
+    folder = Path(__file__).resolve().parent
+    if not (folder / ".git").exists():
+        return VERSION
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        commit = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return VERSION
+    return f"{VERSION}+{commit}"

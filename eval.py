@@ -41,10 +41,8 @@ from model.network import choose_resize
 from parser import parse_arguments
 from reports.pictures import save_pictures
 from reports.report import write_report
-from runs.environment import record_start
 from runs.folders import run_folder
-from runs.memory import peak_memory
-from runs.provenance import describe_software
+from runs.provenance import describe_software, peak_memory, record_start
 from runs.signals import StopSignals
 
 UNTRAINED = {"backbone": "ResNet18"}  # unless flags say

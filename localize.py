@@ -44,9 +44,8 @@ from reports.places import (
     write_geojson,
     write_places,
 )
-from runs.environment import record_start
 from runs.folders import run_folder
-from runs.provenance import describe_software
+from runs.provenance import describe_software, record_start
 from runs.signals import StopSignals
 
 

@@ -29,12 +29,11 @@ from evaluation.results import NUM_RANKED, write_results
 from evaluation.tables import format_result
 from model.checkpoints import load_network
 from model.inference import optimize
+from model.loading import describe_model
 from parser import parse_arguments
 from reports.pictures import save_pictures
-from runs.environment import record_start
 from runs.folders import locked, run_folder
-from runs.memory import peak_memory
-from runs.provenance import describe_model, describe_software
+from runs.provenance import describe_software, peak_memory, record_start
 from runs.signals import StopSignals
 from training.batches import batches_on_device, make_loader
 from training.keeper import BEST, Keeper

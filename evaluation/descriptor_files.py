@@ -17,7 +17,6 @@ from evaluation.descriptors import Extraction, extraction_of, require_some
 from evaluation.partial_file import PartialFile
 from evaluation.rows import MemoryRows, Rows, gather_facts
 from evaluation.views import View
-from runs.locks import held
 
 _log = logging.getLogger(__name__)
 _SAYS_AFTER_S = 1
@@ -154,18 +153,20 @@ def _can_be_taken_up(stem: Path) -> bool:
 @contextlib.contextmanager
 def _making(stem: Path) -> Iterator[None]:
     """Wait until no other evaluation makes these descriptors, and let none do so."""
-    has_said = False
-
-    def while_waiting(waited_s: float) -> None:
-        nonlocal has_said
-        if commons.num_ranks() > 1 and waited_s > 0.9 * commons.LONGEST_WAIT.total_seconds():
-            raise TimeoutError(f"Another evaluation still makes {_file(stem, 'npy')}: wait for it")
-        if waited_s > _SAYS_AFTER_S and not has_said:
-            _log.info(f"Waiting for another evaluation, which makes {_file(stem, 'npy')}")
-            has_said = True
-
     lock = _file(stem, "lock")
-    with held(lock, while_waiting):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(commons.file_lock(lock, _SAYS_AFTER_S))
+        except TimeoutError:
+            _log.info(f"Waiting for another evaluation, which makes {_file(stem, 'npy')}")
+            is_alone = commons.num_ranks() == 1
+            longest_s = -1 if is_alone else 0.9 * commons.LONGEST_WAIT.total_seconds()
+            try:
+                stack.enter_context(commons.file_lock(lock, longest_s))
+            except TimeoutError:
+                raise TimeoutError(
+                    f"Another evaluation still makes {_file(stem, 'npy')}: wait for it"
+                ) from None
         yield
     if _is_whole(stem):  # nobody needs it any more
         with contextlib.suppress(OSError):

@@ -26,7 +26,6 @@ from model.checkpoints import load_network
 from model.exported import load_onnx, load_torchscript, require_packages
 from model.network import IMAGE_SIZE, GeoLocalizationNet
 from model.transformer import Transformer
-from runs.provenance import code_version, describe_model
 
 TOLERANCE = 1e-5  # between the numbers of two descriptors, whose length is 1
 METADATA_FILE = "metadata.json"  # inside a TorchScript file; in ONNX each entry is a property
@@ -189,8 +188,8 @@ def _describe(network: GeoLocalizationNet, checkpoint: str | os.PathLike) -> dic
         "std": IMAGENET_STD,
         "output": f"descriptors, float32 [B, {network.out_dim}], of length 1",
         "checkpoint": os.path.basename(checkpoint),
-        "checkpoint_sha256": describe_model(checkpoint)["model_sha256"],
-        "code_version": code_version(),
+        "checkpoint_sha256": commons.sha256_of(checkpoint),
+        "code_version": commons.code_version(),
         "torch": str(torch.__version__),
     }
 

@@ -1,18 +1,18 @@
 """The model that a command line names, and what identifies it in results."""
 
-import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+import commons
 from model.any_model import describe_any_model, load_any_model, parse_model_spec
 from model.checkpoints import network_of
 from model.files import read_checkpoint
 from model.landmarks import is_landmark_checkpoint, landmark_network_of
-from runs.provenance import describe_model
 
 
 def load_model(checkpoint: str | None, spec: str | None) -> tuple[nn.Module, dict[str, Any]]:
@@ -34,6 +34,12 @@ def load_model(checkpoint: str | None, spec: str | None) -> tuple[nn.Module, dic
     make = landmark_network_of if is_landmark_checkpoint(content) else network_of
     network = make(content, checkpoint).eval()
     return network, describe_model(checkpoint) | network.architecture
+
+
+def describe_model(file: str | os.PathLike) -> dict[str, str]:
+    """Return the name of a model, its file and the file's SHA-256."""
+    path = os.fspath(file)
+    return {"model": path, "model_file": path, "model_sha256": commons.sha256_of(file)}
 
 
 def identify(facts: Mapping[str, Any]) -> str:
@@ -58,4 +64,4 @@ def _describe_code(spec: str) -> dict[str, str]:
     file = Path(parse_model_spec(spec).source).expanduser()
     if file.suffix != ".py" or not file.is_file():
         return {}
-    return {"code_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    return {"code_sha256": commons.sha256_of(file)}

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import commons
 from datasets.catalog import TRAIN_SETS, find_test_set, find_train_folder
 from paper.sources import Absent, Released, Source, Trained
 from parser import parse_arguments
 from reports.runs import find_sets, read_results
-from runs.provenance import describe_model
 from training.resuming import NO_INFLUENCE
 
 _PLAIN = (  # flags that must be as they are by default: the paper's protocol
@@ -229,4 +229,4 @@ def _read_lines(file: Path) -> list[str]:
 @functools.cache
 def _sha256(path: Path, mtime_ns: int) -> str:
     """Return the SHA-256 of a file, read once as long as it does not change."""
-    return describe_model(path)["model_sha256"]
+    return commons.sha256_of(path)

@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from runs.failures import Stopped
+import commons
 
 
 def run_script(command: Sequence[object], stderr: IO[str], env: Mapping[str, str]) -> int:
@@ -23,7 +23,7 @@ def run_script(command: Sequence[object], stderr: IO[str], env: Mapping[str, str
     )
     try:
         return process.wait()
-    except Stopped:
+    except commons.Stopped:
         process.terminate()
         process.wait()
         raise

@@ -1,5 +1,1 @@
-"""What surrounds the work of a run: its folder, what it ran on, its log, how it may fail.
-
-`failures` and `log_streams` are used by `commons` and import nothing of the project; the others use
-`commons`.
-"""
+"""The folder of a run, its provenance and the signals that stop it; uses `commons` alone."""

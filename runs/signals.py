@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, as Ctrl-C and clusters send them."""
+"""Signals that ask a run to stop, from Ctrl-C or a cluster."""
 
 import contextlib
 import logging
@@ -14,23 +14,22 @@ import torch
 import torch.distributed as dist
 
 import commons
-from runs.failures import Stopped
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_SAME_WISH_S = 1.0  # clusters and shells may signal a process by itself and by its group
+_DEBOUNCE_S = 1.0  # torchrun, clusters and shells may send one stop to a process twice
 
 
 class StopSignals:
-    """Within its context, SIGTERM and SIGINT raise `Stopped`; while `postponed`, `received` tells.
+    """Within its context, SIGTERM and SIGINT raise `Stopped`, or wait while `postponed`.
 
-    A second signal, a second later or more, is not postponed.
+    A second signal, one second later or more, is not postponed.
     """
 
     def __init__(self, how_to_go_on: str, can_continue: bool) -> None:
-        """Wait for no signal yet.
+        """Prepare; signals are handled within the context.
 
         Args:
-            how_to_go_on: A sentence for the user. May be changed meanwhile.
+            how_to_go_on: A sentence for the user. May change during the run.
             can_continue: See `Stopped`.
         """
         self.how_to_go_on, self._can_continue = how_to_go_on, can_continue
@@ -39,7 +38,7 @@ class StopSignals:
         self._is_postponed = False
 
     def __enter__(self) -> "StopSignals":
-        """Take over the signals, if this is the thread that Python lets do so."""
+        """Handle the signals, if this is the main thread: Python allows no other."""
         is_main = threading.current_thread() is threading.main_thread()
         self._before = {
             number: signal.signal(number, self._handle) for number in _SIGNALS if is_main
@@ -52,7 +51,7 @@ class StopSignals:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give the signals back; what broke as other processes ended is the stop itself."""
+        """Restore the handlers; an error that the end of other processes caused is the stop."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._received and isinstance(error, Exception) and _is_of_other_process(error):
@@ -62,7 +61,7 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a loader process, which this one ends
-        is_repeated = time.monotonic() - self._received_at_s < _SAME_WISH_S
+        is_repeated = time.monotonic() - self._received_at_s < _DEBOUNCE_S
         if is_repeated:
             return
         is_first, self._received = not self._received, number
@@ -73,7 +72,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def postponed(self) -> Iterator[None]:
-        """Let a signal wait until `received` is asked for."""
+        """Let a signal wait until `received` is called."""
         self._is_postponed = True
         try:
             yield
@@ -81,24 +80,26 @@ class StopSignals:
             self._is_postponed = False
 
     def received(self) -> int:
-        """Return the signal that any process of the job has got, 0 if none has.
+        """Return the signal that any process of the job received, 0 for none.
 
-        All processes must ask at the same point of the run.
+        All processes must call this at the same point of the run.
         """
         if commons.num_ranks() == 1:
             return self._received
-        number = torch.tensor(self._received)  # on the CPU: no GPU has to be waited for
+        number = torch.tensor(self._received)  # on the CPU: without waiting for a GPU
         dist.all_reduce(number, dist.ReduceOp.MAX)
         return int(number)
 
-    def stopped(self, number: int) -> Stopped:
-        """Return what ends the run after a signal."""
+    def stopped(self, number: int) -> commons.Stopped:
+        """Return the exception that ends the run after a signal."""
         name = signal.Signals(number).name
-        return Stopped(number, f"Stopped by {name}. {self.how_to_go_on}", self._can_continue)
+        return commons.Stopped(
+            number, f"Stopped by {name}. {self.how_to_go_on}", self._can_continue
+        )
 
 
 def _is_of_other_process(error: Exception) -> bool:
-    """Tell whether this is what a process meets when others of its job are ended by a signal."""
+    """Whether the end of other processes of the job, by a signal, causes such an error."""
     if isinstance(error, (EOFError, ConnectionError)) or commons.is_lost_connection(error):
         return True
     return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)

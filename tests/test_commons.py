@@ -14,9 +14,10 @@ import torch
 from conftest import REPOSITORY
 
 import commons
+from commons import Stopped
 from eval import main as eval_main
-from runs.failures import Stopped
-from runs.provenance import VERSION, describe_model, describe_software
+from model.loading import describe_model
+from runs.provenance import describe_software
 from train import main as train_main
 
 
@@ -164,8 +165,8 @@ def test_a_run_survives_its_log(tmp_path, capfd, monkeypatch):
     logging.info("first")
     logging.info("second")
     printed = capfd.readouterr()
-    assert printed.out == "first\nsecond\n", "the other handlers go on"
-    assert printed.err == "debug.log cannot be written, going on: No space left on device\n"
+    assert printed.out == "first\nsecond\n", "the other handlers continue"
+    assert printed.err == "debug.log cannot be written, continuing: No space left on device\n"
 
 
 def test_a_mistake_in_a_log_line_is_still_shown(capfd):
@@ -247,7 +248,7 @@ def test_models_and_software_are_described(tmp_path):
     found = describe_model(file)
     assert found["model_file"] == str(file)
     assert found["model_sha256"].startswith("ba7816bf8f01cfea")
-    assert describe_software()["code_version"].startswith(VERSION)
+    assert describe_software()["code_version"].startswith(commons.VERSION)
 
 
 def test_interrupted_writing_leaves_the_old_file(tmp_path):

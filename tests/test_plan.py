@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from paper_runs import make_sets, write_evaluation, write_training
 
+from commons import sha256_of
 from paper import plan
 from paper.estimates import evaluation_hours, training_gigabytes, training_hours
 from paper.plan import Need, RunOptions, Step, carry_out, make_steps
@@ -12,7 +13,6 @@ from paper.plan_text import describe_plan
 from paper.run_log import RunLog
 from paper.scales import MINI, PAPER
 from paper.sources import Absent, Released
-from runs.provenance import describe_model
 
 SOURCE, OTHER = PAPER.cosplace("ResNet18", 512), PAPER.cosplace("VGG16", 512)
 RECALLS = {"R@1": 50.0, "R@5": 60.0, "R@10": 70.0}
@@ -58,7 +58,7 @@ class FakeRuns:
             names = [one for one in argv if not one.startswith("--")]
             model = {"model": flags.get("model", "")}
             if "resume" in flags:
-                model = {"model_sha256": describe_model(flags["resume"])["model_sha256"]}
+                model = {"model_sha256": sha256_of(flags["resume"])}
             write_evaluation(
                 Path(flags["save_dir"]), model, dict.fromkeys(names, RECALLS), self.data
             )

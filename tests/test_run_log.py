@@ -5,10 +5,10 @@ import json
 import pytest
 from paper_runs import make_sets, write_evaluation, write_training
 
+from commons import sha256_of
 from paper.run_log import Missing, RunLog
 from paper.scales import MINI, PAPER
 from paper.sources import Absent, Released
-from runs.provenance import describe_model
 
 SOURCE = PAPER.cosplace("ResNet18", 512)
 PITTS = "pitts30k"
@@ -40,7 +40,7 @@ def recalls_of(log, source, seed, dataset):
 
 
 def sha256(folder):
-    return {"model_sha256": describe_model(folder / "best_model.pth")["model_sha256"]}
+    return {"model_sha256": sha256_of(folder / "best_model.pth")}
 
 
 def test_a_training_is_found_by_its_flags_wherever_it_is(logs, data):

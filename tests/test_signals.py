@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import runs.signals
-from runs.failures import Stopped
+from commons import Stopped
 from runs.signals import StopSignals
 
 BOTH = [signal.SIGTERM, signal.SIGINT]
@@ -15,7 +15,7 @@ BOTH = [signal.SIGTERM, signal.SIGINT]
 @pytest.fixture
 def a_second_later(monkeypatch):
     """Let every signal be a wish of its own."""
-    monkeypatch.setattr(runs.signals, "_SAME_WISH_S", 0)
+    monkeypatch.setattr(runs.signals, "_DEBOUNCE_S", 0)
 
 
 @pytest.mark.parametrize("number", BOTH)

@@ -94,7 +94,7 @@ def test_the_same_command_continues_with_kept_descriptors(argv, tmp_path, whole,
 @pytest.mark.parametrize(
     ("place", "call"),
     [
-        pytest.param("runs.environment:describe_start", 1, marks=long),
+        pytest.param("eval:record_start", 1, marks=long),
         pytest.param("evaluation.rows:MemoryRows.put", 3, marks=long),
         pytest.param("evaluation.results:_collect_arrays", 1, marks=long),
         ("eval:write_results", 2),
@@ -108,7 +108,7 @@ def test_without_them_the_same_command_starts_over(argv, tmp_path, whole, place,
     assert command.wait() == 0, command.stderr
     assert found_in(tmp_path / "run") == whole
     starts = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert len(starts) == (1 if "describe_start" in place else 2)
+    assert len(starts) == (1 if "record_start" in place else 2)
 
 
 def test_a_finished_evaluation_is_not_started_over(argv, tmp_path, whole):

@@ -10,10 +10,8 @@ import torch
 from conftest import REPOSITORY
 
 import commons
-from runs import environment, memory
-from runs.environment import record_start
-from runs.memory import peak_memory
-from runs.provenance import code_version
+from runs import provenance
+from runs.provenance import peak_memory, record_start
 
 CPU = torch.device("cpu")
 
@@ -38,7 +36,7 @@ def test_every_start_has_its_entry(tmp_path, monkeypatch):
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "code_version": code_version(),
+        "code_version": commons.code_version(),
         "host": platform.node(),
         "num_cores": os.cpu_count(),
         "num_processes": 1,
@@ -65,7 +63,7 @@ def test_only_the_main_process_writes(tmp_path, monkeypatch):
 
 def test_a_machine_without_nvidia_tools_has_no_driver(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert environment._driver() is None
+    assert provenance._driver() is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -82,7 +80,7 @@ def test_a_gpu_is_described(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")
 def test_the_peak_of_memory_stays_when_it_is_given_back():
     code = (
-        "import torch, numpy; from runs.memory import peak_memory; cpu = torch.device('cpu');"
+        "import torch, numpy; from runs.provenance import peak_memory; cpu = torch.device('cpu');"
         "before = peak_memory(cpu)['peak_ram_mb']; numpy.ones(400_000_000, numpy.uint8);"
         "print(peak_memory(cpu)['peak_ram_mb'] - before)"
     )
@@ -96,11 +94,11 @@ def test_systems_that_do_not_tell_are_left_out(monkeypatch):
     def no_such_file(*_, **__):
         raise FileNotFoundError
 
-    monkeypatch.setattr(memory.Path, "read_text", no_such_file)
-    if memory.resource is not None:
+    monkeypatch.setattr(provenance.Path, "read_text", no_such_file)
+    if provenance.resource is not None:
         linux = peak_memory(CPU)["peak_ram_mb"]
         assert linux > 50
         monkeypatch.setattr(sys, "platform", "darwin")
         assert peak_memory(CPU)["peak_ram_mb"] == pytest.approx(linux / 1024, abs=0.2)
-    monkeypatch.setattr(memory, "resource", None)
+    monkeypatch.setattr(provenance, "resource", None)
     assert peak_memory(CPU) == {}
