@@ -37,12 +37,18 @@ test-faults: .venv/installed .venv/installed_for_tests
 bench: .venv/installed .venv/installed_for_tests
 	$(BIN)/python -m benchmarks.all
 
-.venv/installed: requirements.txt
+# Installs a list of requirements in the tested versions or, where one cannot be had, in others.
+install = @echo "Installing $(1)"; $(BIN)/pip install -r $(1) -c constraints.txt || { \
+	echo "The tested versions, constraints.txt, cannot be installed here (see above):"; \
+	echo "installing the newest versions that $(1) allows."; \
+	$(BIN)/pip install -r $(1); }
+
+.venv/installed: requirements.txt constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'Python 3.10 or newer is needed: make PYTHON=python3.11 ...')"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -r requirements.txt
+	$(call install,requirements.txt)
 	touch $@
 
 .venv/installed_for_tests: tests/requirements.txt .venv/installed
-	$(BIN)/pip install -r tests/requirements.txt
+	$(call install,tests/requirements.txt)
 	touch $@

@@ -86,11 +86,16 @@ def test_gradients_are_not_zero_and_frozen_weights_stay():
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1.0)
     network(torch.randn(2, 3, 64, 64))[:, 0].sum().backward()
     optimizer.step()
-    after = network.state_dict()
     frozen = ("backbone.tokenizer.", "backbone.positional_emb", "backbone.blocks.0.")
-    frozen += ("backbone.blocks.1.", "aggregation.1.attention.bias")  # the softmax cancels the bias
-    for key, tensor in before.items():
-        assert torch.equal(after[key], tensor) == key.startswith(frozen), key
+    frozen += ("backbone.blocks.1.",)
+    for key, tensor in network.state_dict().items():
+        change = (tensor - before[key]).abs().max()
+        if key.startswith(frozen):
+            assert change == 0, key
+        elif key == "aggregation.1.attention.bias":  # the softmax cancels it, but for rounding
+            assert change < 1e-6, key
+        else:
+            assert change > 1e-5, key
 
 
 @names

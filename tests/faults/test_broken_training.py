@@ -1,5 +1,6 @@
 """Trainings with bad numbers, bad images, damaged checkpoints, disks that are full or gone."""
 
+import contextlib
 import json
 import math
 import resource
@@ -82,9 +83,11 @@ def test_gradients_that_are_not_finite_end_the_run(tiny, monkeypatch, refused):
     assert "not finite in epoch 0, iteration 0: lower --lr" in refused(train_main, tiny, code=1)
 
 
-def test_a_scaler_skips_a_bad_step_and_the_run_goes_on(tiny, tmp_path, monkeypatch):
+def test_a_scaler_skips_a_bad_step_and_the_run_continues(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("model.precision.cpu_computes_in", lambda name: True)
-    scaler = partial(torch.amp.GradScaler, init_scale=16.0)  # low: nothing else overflows
+    # Processors round fp16 in different ways, and overflow at different steps: compute in 32 bits.
+    monkeypatch.setattr("torch.autocast", lambda *_, **__: contextlib.nullcontext())
+    scaler = partial(torch.amp.GradScaler, init_scale=16.0)
     monkeypatch.setattr("torch.amp.GradScaler", scaler)
     break_iterations(monkeypatch, {1, 6}, math.inf)
     train_main([*tiny, "--use_amp16"])
