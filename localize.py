@@ -35,7 +35,7 @@ from model.any_model import parse_model_spec
 from model.inference import optimize
 from model.loading import identify, load_model
 from model.network import choose_resize
-from reports.place_map import MapPhoto, MapPoint, draw_place_map, make_thumbnail
+from reports.maps import MapPhoto, MapPoint, draw_place_map, make_thumbnail
 from reports.places import (
     describe_agreement,
     format_localization,

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import matplotlib
@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
+from reports import curves
 from reports.curves import ERROR_EDGES_M, Groups
+from reports.run_files import RunArrays
 
-_RIGHT_COLOUR, _WRONG_COLOUR = "#1d8a56", "#cf4333"
+_CORRECT_COLOUR, _WRONG_COLOUR = "#1d8a56", "#cf4333"
 _BLUE, _LIGHT_BLUE = "#3566a8", "#8fb2dd"
 _LINE_COLOURS = ("#3566a8", "#d98324", "#1d8a56", "#8656a8", "#5c6670", "#b0406c")
 _SIZE_INCHES = (5.8, 3.3)
@@ -32,7 +34,8 @@ _STYLE = {
     "legend.frameon": False,
 }
 _MAX_BARS_OF_LARGE_TEXT = 12
-_styled = matplotlib.rc_context(_STYLE)  # for the time of one call
+_THRESHOLDS_M = np.arange(1, 101)
+_styled = matplotlib.rc_context(_STYLE)  # for one call
 
 
 class Chart(NamedTuple):
@@ -41,16 +44,116 @@ class Chart(NamedTuple):
     name: str  # unique on the page
     title: str
     svg: str
-    description: str  # what it says, for those who do not see it
+    description: str  # for screen readers
     caption: str = ""
+
+
+def make_charts(run: RunArrays) -> list[Chart]:
+    """Draw the charts of a run: none without labels, no errors without positions."""
+    if run.correct is None:
+        return []
+    charts_of_run = [_recall_chart(run)]
+    if not np.isnan(run.distances_m[:, 0]).all():
+        charts_of_run += [_threshold_chart(run), _error_chart(run)]
+    return charts_of_run + list(_group_charts(run))
+
+
+def _marked(run: RunArrays) -> list[int]:
+    """Return the N of the recalls in results.json, up to the number of predictions."""
+    own = [int(name.removeprefix("R@")) for name in run.results["recalls"]]
+    return [n for n in own if n <= run.distances_m.shape[1]] or [1]
+
+
+def _recall_chart(run: RunArrays) -> Chart:
+    recalls, marked, bound = curves.recall_curve(run.correct), _marked(run), None
+    caption = ""
+    if run.num_positives is not None and not run.num_positives.all():
+        bound = 100 * float((run.num_positives > 0).mean())
+        caption = f"Dotted: {bound:.1f}% of the queries have a positive in the database."
+    name = "recall-curve"
+    svg = draw_recall_curve(name, recalls, marked, bound)
+    values = ", ".join(f"R@{n} {recalls[n - 1]:.1f}" for n in sorted({*marked, len(recalls)}))
+    title = f"R@1 to R@{len(recalls)}, %"
+    return Chart(name, title, svg, f"In percent: {values}.", caption)
+
+
+def _threshold_chart(run: RunArrays) -> Chart:
+    threshold_m = run.results.get("threshold_m")
+    marked = _marked(run)
+    recalls = curves.recalls_by_threshold(run.distances_m, marked, _THRESHOLDS_M)
+    labels = [f"R@{n}" for n in marked]
+    svg = draw_recalls_by_threshold(
+        "recall-by-threshold", _THRESHOLDS_M, recalls, labels, threshold_m
+    )
+    values = "; ".join(
+        f"{metres} m: "
+        + ", ".join(
+            f"{label} {row[metres - 1]:.1f}" for label, row in zip(labels, recalls, strict=True)
+        )
+        for metres in (5, 10, 25, 50, 100)
+    )
+    caption = "Correct predictions are those within the threshold, by the positions."
+    if threshold_m is None:
+        caption += " The recalls of this run use other labels instead."
+    title = "Recall by distance threshold, metres"
+    return Chart("recall-by-threshold", title, svg, f"In percent, {values}.", caption)
+
+
+def _error_chart(run: RunArrays) -> Chart:
+    errors_m = run.distances_m[:, 0]
+    total = curves.count_errors(errors_m)
+    correct = curves.count_errors(errors_m[run.correct[:, 0]])
+    svg = draw_errors("errors", correct, total - correct)
+    known = errors_m[~np.isnan(errors_m)]
+    median_m = np.quantile(known, 0.5, method="inverted_cdf")  # an observed error, or inf
+    caption = f"Half of the errors are at most {median_m:.1f} m." if np.isfinite(median_m) else ""
+    if len(known) < len(errors_m):
+        caption += f" {len(errors_m) - len(known):,} queries with unknown error are left out."
+    counts = zip(ERROR_EDGES_M[1:], total[:-1].cumsum(), strict=True)
+    values = [f"up to {edge} m: {n}" for edge, n in counts]
+    description = f"Queries with errors {', '.join(values)}; all: {total.sum()}."
+    title = "Localisation error of the top-1 prediction, metres"
+    return Chart("errors", title, svg, description, caption.strip())
+
+
+def _group_charts(run: RunArrays) -> Iterator[Chart]:
+    captures, correct = run.captures, run.correct[:, 0]
+    interval = "Lines: 95% interval (Wilson)."
+    years = curves.group_by_year(captures.query_years, correct)
+    if years:
+        caption = interval + _known("The year is", years, len(correct))
+        yield _group_chart("years", "R@1 by year of the query", years, "year", caption)
+    headings = curves.group_by_heading(
+        captures.query_headings_deg, captures.first_prediction_headings_deg, correct
+    )
+    if headings:
+        caption = (
+            f"{interval} Headings are those of the data set; those of crops belong to their "
+            "leftmost column, so that crops of different widths compare only roughly."
+        ) + _known("Both headings are", headings, len(correct))
+        title = "R@1 by heading difference of query and top-1 prediction, degrees"
+        yield _group_chart("headings", title, headings, "heading difference", caption)
+
+
+def _group_chart(name: str, title: str, groups: curves.Groups, label: str, caption: str) -> Chart:
+    svg = draw_groups(name, groups, label)
+    rows = zip(groups.labels, groups.recalls, groups.num_queries, strict=True)
+    values = ", ".join(f"{text}: {recall:.1f} of {n} queries" for text, recall, n in rows)
+    return Chart(name, title, svg, f"R@1 in percent, {values}.", caption)
+
+
+def _known(what: str, groups: curves.Groups, num_queries: int) -> str:
+    """Return the number of queries with known values, if not all have one."""
+    num_known = groups.num_queries.sum()
+    return "" if num_known == num_queries else f" {what} known for {num_known:,} queries."
 
 
 @_styled
 def draw_recall_curve(
     name: str, recalls: np.ndarray, marked: Sequence[int], upper_bound: float | None
 ) -> str:
-    """Draw R@1 to R@K in percent [K], with marks at some N, and what no method can exceed."""
-    figure, axes = _axes("N, number of predictions looked at", "R@N (%)")
+    """Draw R@1 to R@K in percent [K], with marks at some N, and the upper bound of any method."""
+    figure, axes = _axes("N, number of predictions", "R@N (%)")
     values = np.arange(1, len(recalls) + 1)
     axes.plot(values, recalls, color=_BLUE, linewidth=2)
     for n in marked:
@@ -79,7 +182,7 @@ def draw_recalls_by_threshold(
     used_threshold_m: float | None,
 ) -> str:
     """Draw a line for each row of recalls in percent [len(labels), len(thresholds_m)]."""
-    figure, axes = _axes("threshold (m)", "queries found (%)")
+    figure, axes = _axes("threshold (m)", "R@N (%)")
     for number, (label, row) in enumerate(zip(labels, recalls, strict=True)):
         colour = _LINE_COLOURS[number % len(_LINE_COLOURS)]
         axes.plot(thresholds_m, row, color=colour, linewidth=2, label=label)
@@ -93,29 +196,29 @@ def draw_recalls_by_threshold(
 
 
 @_styled
-def draw_errors(name: str, right: np.ndarray, wrong: np.ndarray) -> str:
-    """Draw how many first predictions are between ERROR_EDGES_M, the wrong ones on the right ones.
+def draw_errors(name: str, correct: np.ndarray, wrong: np.ndarray) -> str:
+    """Draw a histogram of top-1 errors by ERROR_EDGES_M, wrong ones stacked on correct ones.
 
     Args:
         name: Of the chart.
-        right: Counts of right ones. int [len(ERROR_EDGES_M)], the last one beyond all edges.
-        wrong: Counts of wrong ones, likewise.
+        correct: Number of correct ones. int [len(ERROR_EDGES_M)], the last one beyond all edges.
+        wrong: Number of wrong ones, likewise.
     """
-    figure, axes = _axes("error of the first prediction (m)", "queries")
+    figure, axes = _axes("error of the top-1 prediction (m)", "queries")
     num_bins = len(ERROR_EDGES_M)
     lefts = np.arange(num_bins, dtype=float)
     lefts[-1] += 0.6  # the last bin has no upper edge and stands apart
     bars = {"width": 1, "align": "edge", "edgecolor": "w"}
-    axes.bar(lefts, right, color=_RIGHT_COLOUR, label="first prediction right", **bars)
-    axes.bar(lefts, wrong, color=_WRONG_COLOUR, label="wrong", bottom=right, **bars)
-    for left, number in zip(lefts, right + wrong, strict=True):
+    axes.bar(lefts, correct, color=_CORRECT_COLOUR, label="top-1 prediction correct", **bars)
+    axes.bar(lefts, wrong, color=_WRONG_COLOUR, label="wrong", bottom=correct, **bars)
+    for left, number in zip(lefts, correct + wrong, strict=True):
         if number:
             _write_above(axes, left + 0.5, number, f"{number:,}")
     beyond = f">{ERROR_EDGES_M[-1] // 1000} km"
     ticks = [*range(num_bins), lefts[-1] + 0.5]
     axes.set_xticks(ticks, [*map(str, ERROR_EDGES_M), beyond])
     axes.grid(False, axis="x")
-    axes.set_ylim(0, 1.1 * (right + wrong).max())
+    axes.set_ylim(0, 1.1 * (correct + wrong).max())
     axes.yaxis.get_major_locator().set_params(integer=True)
     figure.legend(loc="outside upper center", ncols=2)
     return _to_svg(figure, name)
@@ -156,7 +259,7 @@ def _write_above(axes: Axes, x: float, y: float, text: str) -> None:
 
 
 def _to_svg(figure: Figure, name: str) -> str:
-    """Return an <svg> that fills its place and shares no id with other charts of the page."""
+    """Return an <svg> that fills its container and shares no id with other charts."""
     buffer = io.StringIO()
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context({"svg.hashsalt": name}):

@@ -1,4 +1,4 @@
-"""Compare runs on the same test sets: recalls with intervals, and the queries won and lost.
+"""Compare runs on the same test sets: recalls with intervals, queries won and lost.
 
 python -m reports.compare RUN_A RUN_B
 python -m reports.compare RUN_A RUN_B RUN_C --out FOLDER    # tables and a page with pictures
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--num_pictures",
         type=int,
         default=12,
-        help="show so many of the queries won, and of those lost, on the page (default: 12)",
+        help="queries won, and queries lost, shown on the page (default: 12)",
     )
     cli.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     cli.add_argument(
@@ -69,7 +69,7 @@ def check_free(out: Path) -> None:
     """Check that a comparison can be written into a folder.
 
     Raises:
-        FileExistsError: If there is one already.
+        FileExistsError: If it holds one already.
         NotADirectoryError: If it is a file.
     """
     if out.exists() and not out.is_dir():
@@ -79,7 +79,7 @@ def check_free(out: Path) -> None:
 
 
 def compare_folders(runs: Sequence[Path], bootstrap: Bootstrap) -> list[Comparison]:
-    """Compare runs on every test set that all of them have.
+    """Compare runs on every test set that they share.
 
     Raises:
         FileNotFoundError: If a run has no results.
@@ -97,7 +97,7 @@ def compare_folders(runs: Sequence[Path], bootstrap: Bootstrap) -> list[Comparis
         held = "; ".join(
             f"{label} has {', '.join(folders)}" for label, folders in zip(labels, sets, strict=True)
         )
-        raise ValueError(f"There is no test set that all runs have: {held}")
+        raise ValueError(f"The runs have no test set in common: {held}")
     return correct_p_values(
         [
             compare_runs(name, list(map(read_run, labels, folders)), bootstrap)
@@ -107,7 +107,7 @@ def compare_folders(runs: Sequence[Path], bootstrap: Bootstrap) -> list[Comparis
 
 
 def name_runs(runs: Sequence[Path]) -> list[str]:
-    """Return names to tell runs apart: those of their folders, or else the paths as given."""
+    """Return distinct names of runs: those of their folders, or else the paths as given."""
     names = [os.path.basename(os.path.abspath(run)) for run in runs]
     return names if len(set(names)) == len(names) else list(map(str, runs))
 
@@ -119,7 +119,7 @@ def _report_left_out(labels: Sequence[str], left_out: Iterable[set[str]]) -> Non
 
 
 def format_comparisons(comparisons: Sequence[Comparison], bootstrap: Bootstrap) -> str:
-    """Return tables and sentences for the terminal, and where each run's files are."""
+    """Return tables and sentences for the terminal, and the folder of each run."""
     parts = []
     for comparison in comparisons:
         sentences = describe_comparison(comparison, count_tests(comparisons))

@@ -16,10 +16,9 @@ from reports.compare_tables import (
     tabulate,
     tabulate_sets,
 )
-from reports.comparison import Bootstrap, Comparison, Pair
-from reports.pictures import COLOURS, QUERY_COLOUR, format_metres
+from reports.comparison import Bootstrap, Comparison, RunPair
+from reports.pictures import COLOURS, QUERY_COLOUR, encode_thumbnail, format_metres
 from reports.runs import Run
-from reports.thumbnails import encode_thumbnail
 
 THUMBNAIL_PX = (380, 224)  # largest width and height; twice what is shown, for sharp screens
 _JPEG_QUALITY = 80
@@ -44,7 +43,7 @@ figure img, figure span {{ border: 4px solid; height: 112px; max-width: 190px; }
 figure img {{ object-fit: contain; display: block; margin: auto; }}
 figure span {{ display: block; width: 130px; color: #666; }}
 .query-image img, .query-image span {{ border-color: rgb{QUERY_COLOUR}; }}
-.right img, .right span {{ border-color: rgb{COLOURS["1"]}; }}
+.correct img, .correct span {{ border-color: rgb{COLOURS["1"]}; }}
 .wrong img, .wrong span {{ border-color: rgb{COLOURS["0"]}; }}
 """
 # The browser itself refuses whatever is not on the page
@@ -58,8 +57,8 @@ def make_page(
 
     Args:
         comparisons: One per test set.
-        bootstrap: How the intervals were made.
-        num_pictures: Show so many of the queries won, and of those lost, of each pair of runs.
+        bootstrap: Settings of the intervals.
+        num_pictures: Queries shown of those won, and of those lost, for each pair of runs.
 
     Returns:
         The page, and a sentence on images that cannot be shown, empty if all can.
@@ -106,16 +105,16 @@ def _html_table(table: Table) -> str:
     return "<table>" + "\n".join(f"<tr>{row}</tr>" for row in [header, *rows]) + "</table>"
 
 
-def _show_pair(pair: Pair, num_pictures: int, problems: list[str]) -> Iterator[str]:
-    """Yield the queries that only one of the two runs finds."""
+def _show_pair(pair: RunPair, num_pictures: int, problems: list[str]) -> Iterator[str]:
+    """Yield the queries that are correct at rank 1 in only one of the two runs."""
     for queries, finder in ((pair.won, pair.run), (pair.lost, pair.baseline)):
         if not queries or not num_pictures:
             continue
         other = pair.baseline if finder is pair.run else pair.run
         shown = _spread(queries, num_pictures)
-        heading = f"{finder.label} finds at rank 1, {other.label} does not: {len(queries):,}"
+        heading = f"Top-1 correct in {finder.label}, not in {other.label}: {len(queries):,} queries"
         if len(shown) < len(queries):
-            heading += f", of which {len(shown)} are here"
+            heading += f", {len(shown)} of them below"
         yield f"<h3>{_text(heading)}</h3>"
         for query in shown:
             yield _show_query(query, pair, problems)
@@ -128,7 +127,7 @@ def _spread(queries: Sequence[str], num_pictures: int) -> list[str]:
     return [queries[place] for place in places]
 
 
-def _show_query(query: str, pair: Pair, problems: list[str]) -> str:
+def _show_query(query: str, pair: RunPair, problems: list[str]) -> str:
     runs = (pair.baseline, pair.run)
     path = next(rows[0]["query"] for run in runs if (rows := run.predictions.rows.get(query)))
     tiles = _tile(path, "query-image", "query", problems)
@@ -139,7 +138,7 @@ def _show_query(query: str, pair: Pair, problems: list[str]) -> str:
 def _show_predictions(run: Run, query: str, problems: list[str]) -> str:
     tiles = []
     for row in run.predictions.rows.get(query, []):
-        kind, mark = ("right", "✓") if row["correct"] == "1" else ("wrong", "✗")
+        kind, mark = ("correct", "✓") if row["correct"] == "1" else ("wrong", "✗")
         caption = f"{mark} {format_metres(float(row['distance_m'] or 'nan'))}"
         tiles.append(_tile(row["prediction"], kind, caption, problems))
     without = "no predictions: the query could not be read, or the search found nothing for it"
@@ -148,7 +147,7 @@ def _show_predictions(run: Run, query: str, problems: list[str]) -> str:
 
 
 def _tile(path: str, kind: str, caption: str, problems: list[str]) -> str:
-    """Show an image in its frame; one that is gone leaves the frame empty."""
+    """Show an image in its frame; a missing one leaves the frame empty."""
     try:
         uri = encode_thumbnail(path, THUMBNAIL_PX, _JPEG_QUALITY)
         image = f'<img src="{uri}" alt="{_text(path)}" title="{_text(path)}">'

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.comparison import Bootstrap, Comparison, Estimate, Pair
+from reports.comparison import Bootstrap, Comparison, Estimate, RunPair
 from reports.runs import Run
 from reports.statistics import LEVEL_PERCENT
 
@@ -31,16 +31,16 @@ QUERIES_COLUMNS = (
     "set",
     "query",
     "run",
-    "right_rank",
+    "correct_rank",
     "baseline",
-    "baseline_right_rank",
+    "baseline_correct_rank",
     "outcome",
 )
-_SETTINGS = {  # row of the table: (key of results.json, how it is written)
+_SETTINGS = {  # row of the table: (key of results.json, format)
     "data set": ("dataset", "{}"),
     "queries": ("num_queries", "{:,}"),
     "database images": ("num_database", "{:,}"),
-    "right within": ("threshold_m", "{:g} m"),
+    "correct within": ("threshold_m", "{:g} m"),
     "resize": ("resize", "{}"),
     "backbone": ("backbone", "{}"),
     "dimensions": ("descriptor_dim", "{}"),
@@ -62,7 +62,7 @@ def tabulate(comparison: Comparison) -> Table:
 
 
 def _setting(result: dict[str, Any], name: str) -> str:
-    """Return one setting of a run, empty where the run did not write it."""
+    """Return one setting of a run, empty if the run has none."""
     key, template = _SETTINGS[name]
     return "" if result.get(key) is None else template.format(result[key])
 
@@ -101,20 +101,20 @@ def format_p(p_value: float) -> str:
     return f"p = {p_value:.3f}" if p_value >= 0.001 else f"p = {p_value:.1e}"
 
 
-def describe_pair(pair: Pair, num_tests: int) -> list[str]:
-    """Return what a comparison at rank 1 found, in two sentences."""
+def describe_pair(pair: RunPair, num_tests: int) -> list[str]:
+    """Return the result of a comparison at rank 1, in two sentences."""
     run, baseline = pair.run.label, pair.baseline.label
     num_won, num_lost = len(pair.won), len(pair.lost)
     if num_won + num_lost == 0:
-        return [f"{run} and {baseline} find the same queries at rank 1."]
+        return [f"{run} and {baseline} have a correct top-1 for the same queries."]
     p_value, tested = pair.p_value, format_p(pair.p_value)
     if pair.p_corrected is not None:
         p_value = pair.p_corrected
         tested += f"; corrected for {num_tests} comparisons by Holm's method {format_p(p_value)}"
     explains = "hardly explains" if p_value < 1 - LEVEL_PERCENT / 100 else "may explain"
     return [
-        f"{run} finds {_count(num_won)} at rank 1 that {baseline} does not, {baseline} finds "
-        f"{num_lost:,} that {run} does not: chance {explains} this.",
+        f"The top-1 of {_count(num_won)} is correct only in {run}, that of {num_lost:,} only in "
+        f"{baseline}: chance {explains} this.",
         f"McNemar's exact test of R@1: won {num_won:,}, lost {num_lost:,}, {tested}.",
     ]
 
@@ -124,13 +124,13 @@ def _count(num_queries: int) -> str:
 
 
 def describe_method(comparisons: Sequence[Comparison], bootstrap: Bootstrap) -> list[str]:
-    """Return how the intervals were made, if there are any, and what they take for granted."""
+    """Return how intervals and tests were made, if there are any, and what they assume."""
     if not any(run.predictions for comparison in comparisons for run in comparison.runs):
         return []
     return [
         f"In brackets: {LEVEL_PERCENT}% intervals from {bootstrap.num_resamples:,} bootstrap "
         f"resamples of the queries (seed {bootstrap.seed}), paired for differences. They and the "
-        "tests take queries as independent: for the frames of one drive they are too sure."
+        "tests assume independent queries: for the frames of one drive they are too confident."
     ]
 
 
@@ -141,7 +141,7 @@ def describe_comparison(comparison: Comparison, num_tests: int) -> list[str]:
 
 
 def describe_run(run: Run) -> str:
-    """Return what a run was made with, where that is known, and where its files are."""
+    """Return model, code, seed, as far as known, and folder of a run."""
     known = {
         "model": run.result.get("model"),
         "code": run.result.get("code_version"),
@@ -179,7 +179,7 @@ def name_comparison(comparisons: Sequence[Comparison]) -> str:
 
 
 def count_tests(comparisons: Sequence[Comparison]) -> int:
-    """Return the number of tests that were made together."""
+    """Return the number of tests made together."""
     return sum(len(comparison.pairs) for comparison in comparisons)
 
 
@@ -190,7 +190,7 @@ def _markdown_table(table: Table) -> str:
 
 
 def _escape(text: str) -> str:
-    """Keep Markdown from reading marks in names; brackets of intervals mean nothing to it."""
+    """Escape the marks of Markdown in names; brackets of intervals need none."""
     return re.sub(r"([\\`*<>|#])", r"\\\1", " ".join(text.split()))
 
 
@@ -212,7 +212,7 @@ def list_recalls(comparisons: Sequence[Comparison]) -> Iterator[list[object]]:
                 ]
 
 
-def _test_cells(pair: Pair) -> list[object]:
+def _test_cells(pair: RunPair) -> list[object]:
     return [len(pair.won), len(pair.lost), pair.p_value, pair.p_corrected]
 
 
@@ -221,7 +221,7 @@ def list_queries(comparisons: Sequence[Comparison]) -> Iterator[list[object]]:
     outcomes = {(False, True): "won", (True, False): "lost", (True, True): "both"}
     for comparison in comparisons:
         for pair in comparison.pairs:
-            for query, ranks in zip(pair.queries, pair.right_ranks, strict=False):
+            for query, ranks in zip(pair.queries, pair.correct_ranks, strict=False):
                 before, after = ("" if np.isinf(rank) else int(rank) for rank in ranks)
                 outcome = outcomes.get((before == 1, after == 1), "neither")
                 run, baseline = pair.run.label, pair.baseline.label
@@ -229,5 +229,5 @@ def list_queries(comparisons: Sequence[Comparison]) -> Iterator[list[object]]:
 
 
 def printable(text: str) -> str:
-    """Show the bytes of file names that are no UTF-8, so that any terminal or page takes them."""
+    """Escape bytes of file names that are not UTF-8, for any terminal or page."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

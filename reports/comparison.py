@@ -9,7 +9,7 @@ import numpy as np
 from reports.runs import Run
 from reports.statistics import bootstrap_intervals, holm, mcnemar
 
-_DECIDES_RIGHT = {
+_DEFINES_CORRECT = {
     "protocol": "protocols",
     "positives": "positives",
     "threshold_m": "thresholds in metres",
@@ -26,7 +26,7 @@ _HANDLING = {
 
 
 class Bootstrap(NamedTuple):
-    """How intervals are made."""
+    """Settings of the bootstrap."""
 
     num_resamples: int = 10_000
     seed: int = 0
@@ -41,27 +41,26 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pair:
+class RunPair:
     """A run against the baseline, on the same queries.
 
     Attributes:
-        baseline: The run that the other is compared with.
+        baseline: The reference.
         run: The other run.
-        queries: Those that at least one of the two has predictions for.
-        right_ranks: Rank of the first right prediction of either, inf if there is none. The rows
-            after those of `queries` are the queries that neither could read.
-            float64 [num_queries, 2].
+        queries: Those with predictions in at least one of the two.
+        correct_ranks: Rank of the first correct prediction of either run, inf if none. Rows after
+            those of `queries` are queries that neither could read. float64 [num_queries, 2].
         differences: {"R@N": recall of the run less that of the baseline}.
-        won: The queries whose first prediction is right only in the run.
-        lost: The queries whose first prediction is right only in the baseline.
+        won: The queries whose top-1 prediction is correct only in the run.
+        lost: The queries whose top-1 prediction is correct only in the baseline.
         p_value: Of McNemar's test at rank 1.
-        p_corrected: The same, corrected for the other comparisons made; None if this is the only.
+        p_corrected: The same, corrected for the other comparisons; None if this is the only one.
     """
 
     baseline: Run
     run: Run
     queries: list[str]
-    right_ranks: np.ndarray
+    correct_ranks: np.ndarray
     differences: dict[str, Estimate]
     won: list[str]
     lost: list[str]
@@ -77,14 +76,14 @@ class Comparison:
         name: Of the test set.
         runs: The runs.
         recalls: {"R@N": estimate} of each run.
-        pairs: Every other run against the first, where the two compare.
-        notes: Sentences on what does not compare, and on what differs.
+        pairs: Every other run against the first, where they are comparable.
+        notes: Sentences on runs that are not comparable, and on differences.
     """
 
     name: str
     runs: list[Run]
     recalls: list[dict[str, Estimate]]
-    pairs: list[Pair]
+    pairs: list[RunPair]
     notes: list[str]
 
 
@@ -118,15 +117,15 @@ def correct_p_values(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def find_obstacle(baseline: Run, run: Run) -> str:
-    """Return why the recalls of two runs do not compare, a sentence; empty if they do."""
-    who = f"these recalls do not compare ({baseline.label} and {run.label})."
+    """Return why the recalls of two runs are not comparable, a sentence; empty if they are."""
+    who = f"these recalls are not comparable ({baseline.label} and {run.label})."
     if baseline.result["dataset"] != run.result["dataset"]:
         return f"Different data sets: {who}"
     for key, what in (("num_queries", "queries"), ("num_database", "database images")):
         one, other = baseline.result[key], run.result[key]
         if one != other:
             return f"Different {what}, {one:,} and {other:,}: {who}"
-    for key, what in _DECIDES_RIGHT.items():
+    for key, what in _DEFINES_CORRECT.items():
         one, other = baseline.result.get(key), run.result.get(key)
         if _differ(one, other):
             return f"Different {what}, {one} and {other}: {who}"
@@ -139,7 +138,7 @@ def find_obstacle(baseline: Run, run: Run) -> str:
 
 
 def list_differences(baseline: Run, run: Run) -> list[str]:
-    """Return what differs between two runs that compare, beside their models; sentences."""
+    """Return the differences of two comparable runs beside their models, as sentences."""
     return [
         f"Beside the models, {what} differs: "
         f"{_as_text(baseline.result[key])} in {baseline.label}, "
@@ -156,7 +155,7 @@ def _as_text(value: Any) -> str:
 
 
 def _differ(one: Any, other: Any) -> bool:
-    """Older runs did not write everything; what one of them does not say does not differ."""
+    """Whether both are known and differ; older runs did not write everything."""
     return one is not None and other is not None and one != other
 
 
@@ -170,41 +169,41 @@ def _count_unread(run: Run) -> str:
 
 
 def _estimate_recalls(run: Run, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """Return {"R@N": estimate}; those for which too few predictions were kept have no interval."""
+    """Return {"R@N": estimate}; those of more predictions than were saved have no interval."""
     recalls = {name: Estimate(value) for name, value in run.result["recalls"].items()}
     if counted := run.counted_recalls:
-        ranks = _right_ranks(run, list(run.predictions.rows))
-        recalls |= _estimate_means(_found(ranks, counted), counted, bootstrap)
+        ranks = _correct_ranks(run, list(run.predictions.rows))
+        recalls |= _estimate_means(_successes(ranks, counted), counted, bootstrap)
     return recalls
 
 
-def _compare_pair(baseline: Run, run: Run, bootstrap: Bootstrap) -> Pair:
+def _compare_pair(baseline: Run, run: Run, bootstrap: Bootstrap) -> RunPair:
     queries = list(dict.fromkeys([*baseline.predictions.rows, *run.predictions.rows]))
-    ranks = np.stack([_right_ranks(one, queries) for one in (baseline, run)], axis=1)
+    ranks = np.stack([_correct_ranks(one, queries) for one in (baseline, run)], axis=1)
     shared = baseline.counted_recalls.keys() & run.counted_recalls.keys()
     counted = {name: n for name, n in baseline.counted_recalls.items() if name in shared}
-    before, after = (_found(ranks[:, side], counted) for side in (0, 1))
+    before, after = (_successes(ranks[:, side], counted) for side in (0, 1))
     differences = _estimate_means(after - before, counted, bootstrap)
-    right_before, right_after = (ranks == 1).T
-    won = [queries[index] for index in np.flatnonzero(right_after & ~right_before)]
-    lost = [queries[index] for index in np.flatnonzero(right_before & ~right_after)]
+    correct_before, correct_after = (ranks == 1).T
+    won = [queries[index] for index in np.flatnonzero(correct_after & ~correct_before)]
+    lost = [queries[index] for index in np.flatnonzero(correct_before & ~correct_after)]
     p_value = mcnemar(len(won), len(lost))
-    return Pair(baseline, run, queries, ranks, differences, won, lost, p_value)
+    return RunPair(baseline, run, queries, ranks, differences, won, lost, p_value)
 
 
-def _right_ranks(run: Run, queries: Sequence[str]) -> np.ndarray:
-    """Return ranks of first right predictions; queries that have none are inf, at the end too.
+def _correct_ranks(run: Run, queries: Sequence[str]) -> np.ndarray:
+    """Return the rank of the first correct prediction of each query, inf if none.
 
     Returns:
         float64 [num_queries]; num_queries is that of the whole set.
     """
     ranks = np.full(run.result["num_queries"], np.inf)
-    ranks[: len(queries)] = [run.predictions.right_ranks.get(query, np.inf) for query in queries]
+    ranks[: len(queries)] = [run.predictions.correct_ranks.get(query, np.inf) for query in queries]
     return ranks
 
 
-def _found(ranks: np.ndarray, counted: dict[str, int]) -> np.ndarray:
-    """Return 100 where a query is found within N, else 0. int64 [num_queries, len(counted)]."""
+def _successes(ranks: np.ndarray, counted: dict[str, int]) -> np.ndarray:
+    """Return 100 where the top-N has a correct prediction, else 0. int64 [num_queries, N's]."""
     return 100 * (ranks[:, None] <= list(counted.values())).astype(np.int64)
 
 

@@ -12,21 +12,21 @@ _Z_95 = 1.959964  # standard deviations on both sides that hold 95% of a normal 
 
 @dataclass(frozen=True)
 class Groups:
-    """How many first predictions are right in each group of queries."""
+    """Number of correct top-1 predictions in each group of queries."""
 
     labels: list[str]
-    num_right: np.ndarray  # int [num_groups]
+    num_correct: np.ndarray  # int [num_groups]
     num_queries: np.ndarray  # int [num_groups]
 
     @property
     def recalls(self) -> np.ndarray:
         """Return R@1 in percent. float64 [num_groups]."""
-        return 100 * self.num_right / self.num_queries
+        return 100 * self.num_correct / self.num_queries
 
     @property
     def interval(self) -> np.ndarray:
-        """Return ends of Wilson's 95% interval of R@1 in percent. float64 [2, num_groups]."""
-        n, share, z2 = self.num_queries, self.num_right / self.num_queries, _Z_95**2
+        """Return the ends of Wilson's 95% interval of R@1 in percent. float64 [2, num_groups]."""
+        n, share, z2 = self.num_queries, self.num_correct / self.num_queries, _Z_95**2
         centre = (share + z2 / (2 * n)) / (1 + z2 / n)
         half = _Z_95 * np.sqrt(share * (1 - share) / n + z2 / (4 * n**2)) / (1 + z2 / n)
         return 100 * np.stack([centre - half, centre + half])
@@ -36,7 +36,7 @@ def recall_curve(correct: np.ndarray) -> np.ndarray:
     """Return R@1, R@2, ... R@K in percent.
 
     Args:
-        correct: Which predictions are right, nearest first. bool [num_queries, K].
+        correct: Which predictions are correct, nearest first. bool [num_queries, K].
     """
     return 100 * np.logical_or.accumulate(correct, axis=1).mean(axis=0)
 
@@ -44,7 +44,7 @@ def recall_curve(correct: np.ndarray) -> np.ndarray:
 def recalls_by_threshold(
     distances_m: np.ndarray, recall_values: Sequence[int], thresholds_m: Sequence[float]
 ) -> np.ndarray:
-    """Return R@N for each threshold: a prediction is right up to so many metres, inclusive.
+    """Return R@N for each threshold: predictions within it, inclusive, are correct.
 
     Args:
         distances_m: From queries to predictions, nearest descriptor first; NaN counts as far.
@@ -75,29 +75,29 @@ def count_errors(errors_m: np.ndarray) -> np.ndarray:
     return np.bincount(bins, minlength=len(ERROR_EDGES_M))
 
 
-def group_by_year(years: np.ndarray, right: np.ndarray) -> Groups | None:
-    """Group queries by year; None if not two years are told.
+def group_by_year(years: np.ndarray, correct: np.ndarray) -> Groups | None:
+    """Group queries by year; None if fewer than two years are known.
 
     Args:
-        years: Of the queries, 0 is not known. int [num_queries].
-        right: Which first predictions are right. bool [num_queries].
+        years: Of the queries, 0 if unknown. int [num_queries].
+        correct: Which top-1 predictions are correct. bool [num_queries].
     """
     labels = [year for year in np.unique(years) if year]
     if len(labels) < 2:
         return None
-    members = [right[years == year] for year in labels]
+    members = [correct[years == year] for year in labels]
     return _count_groups([str(year) for year in labels], members)
 
 
 def group_by_heading(
-    queries_deg: np.ndarray, predictions_deg: np.ndarray, right: np.ndarray
+    queries_deg: np.ndarray, predictions_deg: np.ndarray, correct: np.ndarray
 ) -> Groups | None:
-    """Group queries by how far their first predictions look another way; None if none tells.
+    """Group queries by the heading difference to their top-1 prediction; None if all unknown.
 
     Args:
-        queries_deg: Headings of the queries, NaN is not known. float [num_queries].
-        predictions_deg: Headings of the first prediction of each. float [num_queries].
-        right: Which first predictions are right. bool [num_queries].
+        queries_deg: Headings of the queries, NaN if unknown. float [num_queries].
+        predictions_deg: Headings of their top-1 predictions. float [num_queries].
+        correct: Which top-1 predictions are correct. bool [num_queries].
     """
     differences_deg = abs((queries_deg - predictions_deg + 180) % 360 - 180)
     groups = np.searchsorted(HEADING_EDGES_DEG[1:], differences_deg, side="left")
@@ -107,9 +107,9 @@ def group_by_heading(
     if not there:
         return None
     labels = ["{}–{}°".format(*edges[group]) for group in there]
-    return _count_groups(labels, [right[groups == group] for group in there])
+    return _count_groups(labels, [correct[groups == group] for group in there])
 
 
 def _count_groups(labels: list[str], members: list[np.ndarray]) -> Groups:
-    counts = np.array([[right.sum(), len(right)] for right in members])
+    counts = np.array([[correct.sum(), len(correct)] for correct in members])
     return Groups(labels, *counts.T)

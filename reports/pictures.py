@@ -1,11 +1,14 @@
-"""One picture per query: the query and its first predictions, framed green, red, or grey.
+"""One picture per query: the query and its top-k predictions, framed green, red, or grey.
 
 python -m reports.pictures RUN_FOLDER --num_preds 3
 """
 
 import argparse
+import base64
+import io
 import logging
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,19 +27,19 @@ COLOURS = {"1": (40, 160, 60), "0": (210, 50, 40), "": (120, 120, 120)}  # by `c
 
 
 def save_pictures(run_folder: Path, num_preds: int, only_wrong: bool = False) -> int:
-    """Write RUN_FOLDER/preds/<query number>.jpg for the queries of a run, instead of older ones.
+    """Write RUN_FOLDER/preds/<query number>.jpg for the queries of a run, replacing older ones.
 
     Args:
         run_folder: Holds the `predictions.csv` of an evaluation.
-        num_preds: Show so many predictions of each query.
-        only_wrong: Leave out queries whose first prediction is right.
+        num_preds: Predictions shown of each query.
+        only_wrong: Leave out queries whose top-1 prediction is correct.
 
     Returns:
         The number of pictures written.
 
     Raises:
         FileNotFoundError: If there is no `predictions.csv`, or an image is gone.
-        ValueError: If the file is damaged; older pictures stay then.
+        ValueError: If the file is damaged; older pictures then stay.
     """
     predictions_file = run_folder / "predictions.csv"
     if not predictions_file.is_file():
@@ -92,7 +95,7 @@ def _tile(path: str, text: str, colour: tuple[int, int, int]) -> Image.Image:
 
 
 def format_metres(distance_m: float) -> str:
-    """Return a distance as text; NaN is an unknown one, inf is between regions far apart."""
+    """Return a distance as text; NaN: unknown, inf: in different UTM regions."""
     if math.isnan(distance_m):
         return ""
     if math.isinf(distance_m):
@@ -102,12 +105,27 @@ def format_metres(distance_m: float) -> str:
     return f"{distance_m:.2f} m" if distance_m < 100 else f"{distance_m:.0f} m"
 
 
+def encode_thumbnail(path: str | os.PathLike, size_px: tuple[int, int], quality: int) -> str:
+    """Return an upright, small JPEG of an image as a data URI; raises like `open_image`.
+
+    Args:
+        path: The image.
+        size_px: Largest width and height; smaller images keep their size.
+        quality: Of the JPEG.
+    """
+    image = open_image(path)
+    image.thumbnail(size_px, Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw the pictures of a run that is over."""
+    """Draw the pictures of a finished run."""
     cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_argument("run_folder", type=Path, help="folder with a predictions.csv")
     cli.add_argument("--num_preds", type=int, default=3, help="predictions a picture (default: 3)")
-    cli.add_argument("--only_wrong", action="store_true", help="only where the first one is wrong")
+    cli.add_argument("--only_wrong", action="store_true", help="only queries with a wrong top-1")
     args = cli.parse_args(argv)
     if args.num_preds < 1:
         cli.error(f"--num_preds must be at least 1, it is {args.num_preds}")

@@ -43,7 +43,7 @@ def format_localization(localization: Localization) -> str:
 
 
 def format_place(place: Place) -> str:
-    """Return what is known of one place, in lines."""
+    """Return the known facts about one place, in lines."""
     latitude, longitude, east, north, zone, heading, distance = _cells(place)[1:]
     lines = [
         f"latitude {latitude}, longitude {longitude}" if latitude else "",
@@ -56,9 +56,9 @@ def format_place(place: Place) -> str:
 
 
 def describe_agreement(localization: Localization) -> str:
-    """Say in one line where a photo was taken, and how far its places agree."""
+    """Return in one line where a photo was taken, and how far its places agree."""
     if not localization.places:
-        return "no place was found"
+        return "no place found"
     place = localization.places[0]
     if place.coordinates_deg:
         where = "geo:{:.6f},{:.6f}".format(*place.coordinates_deg)
@@ -72,12 +72,12 @@ def describe_agreement(localization: Localization) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace what is not UTF-8 in the name of a file, which consoles refuse."""
+    """Replace bytes of a file name that are not UTF-8, which consoles refuse."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def write_places(localizations: Sequence[Localization], path: Path) -> None:
-    """Write one row per photo and rank; what is not known is empty."""
+    """Write one row per photo and rank; unknown values are empty."""
     text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
     with commons.atomic_write(path) as temporary, open(temporary, "w", **text) as file:
         writer = csv.writer(file)
@@ -90,7 +90,7 @@ def write_geojson(localizations: Sequence[Localization], path: Path) -> int:
     """Write the first place of each photo as a GeoJSON point (RFC 7946).
 
     Returns:
-        How many have coordinates; the others are left out.
+        The number of photos with coordinates; the others are left out.
     """
     features = [
         _feature(localization)
@@ -136,7 +136,7 @@ def _number(value: float | None, template: str) -> str:
 
 
 def _cells(place: Place) -> list[str]:
-    """Return all but the name, as text."""
+    """Return all columns but the name, as text."""
     latitude_deg, longitude_deg = place.coordinates_deg or (None, None)
     return [
         str(place.rank),

@@ -1,4 +1,4 @@
-"""One page about one evaluation: protocol, curves, map, and the most telling queries.
+"""One page about one evaluation: protocol, curves, map, and the most informative queries.
 
 python -m reports.report RUN_FOLDER --num_gallery 24
 
@@ -23,8 +23,7 @@ def write_report(run_folder: Path, num_gallery: int = NUM_GALLERY) -> Path:
 
     Args:
         run_folder: Holds results.json, predictions.csv and predictions.npz.
-        num_gallery: How many queries to show with their images; images that are gone are said
-            to be so.
+        num_gallery: Number of queries shown with their images; the page marks missing images.
 
     Returns:
         The page.
@@ -36,13 +35,13 @@ def write_report(run_folder: Path, num_gallery: int = NUM_GALLERY) -> Path:
     page = render_page(read_run_arrays(run_folder), num_gallery)
     path = run_folder / "report.html"
     with commons.atomic_write(path) as temporary:
-        # names of files may be any bytes: what is not text becomes a question mark
+        # file names may be any bytes: those that are not text become question marks
         temporary.write_text(page, encoding="utf-8", errors="replace", newline="\n")
     return path
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the report of a run that is over."""
+    """Write the report of a finished run."""
     cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_argument("run_folder", type=Path, help="folder of an evaluation, of one set or several")
     cli.add_argument(

@@ -1,7 +1,9 @@
-"""The page of a report: texts, charts, map and gallery put into one HTML file."""
+"""The page of a report: texts, charts, map and gallery in one HTML file."""
 
 import base64
 import hashlib
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +11,33 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from reports.charts import make_charts
 from reports.curves import recall_curve
-from reports.gallery import choose_queries, make_cards
-from reports.map_data import pack_map
-from reports.report_charts import make_charts
-from reports.run_files import LATER, MISSED, RIGHT, RunArrays
+from reports.maps import pack_map
+from reports.pictures import encode_thumbnail, format_metres
+from reports.run_files import CORRECT, LATER, MISSED, RunArrays
 
+THUMBNAIL_PX = (240, 180)
+STATUS_NAMES = {MISSED: "missed", LATER: "later", CORRECT: "correct"}
+_JPEG_QUALITY = 70
 _FOLDER = Path(__file__).with_name("page")
 _SCRIPTS = ("gallery.js", "map.js")
 _LABELS = {  # of results.json, in the order of the page
     "protocol": "Protocol",
     "paper_column": "Column of the paper",
-    "positives": "Right predictions",
+    "positives": "Positives",
     "threshold_m": "Threshold, metres",
     "num_queries": "Queries",
     "num_queries_without_positives": "Queries without a positive",
     "num_database": "Database images",
-    "denominator": "Recalls are percent of",
+    "denominator": "Recalls in percent of",
     "resize": "Resize",
     "image_sizes": "Image sizes, H x W",
     "orientation": "Orientation",
     "num_unreadable": "Unreadable images",
-    "test_method": "Queries are described",
+    "test_method": "Query preprocessing",
     "search": "Search",
-    "search_agreement": "Exact neighbours found by the search, %",
+    "search_agreement": "Recall of the search against exact neighbours, %",
     "model": "Model",
     "model_sha256": "SHA-256 of the model",
     "backbone": "Backbone",
@@ -98,17 +103,17 @@ def count_statuses(run: RunArrays) -> dict[str, int] | None:
     """Count the queries behind each filter of the page; None without labels."""
     if run.statuses is None:
         return None
-    missed, later, right = np.bincount(run.statuses, minlength=3)[[MISSED, LATER, RIGHT]].tolist()
+    missed, later, correct = np.bincount(run.statuses, minlength=CORRECT + 1).tolist()
     return {
         "all": len(run.statuses),
-        "right": right,
+        "correct": correct,
         "wrong": later + missed,
         "missed": missed,
     }
 
 
 def describe_protocol(results: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return (label, text) of all that results.json tells; what has no label comes last."""
+    """Return (label, text) of the entries of results.json; those without a label come last."""
     hidden = _SHOWN_ELSEWHERE if results["recalls"] else _SHOWN_ELSEWHERE | {"denominator"}
     names = [name for name in _LABELS if name in results and name not in hidden]
     names += [name for name in results if name not in _LABELS and name not in hidden]
@@ -120,7 +125,7 @@ def describe_protocol(results: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _describe(name: str, value: Any) -> str:
-    """Return a value as text; empty for what is not known."""
+    """Return a value as text; empty if unknown."""
     if value is None or isinstance(value, bool):
         return {None: "", True: "yes", False: "no"}[value]
     if name == "resize":
@@ -147,3 +152,115 @@ def _describe_sizes(sizes: dict[str, int]) -> str:
     if len(sizes) > len(shown):
         shown.append(f"{len(sizes) - len(shown)} other sizes")
     return ", ".join(shown)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a card."""
+
+    path: str
+    label: str  # "query" or "prediction 1"
+    frame: str  # "query", "correct", "wrong" or "neutral"
+    thumbnail: str  # data URI; empty if the image cannot be shown
+    problem: str  # why it has no thumbnail
+    lines: tuple[str, ...] = ()  # distances
+
+    @property
+    def file(self) -> str:
+        """Return the name of the file."""
+        return os.path.basename(self.path)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One query with its top-k predictions."""
+
+    query_num: int
+    status: str  # of STATUS_NAMES; "unlabelled" without labels
+    headline: str
+    error_m: float  # of the top-1 prediction; NaN if unknown
+    descriptor_distance: float  # of the top-1 prediction
+    pictures: list[Picture]  # the query first
+
+    @property
+    def names(self) -> str:
+        """Return the names of the files, to search in."""
+        return "\n".join(picture.file for picture in self.pictures)
+
+
+def choose_queries(run: RunArrays, num_gallery: int) -> np.ndarray:
+    """Choose queries by the distance of their top-1, surest first: wrong ones, then correct ones.
+
+    Half of each kind if there are enough. Without labels, the surest and the least sure ones.
+
+    Args:
+        run: The run.
+        num_gallery: Number of queries.
+
+    Returns:
+        Indices of queries. int [at most num_gallery].
+    """
+    first_distances = run.descriptor_distances[:, 0]
+    surest = np.argsort(first_distances, kind="stable")
+    surest = surest[[bool(run.predictions[query]) for query in surest]]
+    if run.correct is None:
+        half = min(num_gallery, len(surest)) // 2
+        least_sure = surest[half:][::-1][: num_gallery - half]
+        return np.concatenate([surest[:half], least_sure])
+    is_correct = run.correct[surest, 0]
+    wrong, correct = surest[~is_correct], surest[is_correct]
+    num_wrong = max(num_gallery // 2, num_gallery - len(correct))
+    wrong = wrong[:num_wrong]
+    return np.concatenate([wrong, correct[: num_gallery - len(wrong)]])
+
+
+def make_cards(run: RunArrays, query_nums: np.ndarray) -> list[Card]:
+    """Read the images of some queries and of their top-k predictions."""
+    return [_make_card(run, int(query)) for query in query_nums]
+
+
+def _make_card(run: RunArrays, query: int) -> Card:
+    thumbnail, problem = _make_thumbnail(run.queries[query])
+    pictures = [Picture(run.queries[query], "query", "query", thumbnail, problem)]
+    for rank, path in enumerate(run.predictions[query]):
+        thumbnail, problem = _make_thumbnail(path)
+        lines = (
+            format_metres(run.distances_m[query, rank]),
+            f"descriptor {run.descriptor_distances[query, rank]:.3f}",
+        )
+        frame = "neutral"
+        if run.correct is not None:
+            frame = "correct" if run.correct[query, rank] else "wrong"
+        label = f"prediction {rank + 1}"
+        pictures.append(Picture(path, label, frame, thumbnail, problem, lines))
+    statuses = run.statuses
+    return Card(
+        query,
+        "unlabelled" if statuses is None else STATUS_NAMES[int(statuses[query])],
+        _describe_rank(run, query),
+        float(run.distances_m[query, 0]),
+        float(run.descriptor_distances[query, 0]),
+        pictures,
+    )
+
+
+def _describe_rank(run: RunArrays, query: int) -> str:
+    """Return the rank of the first correct prediction in words."""
+    if run.correct is None:
+        return ""
+    if not run.correct[query].any():
+        if run.num_positives is not None and not run.num_positives[query]:
+            return "wrong, the database has no positive"
+        return f"wrong, no correct prediction among the top-{run.correct.shape[1]}"
+    rank = int(run.correct[query].argmax()) + 1
+    return "correct" if rank == 1 else f"wrong, first correct prediction at rank {rank}"
+
+
+def _make_thumbnail(path: str) -> tuple[str, str]:
+    """Return a small JPEG as a data URI and an empty text, or an empty URI and the problem."""
+    try:
+        return encode_thumbnail(path, THUMBNAIL_PX, _JPEG_QUALITY), ""
+    except FileNotFoundError:
+        return "", "this image is gone"
+    except ValueError:
+        return "", "this image cannot be read"

@@ -1,24 +1,26 @@
-"""Read what an evaluation left in the folder of its run, as arrays and names."""
+"""Arrays and names of a finished evaluation, read from the folder of its run."""
 
-from dataclasses import dataclass, fields
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reports.captures import Captures, read_captures
+from datasets.image_paths import ImageName, parse_image_name
 from reports.runs import NUM_SHOWN, iterate_queries, read_results
 
-MISSED, LATER, RIGHT = range(3)  # none of the K predictions is right; not the first one; the first
+MISSED, LATER, CORRECT = range(3)  # no correct prediction; correct below rank 1; correct top-1
 _TWO_DIMENSIONAL = ("predictions", "descriptor_distances", "distances_m", "correct")
-_CAPTURES = tuple(field.name for field in fields(Captures))
+_CAPTURES = ("query_years", "query_headings_deg", "first_prediction_headings_deg")
 _POSITIONS = ("queries_m", "first_predictions_m", "places_m")
 _UNKNOWN = "The positions of the images are not known."
 _MOCK = "The positions in the file names are not those of a map: all have the same east coordinate."
 
 
 @dataclass(frozen=True)
-class Positions:
+class RunPositions:
     """Where images were taken: east and north in metres. float64 [n, 2] each."""
 
     queries_m: np.ndarray
@@ -27,34 +29,43 @@ class Positions:
 
     @property
     def are_mock(self) -> bool:
-        """Tell whether frame numbers stand in the place of coordinates (Nordland, AmsterTime)."""
+        """Whether frame numbers replace coordinates (Nordland, AmsterTime)."""
         easts_m = np.concatenate([self.queries_m[:, 0], self.places_m[:, 0]])
         return len(easts_m) > 2 and bool((easts_m == easts_m[0]).all())
 
 
 @dataclass(frozen=True)
+class Captures:
+    """Years and headings of the images of Q queries; 0 and NaN if unknown."""
+
+    query_years: np.ndarray  # int [Q]
+    query_headings_deg: np.ndarray  # float [Q]
+    first_prediction_headings_deg: np.ndarray  # float [Q]
+
+
+@dataclass(frozen=True)
 class RunArrays:
-    """The arrays and names of an evaluation of Q queries with K predictions; NaN is not known."""
+    """The arrays and names of an evaluation of Q queries with K predictions; NaN: unknown."""
 
     folder: Path
-    results: dict[str, Any]  # what results.json holds
+    results: dict[str, Any]  # of results.json
     queries: list[str]  # paths, "" for a query without predictions
-    predictions: list[list[str]]  # paths of the first NUM_SHOWN predictions of each query
+    predictions: list[list[str]]  # paths of the top-NUM_SHOWN of each query
     descriptor_distances: np.ndarray  # float32 [Q, K]
-    distances_m: np.ndarray  # float32 [Q, K]; inf is in a UTM zone that does not touch
+    distances_m: np.ndarray  # float32 [Q, K]; inf: in a UTM zone that does not touch
     correct: np.ndarray | None  # bool [Q, K]; None without labels
     num_positives: np.ndarray | None  # int32 [Q]; None without labels
-    positions: Positions | None
-    why_no_positions: str  # a sentence; empty if there are some
+    positions: RunPositions | None
+    why_no_positions: str  # a sentence; empty if there are positions
     captures: Captures
 
     @property
     def statuses(self) -> np.ndarray | None:
-        """Return MISSED, LATER or RIGHT for each query, uint8 [Q]; None without labels."""
+        """Return MISSED, LATER or CORRECT for each query, uint8 [Q]; None without labels."""
         if self.correct is None:
             return None
         statuses = np.where(self.correct.any(axis=1), LATER, MISSED)
-        return np.where(self.correct[:, 0], RIGHT, statuses).astype(np.uint8)
+        return np.where(self.correct[:, 0], CORRECT, statuses).astype(np.uint8)
 
 
 def read_run_arrays(folder: Path) -> RunArrays:
@@ -97,7 +108,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    except Exception as error:  # NumPy and zipfile raise many kinds for what is damaged
+    except Exception as error:  # NumPy and zipfile raise many kinds for damaged files
         raise ValueError(f"{path} is damaged: {error}") from None
     missing = [name for name in _TWO_DIMENSIONAL[:3] if name not in arrays]
     if missing:
@@ -119,27 +130,68 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _positions(arrays: dict[str, np.ndarray]) -> tuple[Positions | None, str]:
-    """Return the positions, or None and a sentence that says why."""
+def _positions(arrays: dict[str, np.ndarray]) -> tuple[RunPositions | None, str]:
+    """Return the positions, or None and the reason as a sentence."""
     if not all(name in arrays for name in _POSITIONS):
         return None, _UNKNOWN
-    positions = Positions(*(arrays[name] for name in _POSITIONS))
+    positions = RunPositions(*(arrays[name] for name in _POSITIONS))
     if positions.are_mock:
         return None, _MOCK
     return positions, ""
 
 
 def _read_names(path: Path, num_queries: int) -> tuple[list[str], list[list[str]]]:
-    """Read the paths of the queries and of their first predictions."""
+    """Read the paths of the queries and of their top-NUM_SHOWN predictions."""
     queries = [""] * num_queries
     predictions: list[list[str]] = [[] for _ in range(num_queries)]
     for rows in iterate_queries(path):
         query = int(rows[0]["query_num"])
         if query >= num_queries:
             raise ValueError(
-                f"{path} has a query of number {query}, predictions.npz only {num_queries:,} "
+                f"{path} has the query index {query}, predictions.npz only {num_queries:,} "
                 "queries, counted from 0: they are of different runs"
             )
         queries[query] = rows[0]["query"]
         predictions[query] = [row["prediction"] for row in rows[:NUM_SHOWN]]
     return queries, predictions
+
+
+def read_captures(
+    arrays: Mapping[str, np.ndarray], queries: Sequence[str], first_predictions: Sequence[str]
+) -> Captures:
+    """Take the arrays of predictions.npz, or else read '@' file names.
+
+    Args:
+        arrays: Those of predictions.npz.
+        queries: Paths, "" where there is none.
+        first_predictions: The path of the top-1 prediction of each query, "" where there is none.
+    """
+    readers = {
+        "query_years": lambda: read_years(queries),
+        "query_headings_deg": lambda: read_headings(queries),
+        "first_prediction_headings_deg": lambda: read_headings(first_predictions),
+    }
+    return Captures(
+        **{name: arrays[name] if name in arrays else read() for name, read in readers.items()}
+    )
+
+
+def read_years(paths: Sequence[str]) -> np.ndarray:
+    """Return the years of the timestamps in '@' file names; 0 for other names. int64 [n]."""
+    starts = (name.timestamp[:4] if name else "" for name in _parse_names(paths))
+    years = [int(year) if len(year) == 4 and year.isdecimal() else 0 for year in starts]
+    return np.array(years, np.int64)
+
+
+def read_headings(paths: Sequence[str]) -> np.ndarray:
+    """Return the headings in '@' file names, degrees; NaN for other names. float64 [n]."""
+    headings_deg = (name.heading_deg if name else None for name in _parse_names(paths))
+    return np.array([np.nan if one is None else one for one in headings_deg], np.float64)
+
+
+def _parse_names(paths: Sequence[str]) -> Iterator[ImageName | None]:
+    for path in paths:
+        try:
+            yield parse_image_name(path) if "@" in os.path.basename(path) else None
+        except ValueError:
+            yield None

@@ -1,4 +1,4 @@
-"""Read what finished runs left in their folders: `results.json` and `predictions.csv`."""
+"""Read `results.json` and `predictions.csv` of finished runs."""
 
 import csv
 import itertools
@@ -13,9 +13,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-NUM_SHOWN = 3  # predictions of a query that are kept to be shown
+NUM_SHOWN = 3  # predictions of a query in reports
 _NEEDED = ("dataset", "num_queries", "num_database", "recalls")
-_KINDS = {  # of results.json, where these are there
+_KINDS = {  # of results.json, where present
     "dataset": (str, "a text"),
     "num_queries": (int, "a whole number"),
     "num_database": (int, "a whole number"),
@@ -37,14 +37,14 @@ class Predictions:
 
     Attributes:
         rows: First rows of `predictions.csv` of each query, by rank.
-        right_ranks: Rank of the first right prediction, from 1; inf if none that was kept is right.
-        num_ranks: How many predictions were kept per query.
-        has_labels: Whether the run knew what is right.
-        repeated: A query that the file has twice; empty if there is none.
+        correct_ranks: Rank of the first correct prediction, from 1; inf if no saved one is.
+        num_ranks: Predictions saved per query.
+        has_labels: Whether the run had positives.
+        repeated: A query that occurs twice; empty if none does.
     """
 
     rows: dict[str, list[dict[str, str]]]
-    right_ranks: dict[str, float]
+    correct_ranks: dict[str, float]
     num_ranks: int
     has_labels: bool
     repeated: str = ""
@@ -52,14 +52,14 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Run:
-    """One run on one test set, as far as comparisons need it.
+    """One run on one test set, for comparisons.
 
     Attributes:
-        label: What it is called.
-        folder: Where its files are.
-        result: What `results.json` holds.
-        predictions: None if recalls cannot be counted on them.
-        problem: Why they cannot, a sentence; otherwise empty.
+        label: Its name.
+        folder: Of its files.
+        result: Content of `results.json`.
+        predictions: None if recalls cannot be computed from them.
+        problem: Why not, a sentence; otherwise empty.
     """
 
     label: str
@@ -70,7 +70,7 @@ class Run:
 
     @property
     def counted_recalls(self) -> dict[str, int]:
-        """{"R@N": N} of the recalls that the kept predictions are enough for."""
+        """{"R@N": N} of the recalls that the saved predictions suffice for."""
         if self.predictions is None:
             return {}
         num_ranks, num_database = self.predictions.num_ranks, self.result["num_database"]
@@ -124,7 +124,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def _find_fault(result: dict[str, Any]) -> str:
-    """Return what in results.json is not what an evaluation writes; empty if nothing."""
+    """Return the first fault in results.json; empty if none."""
     for key, (kind, what) in _KINDS.items():
         if key in result and (not isinstance(result[key], kind) or isinstance(result[key], bool)):
             return f"{key} is not {what}"
@@ -167,7 +167,7 @@ def _find_problem(run: Run) -> str:
         )
     if not run.predictions.has_labels or not run.result["recalls"]:
         return f"{run.label} was evaluated without labels: it has no recalls to compare."
-    ranks = np.array(list(run.predictions.right_ranks.values()))
+    ranks = np.array(list(run.predictions.correct_ranks.values()))
     num_queries = run.result["num_queries"]
     if len(ranks) > num_queries:
         return (
@@ -189,23 +189,23 @@ def read_predictions(file: Path, queries_folder: str = "") -> Predictions:
 
     Args:
         file: A `predictions.csv`.
-        queries_folder: What to leave out of the paths of queries, so that those of data sets that
-            lie elsewhere are the same.
+        queries_folder: Removed from the paths of queries, so that copies of a data set elsewhere
+            have the same.
 
     Raises:
         ValueError: If the file is not one of predictions.
     """
-    kept_rows, right_ranks, num_ranks, has_labels, repeated = {}, {}, 0, True, ""
+    kept_rows, correct_ranks, num_ranks, has_labels, repeated = {}, {}, 0, True, ""
     for rows in iterate_queries(file):
         query = rows[0]["query"].removeprefix(os.path.join(queries_folder, ""))
         if query in kept_rows:
             repeated = repeated or query
-        right = [int(row["rank"]) for row in rows if row["correct"] == "1"]
+        correct = [int(row["rank"]) for row in rows if row["correct"] == "1"]
         num_ranks = max(num_ranks, int(rows[-1]["rank"]))
         kept_rows[query] = rows[:NUM_SHOWN]
-        right_ranks[query] = min(right, default=np.inf)
+        correct_ranks[query] = min(correct, default=np.inf)
         has_labels &= all(row["correct"] for row in rows)
-    return Predictions(kept_rows, right_ranks, num_ranks, has_labels, repeated)
+    return Predictions(kept_rows, correct_ranks, num_ranks, has_labels, repeated)
 
 
 def iterate_queries(file: Path) -> Iterator[list[dict[str, str]]]:
@@ -242,7 +242,7 @@ def _read_rows(file: Path, text: TextIO) -> Iterator[dict[str, str]]:
 
 
 def _is_whole(row: dict[str, str]) -> bool:
-    """Tell whether the numbers of a row are some."""
+    """Whether the numeric cells of a row hold numbers."""
     try:
         float(row["distance_m"] or 0)
     except ValueError:

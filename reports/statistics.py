@@ -1,4 +1,4 @@
-"""How far recalls can be told apart: intervals and tests over the queries."""
+"""Intervals and tests of recalls, over the queries."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ _COUNTS_PER_BLOCK = 1 << 22  # 32 MB of int64
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """Test whether two models find equally many queries, by McNemar's exact test.
+    """Test whether two models have the same R@1, by McNemar's exact test.
 
-    Only the queries that one of the two finds say anything: without a difference between the
-    models, each of them would be a win or a loss as the toss of a coin.
+    Only queries that are correct in one of the two models are informative: for equal models, each
+    is a win or a loss like the toss of a coin.
 
     Args:
-        wins: Queries that only the second model finds.
-        losses: Queries that only the first model finds.
+        wins: Queries with a correct top-1 in the second model only.
+        losses: Queries with a correct top-1 in the first model only.
 
     Returns:
         The two-sided binomial p-value, 0 to 1; 1 if there are neither wins nor losses.
@@ -28,11 +28,11 @@ def mcnemar(wins: int, losses: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for being several, by Holm's step-down method.
+    """Correct several p-values by Holm's step-down method.
 
     Returns:
-        As many p-values in the same order; the chance that any of those below a level is there
-        without a difference is at most that level.
+        Corrected p-values in the same order; among equal models, the chance that any is below a
+        level is at most that level.
     """
     corrected = np.empty(len(p_values))
     largest = 0.0
@@ -45,15 +45,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def bootstrap_intervals(values: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
     """Compute 95% percentile intervals of the mean of each column, resampling the rows.
 
-    Rows are queries; a column is what one query adds to one figure, for example 1 where it is
-    found and 0 where it is not, or the difference of that between two models (which makes the
-    interval a paired one). Such columns have few distinct rows. How often each of those is drawn
-    is multinomial, so that no resample is ever listed query by query.
+    Rows are queries; a column is the contribution of each query to one figure, for example 1 for
+    correct and 0 for wrong, or the difference of that between two models (a paired interval).
+    Such columns have few distinct rows. The counts of these in a resample are multinomial, so
+    that resamples need not list every query.
 
     Args:
-        values: What each query adds. float or int [num_queries, C].
-        num_resamples: How many times the queries are drawn.
-        seed: Decides the draws.
+        values: Contributions of each query. float or int [num_queries, C].
+        num_resamples: Number of resamples.
+        seed: Of the draws.
 
     Returns:
         Lower and upper ends, in the unit of the values. float64 [C, 2].

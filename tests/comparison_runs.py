@@ -12,31 +12,31 @@ NUM_RANKS = 3
 RECALLS = {"R@1": 1, "R@3": 3, "R@20": 20}  # more than the ranks that are kept
 
 
-def make_run(folder, right_ranks, data, name="{:03d}.jpg", labels=True, **result):
+def make_run(folder, correct_ranks, data, name="{:03d}.jpg", labels=True, **result):
     """Write a run.
 
-    `right_ranks` is {number of a query: rank of its right prediction, None if it has none, "unread"
-    if it has no rows}; the first prediction of the query is <number>_1.jpg and so on.
+    `correct_ranks` is {index of a query: rank of its correct prediction, None for none, "unread"
+    if it has no rows}; the top-1 prediction of the query is <number>_1.jpg and so on.
     """
     folder.mkdir(parents=True)
     text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
     with open(folder / "predictions.csv", "w", **text) as file:
         writer = csv.writer(file)
         writer.writerow(PREDICTIONS_COLUMNS)
-        for row, (number, right) in enumerate(right_ranks.items()):
+        for row, (number, right) in enumerate(correct_ranks.items()):
             for rank in range(1, NUM_RANKS + 1) if right != "unread" else ():
                 correct = int(rank == right) if labels else ""
                 query = data / "queries" / name.format(number)
                 prediction = data / "database" / f"{number}_{rank}.jpg"
                 writer.writerow((row, query, rank, prediction, 0.5, 12.25 * rank, correct))
-    found = [right for right in right_ranks.values() if isinstance(right, int)]
+    found = [right for right in correct_ranks.values() if isinstance(right, int)]
     recalls = {
-        name: 100 * sum(right <= n for right in found) / len(right_ranks)
+        name: 100 * sum(right <= n for right in found) / len(correct_ranks)
         for name, n in RECALLS.items()
     }
     protocol = {"positives": "UTM distance of at most 25 m", "threshold_m": 25.0, "resize": "none"}
     folders = {f"{role}_folder": str(data / role) for role in ("queries", "database")}
-    counts = {"num_queries": len(right_ranks), "num_database": 500}
+    counts = {"num_queries": len(correct_ranks), "num_database": 500}
     result = {"dataset": "city", "recalls": recalls} | counts | protocol | folders | result
     (folder / "results.json").write_text(json.dumps(result))
     return str(folder)

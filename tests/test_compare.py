@@ -44,12 +44,12 @@ def test_different_data_sets_are_pointed_out(tmp_path, caplog):
     runs = [make_results(tmp_path / name, name, {"R@1": 50.0}) for name in ("v1", "v2")]
     with caplog.at_level("INFO"):
         main(runs)
-    assert "Different data sets: these recalls do not compare (v1 and v2)" in caplog.text
+    assert "Different data sets: these recalls are not comparable (v1 and v2)" in caplog.text
 
 
 def test_queries_are_paired_by_path_and_counted(two_runs, caplog):
     text, cells = compare([*two_runs, "--num_resamples=2000", "--seed=4"], caplog)
-    assert "after finds 8 queries at rank 1 that before does not, before finds 1 that" in text
+    assert "The top-1 of 8 queries is correct only in after, that of 1 only in before" in text
     p_value = 2 * (1 + 9) / 2**9
     assert f"won 8, lost 1, p = {p_value:.3f}.\n" in text, "one test needs no correction"
     assert "chance hardly explains this" in text
@@ -85,7 +85,7 @@ def test_many_runs_are_compared_with_the_first_and_corrected(two_runs, tmp_path,
     out = tmp_path / "out"
     text, cells = compare([*two_runs, best, same, f"--out={out}"], caplog)
     assert len(cells["R@1"]) == 4 + 3
-    assert "again and before find the same queries at rank 1." in text
+    assert "again and before have a correct top-1 for the same queries." in text
     assert "corrected for 3 comparisons by Holm's method" in text
     rows = {row["run"]: row for row in read_csv(out / "comparison.csv") if row["recall"] == "R@1"}
     p_after, p_best = 2 * (1 + 9) / 2**9, 2 / 2**28
@@ -116,7 +116,7 @@ def test_what_does_not_compare_is_said(tmp_path, caplog, queries, changes, sente
         make_run(tmp_path / "after", dict.fromkeys(queries, 1), tmp_path, **changes),
     ]
     text, cells = compare(runs, caplog)
-    assert sentence in text and "these recalls do not compare (before and after)" in text
+    assert sentence in text and "these recalls are not comparable (before and after)" in text
     assert "McNemar" not in text and len(cells["R@1"]) == 2, "the table alone"
 
 
@@ -210,7 +210,9 @@ def test_sets_of_a_run_are_compared_one_by_one(tmp_path, caplog, refused):
     assert [overview[1][0], overview[1][1]] == ["v1", "66.7"] and overview[2][:2] == ["v2", "33.3"]
     assert "corrected for 2 comparisons" in caplog.text
     page = Page((out / "comparison.html").read_text(encoding="utf-8"))
-    assert page.text.index("All test sets") < page.text.index("b finds 0 queries at rank 1 that a")
+    assert page.text.index("All test sets") < page.text.index(
+        "top-1 of 0 queries is correct only in b"
+    )
     assert (out / "comparison.md").read_text().count("\n## ") == 3
     assert {row["set"] for row in read_csv(out / "comparison.csv")} == {"v1", "v2"}
 
@@ -221,7 +223,7 @@ def test_run_on_one_set_is_compared_with_a_set_of_another(tmp_path, caplog):
     one = make_run(tmp_path / "one", {0: 1, 1: 1}, tmp_path / "v2", dataset="v2")
     with caplog.at_level("INFO"):
         main([str(tmp_path / "a"), one])
-    assert "one finds 1 query at rank 1 that a does not" in caplog.text
+    assert "The top-1 of 1 query is correct only in one" in caplog.text
     assert caplog.messages[0] == "Not in all runs: v1 of a"
 
 
@@ -229,14 +231,14 @@ def test_runs_without_a_common_set_are_refused(tmp_path, refused):
     for dataset in ("v1", "v2"):
         make_run(tmp_path / "a" / dataset, {0: 1}, tmp_path, dataset=dataset)
     make_run(tmp_path / "town", {0: 1}, tmp_path, dataset="town")
-    text = "no test set that all runs have: a has v1, v2; town has town"
+    text = "The runs have no test set in common: a has v1, v2; town has town"
     assert text in refused(main, ["a", "town"], 1)
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(two_runs, tmp_path, caplog):
     again = make_run(tmp_path / "x" / "after", dict.fromkeys(range(40), 1), tmp_path / "data")
     text, _ = compare([two_runs[1], again], caplog)
-    assert f"{again} finds 21 queries at rank 1 that {two_runs[1]} does not" in text
+    assert f"The top-1 of 21 queries is correct only in {again}" in text
 
 
 def test_unfinished_runs_are_named(tmp_path):

@@ -29,14 +29,14 @@ def page_of(two_runs, tmp_path):
 
 def test_page_shows_queries_won_and_lost_and_needs_no_network(page_of, tmp_path):
     page = page_of("--num_pictures=5")
-    assert "after finds at rank 1, before does not: 8, of which 5 are here" in page.text
-    assert "before finds at rank 1, after does not: 1" in page.text
+    assert "Top-1 correct in after, not in before: 8 queries, 5 of them below" in page.text
+    assert "Top-1 correct in before, not in after: 1 queries" in page.text
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == (5 + 1) * (1 + 3 + 3)
     assert all(image["src"].startswith("data:image/jpeg;base64,/9j/") for image in images)
     frames = [attributes["class"] for tag, attributes in page.tags if tag == "figure"]
-    won = ["query-image", *["wrong"] * 3, "right", "wrong", "wrong"]
-    lost = ["query-image", "right", "wrong", "wrong", "wrong", "wrong", "right"]
+    won = ["query-image", *["wrong"] * 3, "correct", "wrong", "wrong"]
+    lost = ["query-image", "correct", "wrong", "wrong", "wrong", "wrong", "correct"]
     assert frames == 5 * won + lost
     assert "✓ 12.25 m" in page.text and "✗ 24.50 m" in page.text
     queries = {image["title"] for image in images[::7]}
@@ -67,7 +67,7 @@ def test_names_may_be_anything(tmp_path, caplog):
     after = make_run(tmp_path / "b&", {0: None, 1: 1}, tmp_path / "data", name)
     out = tmp_path / "out"
     text, _ = compare([before, after, f"--out={out}"], caplog)
-    assert "b& finds 1 query at rank 1 that a|<i> does not" in text
+    assert "The top-1 of 1 query is correct only in b&" in text
     page = Page((out / "comparison.html").read_text(encoding="utf-8"))
     assert {"b", "i"} & {tag for tag, _ in page.tags} == {"b"}, "the page's own"
     assert '001<b>&"|`\\udcff.jpg' in page.text
@@ -94,7 +94,7 @@ def test_files_hold_what_the_terminal_says(two_runs, tmp_path, caplog):
     outcomes = {row["query"]: row for row in read_csv(out / "comparison_queries.csv")}
     assert len(outcomes) == 40
     ranks = {
-        query: (row["outcome"], row["baseline_right_rank"], row["right_rank"])
+        query: (row["outcome"], row["baseline_correct_rank"], row["correct_rank"])
         for query, row in outcomes.items()
     }
     assert ranks["030.jpg"] == ("won", "", "1")

@@ -60,7 +60,7 @@ def test_groups_by_year_leave_out_what_is_not_known():
     years = np.array([2015, 2013, 2015, 0, 0, 2013, 0], np.int16)
     groups = curves.group_by_year(years, np.array([1, 0, 0, 1, 1, 1, 1], bool))
     assert groups.labels == ["2013", "2015"]
-    assert groups.num_queries.tolist() == [2, 2] and groups.num_right.tolist() == [1, 1]
+    assert groups.num_queries.tolist() == [2, 2] and groups.num_correct.tolist() == [1, 1]
     assert groups.recalls.tolist() == [50, 50]
 
 
@@ -72,12 +72,12 @@ def test_groups_by_heading_wrap_at_north():
     nan = np.nan
     pairs = [(350, 5), (10, 355), (0, 180), (90, 44), (270, 240), (0, nan), (nan, 0), (5, 5)]
     queries_deg, predictions_deg = np.array(pairs, np.float32).T
-    right = np.array([1, 0, 0, 1, 1, 1, 1, 1], bool)
-    groups = curves.group_by_heading(queries_deg, predictions_deg, right)
+    correct = np.array([1, 0, 0, 1, 1, 1, 1, 1], bool)
+    groups = curves.group_by_heading(queries_deg, predictions_deg, correct)
     assert groups.labels == ["0–15°", "15–30°", "30–60°", "90–180°"]
     assert groups.num_queries.tolist() == [3, 1, 1, 1]  # 15, 15, 0 | 30 | 46 | 180 degrees
-    assert groups.num_right.tolist() == [2, 1, 1, 0]
-    assert curves.group_by_heading(queries_deg[5:7], predictions_deg[5:7], right[:2]) is None
+    assert groups.num_correct.tolist() == [2, 1, 1, 0]
+    assert curves.group_by_heading(queries_deg[5:7], predictions_deg[5:7], correct[:2]) is None
 
 
 def test_interval_is_wilsons():

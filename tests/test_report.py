@@ -7,8 +7,8 @@ import pytest
 from report_runs import change_arrays, write_run
 
 from evaluation.results import PREDICTIONS_COLUMNS
-from reports.gallery import choose_queries
 from reports.report import main, write_report
+from reports.report_page import choose_queries
 from reports.run_files import read_run_arrays
 
 EVIL = "</script><script>alert(1)</script>&\"'<img src=x onerror=alert(1)>"
@@ -64,9 +64,9 @@ def test_charts_say_what_the_predictions_give(run_folder):
         distances_m, correct = file["distances_m"], file["correct"]
     recall = {n: 100 * sum(any(row[:n]) for row in correct.tolist()) / 8 for n in (1, 5, 10, 12)}
     said = ", ".join(f"R@{n} {value:.1f}" for n, value in recall.items())
-    assert said in page.chart("Recall from the first to the first 12")
+    assert said in page.chart("R@1 to R@12")
     assert recall[1] == 50 and recall[5] == 87.5, "as the queries are made"
-    assert "Dotted: 87.5% of the queries have a right image in the database." in page.text
+    assert "Dotted: 87.5% of the queries have a positive in the database." in page.text
     near = [100 * sum(min(row[:n]) <= 10 for row in distances_m.tolist()) / 8 for n in (1, 5, 10)]
     said = "; 10 m: " + ", ".join(f"R@{n} {v:.1f}" for n, v in zip((1, 5, 10), near, strict=True))
     assert said in page.chart("Recall by distance threshold")
@@ -82,7 +82,7 @@ def test_protocol_and_notes_are_told(run_folder):
     (run_folder / "results.json").write_text(json.dumps(results))
     text = Page(write_report(run_folder)).text
     assert "17 database images, expected 64" in text
-    assert "Exact neighbours found by the search, % 99.25" in text
+    assert "Recall of the search against exact neighbours, % 99.25" in text
     assert "pitch of the roof 45.5" in text, "also what this code does not know"
     assert f"Model logs/run/best_model.pth SHA-256 of the model {'0123456789abcdef' * 4}" in text
     assert "Queries without a positive 1" in text and "Seed 0" in text
@@ -132,7 +132,7 @@ def test_same_run_gives_same_bytes(run_folder):
     assert write_report(run_folder).read_bytes() == first
 
 
-def test_gallery_shows_the_surest_wrong_and_right_ones(run_folder):
+def test_gallery_shows_the_surest_wrong_and_correct_ones(run_folder):
     page = Page(write_report(run_folder, num_gallery=4))
     with np.load(run_folder / "predictions.npz") as file:
         sure, correct = file["descriptor_distances"][:, 0], file["correct"]
@@ -141,18 +141,18 @@ def test_gallery_shows_the_surest_wrong_and_right_ones(run_folder):
     shown = [int(card["data-query"]) for card in page.all("article")]
     assert shown == wrong[:2] + right[:2]
     for card in page.all("article"):
-        status = {0: "right", 1: "later"}[int(card["data-query"]) % 2]
+        status = {0: "correct", 1: "later"}[int(card["data-query"]) % 2]
         assert card["data-status"] == ("missed" if card["data-query"] == "7" else status)
     frames = [found["class"] for found in page.all("figure") if "title" in found]
     expected = []
     for query in shown:
-        expected += ["query", *("right" if ok else "wrong" for ok in correct[query, :3])]
+        expected += ["query", *("correct" if ok else "wrong" for ok in correct[query, :3])]
     assert frames == expected
     pictures = [found["title"] for found in page.all("figure") if "title" in found]
     assert f"@q{shown[0]}@" in pictures[0] and "@place" in pictures[1]
 
 
-def test_gallery_is_filled_with_right_ones_where_wrong_ones_are_few(tmp_path):
+def test_gallery_is_filled_with_correct_ones_where_wrong_ones_are_few(tmp_path):
     run_folder = write_run(tmp_path)
     correct = read_run_arrays(run_folder).correct.copy()
     correct[:, 0] = np.arange(8) != 5
@@ -213,8 +213,8 @@ def test_run_without_labels(tmp_path):
     page = Page(write_report(write_run(tmp_path, labels=False), num_gallery=4))
     assert "This run has no labels: there are no recalls." in page.text
     assert not page.all("div", role="img"), "no charts"
-    assert "R@" not in page.text and "Recalls are percent of" not in page.text
-    assert not page.all("button", **{"data-filter": "right"})
+    assert "R@" not in page.text and "Recalls in percent of" not in page.text
+    assert not page.all("button", **{"data-filter": "correct"})
     frames = {found["class"] for found in page.all("figure") if "title" in found}
     assert frames == {"query", "neutral"} and len(page.all("article")) == 4
     assert page.all("canvas")
@@ -228,7 +228,7 @@ def test_run_without_positions(run_folder):
     assert not page.all("canvas")
     assert "The positions of the images are not known. The map and all distances" in page.text
     titles = [found["aria-label"] for found in page.all("div", role="img")]
-    assert any("Recall from" in title for title in titles)
+    assert any("R@1 to R@" in title for title in titles)
     assert not any("metres" in title for title in titles)
     assert not re.search(r"\d m\b", " ".join(page.texts[page.texts.index("Gallery") :]))
 
@@ -258,7 +258,7 @@ def test_queries_that_could_not_be_read(run_folder):
     change_arrays(run_folder, **blank, first_predictions_m=firsts_m)
     page = Page(write_report(run_folder))
     assert "0" not in [card["data-query"] for card in page.all("article")]
-    assert "1 queries of unknown error are left out" in page.text
+    assert "1 queries with unknown error are left out" in page.text
 
 
 def test_command_line(run_folder, caplog, refused):

@@ -82,9 +82,9 @@ def shown_on_map(browser):
         requestAnimationFrame(() => requestAnimationFrame(() => {
           const canvas = document.getElementById("map-canvas");
           const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-          const counts = { right: 0, wrong: 0 };
+          const counts = { correct: 0, wrong: 0 };
           for (let i = 0; i < data.length; i += 4) {
-            if (data[i] === 0x1d && data[i + 1] === 0x8a) counts.right++;
+            if (data[i] === 0x1d && data[i + 1] === 0x8a) counts.correct++;
             if (data[i] === 0xcf && data[i + 1] === 0x43) counts.wrong++;
           }
           done(counts);
@@ -150,13 +150,13 @@ def test_nothing_is_wider_than_the_window(browser, run_folder, width):
 def test_filters_act_on_gallery_and_map(page):
     assert sorted(visible_cards(page)) == list(range(8))
     both = shown_on_map(page)
-    assert both["right"] > 100 and both["wrong"] > 100
-    press(page, "right")
+    assert both["correct"] > 100 and both["wrong"] > 100
+    press(page, "correct")
     assert sorted(visible_cards(page)) == [0, 2, 4, 6]
-    assert shown_on_map(page) == {"right": both["right"], "wrong": 0}
+    assert shown_on_map(page) == {"correct": both["correct"], "wrong": 0}
     press(page, "wrong")
     assert sorted(visible_cards(page)) == [1, 3, 5, 7]
-    assert shown_on_map(page) == {"right": 0, "wrong": both["wrong"]}
+    assert shown_on_map(page) == {"correct": 0, "wrong": both["wrong"]}
     press(page, "missed")
     assert visible_cards(page) == [7]
     assert 0 < shown_on_map(page)["wrong"] < both["wrong"] / 2
@@ -166,7 +166,7 @@ def test_filters_act_on_gallery_and_map(page):
 
 
 def test_filters_work_by_keyboard(page):
-    page.find_element("css selector", "[data-filter=right]").send_keys("\ue007")
+    page.find_element("css selector", "[data-filter=correct]").send_keys("\ue007")
     assert sorted(visible_cards(page)) == [0, 2, 4, 6]
 
 
@@ -175,7 +175,7 @@ def test_search_looks_into_names_of_queries_and_predictions(page, run_folder):
     search = page.find_element("id", "search")
     search.send_keys("@Q5@")
     assert visible_cards(page) == [5]
-    assert shown_on_map(page)["right"] == 0
+    assert shown_on_map(page)["correct"] == 0
     search.clear()
     place = run.predictions[2][0].split("@")[7]
     search.send_keys(f"@{place}@")
@@ -209,7 +209,7 @@ def test_pointing_at_a_query_tells_the_pair(page, run_folder, query):
     metres = format_metres(run.distances_m[query, 0])
     assert lines[0] == f"Query {query}"
     assert lines[1] == run.queries[query].rsplit("/", 1)[1]
-    assert lines[2] == f"first prediction: {metres}, {'wrong' if query % 2 else 'right'}"
+    assert lines[2] == f"top-1 prediction: {metres}, {'wrong' if query % 2 else 'correct'}"
     assert lines[3] == run.predictions[query][0].rsplit("/", 1)[1]
     images = tooltip.find_elements("tag name", "img")
     assert [image.get_attribute("alt").split(":")[0] for image in images] == [

@@ -19,7 +19,7 @@
   let filter = "all";
 
   const passes = (status) =>
-    filter === "all" || status === filter || (filter === "wrong" && status !== "right");
+    filter === "all" || status === filter || (filter === "wrong" && status !== "correct");
 
   function update() {
     const wanted = search.value.trim().toLowerCase();

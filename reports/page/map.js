@@ -1,4 +1,4 @@
-// The map: places of the database, queries, and a line from a query to its first prediction.
+// The map: places of the database, queries, and a line from a query to its top-1 prediction.
 (async () => {
   const element = document.getElementById("map-data");
   if (!element) return;
@@ -8,8 +8,8 @@
   const tooltip = document.getElementById("tooltip");
   const scaleBar = document.getElementById("scale");
   const region = document.getElementById("region");
-  const STATUSES = ["missed", "later", "right"]; // as numbered in the data
-  const COLOURS = { right: "#1d8a56", wrong: "#cf4333", neutral: "#3566a8" };
+  const STATUSES = ["missed", "later", "correct"]; // as numbered in the data
+  const COLOURS = { correct: "#1d8a56", wrong: "#cf4333", neutral: "#3566a8" };
   const PLACE_COLOUR = 0xffc0bab4; // alpha, blue, green, red
   const HOVER_PX = 12;
   const MARGIN_PX = 40;
@@ -43,7 +43,7 @@
 
   const statusOf = (query) => (statuses ? STATUSES[statuses[query]] : "unlabelled");
   const kindOf = (query) =>
-    !statuses ? "neutral" : statusOf(query) === "right" ? "right" : "wrong";
+    !statuses ? "neutral" : statusOf(query) === "correct" ? "correct" : "wrong";
   const isNear = () => view.scale > 0.5 * data.unit_m; // half a pixel a metre
   const isKnown = (points, i) => points[2 * i] !== data.no_position;
   const xOf = (east) => (east - view.east) * view.scale + canvas.clientWidth / 2;
@@ -196,12 +196,12 @@
   }
 
   function describe(query) {
-    const verdict = { right: "right", wrong: "wrong", neutral: "" }[kindOf(query)];
+    const verdict = { correct: "correct", wrong: "wrong", neutral: "" }[kindOf(query)];
     const found = [metres[query], verdict].filter(Boolean).join(", ");
     tooltip.replaceChildren(
       line(`Query ${query}`, true),
-      line(queryNames[query] || "could not be read, or nothing was found"),
-      line(`first prediction${found && `: ${found}`}`),
+      line(queryNames[query] || "unreadable, or without predictions"),
+      line(`top-1 prediction${found && `: ${found}`}`),
       line(firstNames[query]),
     );
     const figures = document.querySelectorAll(`.card[data-query="${query}"] figure`);

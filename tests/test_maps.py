@@ -5,12 +5,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import write_image
 from report_runs import change_arrays, write_run
 
-from reports import map_data
-from reports.map_data import find_regions, pack_map, thin_places
+from datasets.images import open_image
+from reports import maps
+from reports.maps import (
+    MapPhoto,
+    MapPoint,
+    draw_place_map,
+    find_regions,
+    make_thumbnail,
+    pack_map,
+    thin_places,
+)
 from reports.pictures import format_metres
-from reports.run_files import Positions, read_run_arrays
+from reports.run_files import RunPositions, read_run_arrays
 
 
 @pytest.fixture
@@ -55,7 +65,7 @@ def test_regions_far_apart_are_drawn_side_by_side(run):
     queries_m = positions.queries_m + corners_m[city]
     firsts_m = positions.first_predictions_m + corners_m[city]
     places_m = np.concatenate([positions.places_m + corner_m for corner_m in corners_m])
-    six = replace(run, positions=Positions(queries_m, firsts_m, places_m))
+    six = replace(run, positions=RunPositions(queries_m, firsts_m, places_m))
     packed = json.loads(json.dumps(pack_map(six)))
     drawn_m = 0.1 * unpack(packed["queries"]).reshape(-1, 2)
     for one in range(8):
@@ -90,7 +100,7 @@ def test_statuses_and_names_go_along(run):
 def test_too_many_places_are_thinned_to_the_finest_grid_that_does(monkeypatch):
     places_m = np.stack([np.arange(0, 100, 0.5), np.zeros(200)], axis=1)
     assert thin_places(places_m) == (places_m, 0)
-    monkeypatch.setattr(map_data, "MAX_PLACES", 25)
+    monkeypatch.setattr(maps, "MAX_PLACES", 25)
     thinned, cell_m = thin_places(places_m)
     assert cell_m == 5 and thinned[:, 0].tolist() == list(range(0, 101, 5))
 
@@ -98,7 +108,7 @@ def test_too_many_places_are_thinned_to_the_finest_grid_that_does(monkeypatch):
 def test_regions_are_told_apart_by_wide_gaps():
     queries_m = np.array([[0, 0], [15_000, 0], [500_000, 10], [30_000, 0], [np.nan, np.nan]])
     places_m = np.array([[0, 5], [500_000, 0], [0, 4_000_000.0]])
-    regions = find_regions(Positions(queries_m, queries_m, places_m))
+    regions = find_regions(RunPositions(queries_m, queries_m, places_m))
     assert [(box.tolist(), num) for box, num in regions] == [
         ([0, 0, 30_000, 5], 3),
         ([500_000, 0, 500_000, 10], 1),
@@ -109,7 +119,7 @@ def test_regions_side_by_side_in_both_directions():
     rng = np.random.default_rng(0)
     corners = np.array([[0, 0], [0, 1e5], [1e5, 0], [1e5, 1e5]])
     queries_m = np.concatenate([corner + rng.uniform(0, 1e4, (5, 2)) for corner in corners])
-    regions = find_regions(Positions(queries_m, queries_m, queries_m))
+    regions = find_regions(RunPositions(queries_m, queries_m, queries_m))
     assert [num for _, num in regions] == [5] * 4
     assert sorted((box[:2] // 1e5).astype(int).tolist() for box, _ in regions) == [
         [0, 0],
@@ -117,3 +127,80 @@ def test_regions_side_by_side_in_both_directions():
         [1, 0],
         [1, 1],
     ]
+
+
+def places_of(page):
+    """Return what the page draws in grey, as its script reads it. float64 [num_places, 2]."""
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    parts = []
+    for region in data["regions"]:
+        cells = np.frombuffer(base64.b64decode(region["places"]), "<u2").reshape(-1, 2)
+        parts.append(region["origin_m"] + cells * region["step_m"])
+    return np.concatenate(parts)
+
+
+def test_distinct_places_are_drawn_where_they_are():
+    positions_m = np.random.default_rng(0).uniform(0, 5000, (300, 2)) + [550_000, 4_180_000]
+    drawn_m = places_of(draw_place_map("City", np.tile(positions_m, (12, 1)), []))
+    assert len(drawn_m) == 300
+    apart_m = np.linalg.norm(drawn_m[:, None] - positions_m[None], axis=2)
+    assert apart_m.min(axis=0).max() < 0.1
+
+
+def test_too_many_places_are_thinned_out(monkeypatch):
+    monkeypatch.setattr(maps, "MAX_MAP_PLACES", 500)
+    positions_m = np.random.default_rng(0).uniform(0, 1000, (20_000, 2))
+    drawn_m = places_of(draw_place_map("City", positions_m, []))
+    assert 100 < len(drawn_m) <= 500
+    apart_m = np.linalg.norm(drawn_m[:, None] - positions_m[None, ::100], axis=2)
+    assert apart_m.min(axis=0).max() < 100, "the whole area is still covered"
+
+
+def test_regions_far_apart_are_side_by_side_and_keep_their_detail():
+    city_m = np.random.default_rng(0).uniform(0, 5000, (300, 2))
+    west_m, east_m = city_m + (550_000, 4_180_000), city_m + (580_000 + 1e8, 2_850_000)
+    points = [
+        MapPoint(1, tuple(east_m[7].tolist()), ""),
+        MapPoint(2, tuple(west_m[7].tolist()), ""),
+    ]
+    page = draw_place_map(
+        "Two", np.concatenate([east_m, west_m]), [MapPhoto("", "", "data:", points)]
+    )
+    drawn_m, extent_m = places_of(page), np.ptp(city_m, axis=0)
+    shift_m = np.array([city_m[:, 0].min() + 550_000, city_m[:, 1].min() + 4_180_000])
+    shift_m += (extent_m[0] + 0.1 * extent_m.max(), 0) - city_m.min(axis=0)
+    for expected_m in (west_m, city_m + shift_m):
+        apart_m = np.linalg.norm(drawn_m[:, None] - expected_m[None], axis=2)
+        assert apart_m.min(axis=0).max() < 0.1, "no coarser than one region alone"
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    first, second = (point["position_m"] for point in data["photos"][0]["points"])
+    np.testing.assert_allclose(first, city_m[7] + shift_m, atol=1e-6)
+    assert second == west_m[7].tolist()
+
+
+def test_places_of_all_regions_are_thinned_out(monkeypatch):
+    monkeypatch.setattr(maps, "MAX_MAP_PLACES", 600)
+    city_m = np.random.default_rng(0).uniform(0, 1000, (5000, 2))
+    everything_m = np.concatenate([city_m + (number * 1e8, 0) for number in (0, 1, 4)])
+    assert 150 < len(places_of(draw_place_map("Three", everything_m, []))) <= 600
+
+
+def test_one_place_is_enough():
+    np.testing.assert_allclose(
+        places_of(draw_place_map("One", np.array([[3.0, 4.0]]), [])), [[3, 4]]
+    )
+
+
+def test_texts_are_escaped():
+    evil = "</script><b>&"
+    photo = MapPhoto(evil, evil, "data:", [MapPoint(1, (0.0, 0.0), evil)])
+    page = draw_place_map(evil, np.zeros((1, 2)), [photo])
+    assert "<b>" not in page and page.count("</script>") == 2
+    assert "http" not in page, "nothing is fetched"
+    assert "<title>&lt;/script&gt;&lt;b&gt;&amp;</title>" in page
+
+
+def test_thumbnails_are_small(tmp_path):
+    uri = make_thumbnail(write_image(tmp_path / "a.png", (1000, 500)), side_px=100)
+    (tmp_path / "b.jpg").write_bytes(base64.b64decode(uri.split(",")[1]))
+    assert open_image(tmp_path / "b.jpg").size == (100, 50)

@@ -7,8 +7,8 @@ from conftest import write_image
 from PIL import Image
 from report_runs import change_arrays, write_run
 
-from reports.gallery import choose_queries, make_cards, make_thumbnail
 from reports.pictures import format_metres
+from reports.report_page import _make_thumbnail, choose_queries, make_cards
 from reports.run_files import read_run_arrays
 
 
@@ -22,7 +22,7 @@ def open_thumbnail(uri):
     "size, expected", [((480, 480), (180, 180)), ((3328, 512), (240, 37)), ((20, 10), (20, 10))]
 )
 def test_thumbnails_are_small_and_keep_the_shape(tmp_path, size, expected):
-    uri, problem = make_thumbnail(write_image(tmp_path / "a.png", size, (200, 30, 90)))
+    uri, problem = _make_thumbnail(write_image(tmp_path / "a.png", size, (200, 30, 90)))
     picture = open_thumbnail(uri)
     assert picture.size == expected and problem == ""
     np.testing.assert_allclose(np.array(picture).mean(axis=(0, 1)), (200, 30, 90), atol=6)
@@ -30,25 +30,27 @@ def test_thumbnails_are_small_and_keep_the_shape(tmp_path, size, expected):
 
 def test_images_that_cannot_be_shown(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no more")
-    assert make_thumbnail(tmp_path / "broken.jpg") == ("", "this image cannot be read")
-    assert make_thumbnail(tmp_path / "gone.jpg") == ("", "this image is gone")
+    assert _make_thumbnail(tmp_path / "broken.jpg") == ("", "this image cannot be read")
+    assert _make_thumbnail(tmp_path / "gone.jpg") == ("", "this image is gone")
 
 
-def test_headlines_say_where_the_first_right_one_is(tmp_path):
+def test_headlines_give_the_rank_of_the_first_correct_one(tmp_path):
     folder = write_run(tmp_path, num_queries=4)
     num_positives = read_run_arrays(folder).num_positives.copy()
     assert num_positives.tolist() == [1, 1, 1, 0]
     cards = make_cards(read_run_arrays(folder), np.arange(4))
     assert [card.headline for card in cards] == [
-        "right",
-        "wrong, the first right one has rank 3",
-        "right",
-        "wrong, the database has no right image",
+        "correct",
+        "wrong, first correct prediction at rank 3",
+        "correct",
+        "wrong, the database has no positive",
     ]
     num_positives[3] = 2
     change_arrays(folder, num_positives=num_positives)
     (card,) = make_cards(read_run_arrays(folder), np.array([3]))
-    assert card.headline == "wrong, none of the first 12 is right" and card.status == "missed"
+    assert (
+        card.headline == "wrong, no correct prediction among the top-12" and card.status == "missed"
+    )
 
 
 def test_without_labels_the_surest_and_the_least_sure_are_chosen(tmp_path):
