@@ -1,7 +1,7 @@
-"""What the paper's text says of its numbers, checked against the results that are there.
+"""Statements of the paper about its numbers, checked against results.
 
-Methods that are not implemented yet count with the numbers that the paper, or a later one, has of
-them; only on the paper's own data sets.
+Methods that are not implemented yet are represented by the numbers of the paper, or a later one;
+only on the paper's own data sets.
 """
 
 import operator
@@ -11,17 +11,17 @@ from datasets.catalog import find_train_folder
 from datasets.class_index import load_index
 from datasets.partition import PartitionParams
 from paper.dimensions import CNNS, DATASETS, TRANSFORMERS, curve_sources
-from paper.judgements import Judgement, Part, compare
+from paper.judgements import Finding, Judgement, compare
+from paper.networks import CHOSEN, Source
 from paper.published import load_elsewhere, load_scalars, load_table
-from paper.sources import CHOSEN, Source
-from paper.study import Study
+from paper.results_of_runs import Study
 from paper.sweeps import sweep_source
 from paper.tables import source_of
 
 _TABLE_SETS = ("pitts250k", "pitts30k", "tokyo247", "msls_val", "st_lucia")
-_ABOUT = 0.5  # points that "about 1 point" may be off
-_COMPARABLE = 1.0  # points that "comparable or better" may be below
-_ROUGHLY = 0.1  # share that "roughly 35,000" may be off
+_ABOUT = 0.5  # points, tolerance of "about 1 point"
+_COMPARABLE = 1.0  # points, tolerance of "comparable or better"
+_ROUGHLY = 0.1  # fraction, tolerance of "roughly 35,000"
 
 
 def judge_claims(study: Study) -> list[Judgement]:
@@ -29,33 +29,33 @@ def judge_claims(study: Study) -> list[Judgement]:
     return [Judgement(statement, tuple(check(study))) for statement, check in _CLAIMS.items()]
 
 
-def _max_beats_gem(study: Study) -> Iterator[Part]:
+def _max_beats_gem(study: Study) -> Iterator[Finding]:
     for dataset in study.scale.datasets(["pitts250k"]):
         yield _compare_rows(study, "table1", ("Max",), ("GeM",), dataset, operator.gt)
 
 
-def _gem_is_best_elsewhere(study: Study) -> Iterator[Part]:
+def _gem_is_best_elsewhere(study: Study) -> Iterator[Finding]:
     for dataset in study.scale.datasets(_TABLE_SETS[1:]):
         yield _compare_rows(study, "table1", ("GeM",), ("Max",), dataset, operator.ge)
 
 
-def _average_is_lowest(study: Study) -> Iterator[Part]:
+def _average_is_lowest(study: Study) -> Iterator[Finding]:
     for dataset in study.scale.datasets(_TABLE_SETS):
         for other in ("Max", "GeM"):
             yield _compare_rows(study, "table1", ("Average",), (other,), dataset, operator.le)
 
 
-def _max_beats_all_methods(study: Study) -> Iterator[Part]:
+def _max_beats_all_methods(study: Study) -> Iterator[Finding]:
     yield from _against_methods(study, "table2", source_of("table1", ("Max",), study.scale))
 
 
-def _cosplace_is_first(study: Study) -> Iterator[Part]:
+def _cosplace_is_first(study: Study) -> Iterator[Finding]:
     for table in ("table2", "table3"):
         source = source_of(table, ("CosPlace", "512", "SF-XL"), study.scale)
         yield from _against_methods(study, table, source)
 
 
-def _sf_xl_beats_landmarks(study: Study) -> Iterator[Part]:
+def _sf_xl_beats_landmarks(study: Study) -> Iterator[Finding]:
     for backbone in ("ResNet-50", "ResNet-101"):
         for better, worse in (("SF-XL", "GLD"), ("GLD", "SfM120k")):
             for dataset in study.scale.datasets(_TABLE_SETS):
@@ -63,7 +63,7 @@ def _sf_xl_beats_landmarks(study: Study) -> Iterator[Part]:
                 yield _compare_rows(study, "table4", *rows, dataset, operator.gt)
 
 
-def _one_group_costs_a_point(study: Study) -> Iterator[Part]:
+def _one_group_costs_a_point(study: Study) -> Iterator[Finding]:
     drop = load_scalars()["one_group_drop"].value
     eight, one = (_val(study, "groups_num", value) for value in (CHOSEN["groups_num"], 1))
     yield compare(
@@ -71,7 +71,7 @@ def _one_group_costs_a_point(study: Study) -> Iterator[Part]:
     )
 
 
-def _eight_groups_are_best(study: Study) -> Iterator[Part]:
+def _eight_groups_are_best(study: Study) -> Iterator[Finding]:
     chosen = CHOSEN["groups_num"]
     for value in study.scale.sweeps["groups_num"]:
         if value != chosen:
@@ -79,7 +79,7 @@ def _eight_groups_are_best(study: Study) -> Iterator[Part]:
             yield compare(*sides, operator.ge, "val")
 
 
-def _128_beats_netvlad(study: Study) -> Iterator[Part]:
+def _128_beats_netvlad(study: Study) -> Iterator[Finding]:
     published: dict[str, float] = {}  # the highest, where several measured it
     for result in load_elsewhere():
         if (result.method, result.dim) == ("NetVLAD", 4096):
@@ -94,7 +94,7 @@ def _128_beats_netvlad(study: Study) -> Iterator[Part]:
             )
 
 
-def _resnets_are_comparable(study: Study) -> Iterator[Part]:
+def _resnets_are_comparable(study: Study) -> Iterator[Finding]:
     networks = dict(_networks(study, 512))
     for dataset in study.scale.datasets(list(DATASETS)):
         vgg = ("VGG16 512-D", _recall(study, networks["VGG16"], dataset))
@@ -103,7 +103,7 @@ def _resnets_are_comparable(study: Study) -> Iterator[Part]:
             yield compare(ours, vgg, lambda a, b: a >= b - _COMPARABLE, _title(dataset))
 
 
-def _transformers_are_lower(study: Study) -> Iterator[Part]:
+def _transformers_are_lower(study: Study) -> Iterator[Finding]:
     networks = dict(_networks(study, 512))
     for dataset in study.scale.datasets(list(DATASETS)):
         cnns = {name: _recall(study, networks[name], dataset) for name in networks}
@@ -115,14 +115,14 @@ def _transformers_are_lower(study: Study) -> Iterator[Part]:
             yield compare(theirs, ("best 512-D CNN", best), operator.lt, _title(dataset))
 
 
-def _split_of_sf_xl(study: Study) -> Iterator[Part]:
+def _split_of_sf_xl(study: Study) -> Iterator[Finding]:
     if study.scale.stand_ins is not None:
-        yield Part("the statement is about SF-XL", None)
+        yield Finding("the statement is about SF-XL", None)
         return
     try:
         folder = find_train_folder("sf_xl_raw", study.log.datasets_folder)
     except FileNotFoundError:
-        yield Part("no training set sf_xl_raw", None)
+        yield Finding("no training set sf_xl_raw", None)
         return
     index = load_index(folder, PartitionParams(), "cache")
     sizes = [(len(index.classes(g)), index.num_images(g)) for g in range(index.num_groups)]
@@ -138,10 +138,10 @@ def _split_of_sf_xl(study: Study) -> Iterator[Part]:
     for name, value in found.items():
         stated = load_scalars()[name].value
         is_near = abs(value - stated) <= _ROUGHLY * stated
-        yield Part(f"{name.replace('_', ' ')} {value:,.1f} against {stated:,g}", is_near)
+        yield Finding(f"{name.replace('_', ' ')} {value:,.1f} against {stated:,g}", is_near)
 
 
-_CLAIMS: dict[str, Callable[[Study], Iterator[Part]]] = {
+_CLAIMS: dict[str, Callable[[Study], Iterator[Finding]]] = {
     "Max pooling beats GeM on Pitts250k (Table 1)": _max_beats_gem,
     "GeM is at least as good as max on the other sets (Table 1)": _gem_is_best_elsewhere,
     "Average pooling is the lowest (Table 1)": _average_is_lowest,
@@ -158,7 +158,7 @@ _CLAIMS: dict[str, Callable[[Study], Iterator[Part]]] = {
 
 
 def _recall(study: Study, source: Source, dataset: str) -> float | str:
-    """Return the mean R@1 over the seeds, or why there is none."""
+    """Return the mean R@1 over the seeds, or why it is missing."""
     cell = study.measure(source, dataset)
     return cell.missing or cell.mean
 
@@ -185,7 +185,7 @@ def _compare_rows(
     right: tuple[str, ...],
     dataset: str,
     test: Callable[[float, float], bool],
-) -> Part:
+) -> Finding:
     sides = [
         (" ".join(labels), _recall(study, source_of(table, labels, study.scale), dataset))
         for labels in (left, right)
@@ -193,11 +193,11 @@ def _compare_rows(
     return compare(*sides, test, _title(dataset))
 
 
-def _against_methods(study: Study, name: str, source: Source) -> Iterator[Part]:
+def _against_methods(study: Study, name: str, source: Source) -> Iterator[Finding]:
     """Compare a network with the paper's numbers of all other methods of a table."""
     table = load_table(name)
     if study.scale.stand_ins is not None:
-        yield Part("the other methods are not implemented yet", None)
+        yield Finding("the other methods are not implemented yet", None)
         return
     for row in table.rows:
         for column in table.columns if row.method != "CosPlace" else ():

@@ -1,4 +1,4 @@
-"""Figure 6: R@1 against descriptor length, a curve per backbone, a panel per data set."""
+"""Figure 6: R@1 against descriptor dimension, a curve per backbone, a panel per data set."""
 
 from pathlib import Path
 
@@ -6,13 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from model.backbones import find_recipe
-from paper.compared import VALUES_HEADER, list_values
-from paper.drawing import PAGE_IN, new_figure, styled
-from paper.measured_figure import save_measured
-from paper.plan import Need
+from paper.drawing import PAGE_IN, new_figure, save_measured, styled
+from paper.networks import Trained
+from paper.results_of_runs import Study
+from paper.runs_to_do import Need
 from paper.scales import Scale
-from paper.sources import Trained
-from paper.study import Study
+from paper.table_cells import VALUES_HEADER, list_values
 
 DATASETS = {
     "pitts250k": "Pitts250k",
@@ -40,7 +39,7 @@ _LEFT_OUT = "SFRS and NetVLAD are not implemented yet"
 
 
 def curve_sources(scale: Scale, backbone: str) -> dict[int, Trained]:
-    """Return {length of the descriptors: training} of a backbone."""
+    """Return {descriptor dimension: training} of a backbone."""
     own = find_recipe(backbone).out_channels  # without a linear layer
     return {dim or own: scale.cosplace(backbone, dim) for dim in scale.dims[backbone]}
 

@@ -1,7 +1,6 @@
-"""What the figures of the paper share: their style, their sizes, and how they are written.
+"""Style, sizes and writing of the figures of the paper.
 
-A function that draws is decorated with `styled`, so that the style file holds for as long as it
-runs and nothing is left of it afterwards:
+A function that draws is decorated with `styled`, so that the style file holds during its call only:
 
     @styled
     def draw_recalls(folder: Path, note: str = "") -> list[Path]:
@@ -13,6 +12,7 @@ runs and nothing is left of it afterwards:
 
 import csv
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,12 @@ import commons
 COLUMN_IN, PAGE_IN = 3.3, 7.0  # widths of a column and of a page of the paper
 _NOTE_COLOUR = "#B3261E"
 _NOTE_PT = 7
-_LETTERS_PER_IN = 15  # of that size; wide ones still fit
+_LETTERS_PER_IN = 15  # of that size; wide letters still fit
 _LINE_IN = 0.14  # whole pixels, so that the figure above is the same
 
 styled = matplotlib.style.context(
     str(Path(__file__).with_name("style.mplstyle")),
-    after_reset=True,  # the settings of whoever draws do not count
+    after_reset=True,  # independent of the caller's settings
 )
 
 
@@ -42,14 +42,14 @@ styled = matplotlib.style.context(
 def new_figure(
     width_in: float, height_in: float, rows: int = 1, columns: int = 1, **subplots: Any
 ) -> tuple[Figure, Any]:
-    """Make a figure in the style of the paper, laid out so that nothing overlaps.
+    """Make a figure in the style of the paper, without overlaps.
 
     Args:
         width_in: COLUMN_IN or PAGE_IN, inches.
         height_in: Inches.
         rows: Of panels.
         columns: Of panels.
-        **subplots: What else `Figure.subplots` takes, such as sharey.
+        **subplots: Other arguments of `Figure.subplots`, such as sharey.
 
     Returns:
         The figure, and its Axes; an array of them if there are several.
@@ -63,10 +63,10 @@ def save_figure(figure: Figure, folder: Path, name: str, note: str = "") -> list
     """Write NAME.pdf (vectors) and NAME.png; the same figure gives the same bytes.
 
     Args:
-        figure: Stays as it is.
-        folder: Is made if it is not there.
+        figure: Is left unchanged.
+        folder: Made if missing.
         name: Of the files, without extension.
-        note: Printed below the figure, which grows by it, for example where it is not from.
+        note: Printed below the figure, which grows by it.
 
     Returns:
         Both files.
@@ -95,7 +95,7 @@ def save_figure(figure: Figure, folder: Path, name: str, note: str = "") -> list
 
 
 def remove_pictures(folder: Path, name: str) -> None:
-    """Remove what an earlier call of `save_figure` left."""
+    """Remove the pictures of an earlier call of `save_figure`."""
     for kind in ("pdf", "png"):
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
 
@@ -103,12 +103,12 @@ def remove_pictures(folder: Path, name: str) -> None:
 def write_values(
     rows: Iterable[Sequence[Any]], header: Sequence[str], folder: Path, name: str, note: str = ""
 ) -> Path:
-    """Write what a figure shows as NAME.csv.
+    """Write the values of a figure as NAME.csv.
 
     Args:
         rows: As many values each as the header has.
         header: Names of the columns, with units.
-        folder: Is made if it is not there.
+        folder: Made if missing.
         name: Of the file, without extension.
         note: That of the figure; it becomes a column, if there is one.
     """
@@ -129,8 +129,38 @@ def write_thousands(axis: Axis) -> None:
 
 
 def write_message(axes: Axes, message: str) -> None:
-    """Say in a panel why there is nothing to see in it."""
+    """Write into a panel why it is empty."""
     axes.set_axis_off()
     width_in = axes.figure.get_size_inches()[0] * axes.get_position().width
     text = textwrap.fill(message, max(10, int(0.9 * width_in * _LETTERS_PER_IN)))
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
+
+
+def save_measured(
+    figure: Figure,
+    values: tuple[Sequence[str], Sequence[Sequence]],
+    folder: Path,
+    name: str,
+    mark: str,
+    explanation: str,
+) -> list[Path]:
+    """Write the picture, if any of its numbers is measured, and the CSV.
+
+    Args:
+        figure: The picture.
+        values: Header with a column "missing", and the rows, one per number.
+        folder: Of the files.
+        name: Of the files; pictures of an earlier call are removed if all numbers are missing.
+        mark: Of the scale.
+        explanation: Printed on the picture.
+    """
+    header, rows = values
+    column = header.index("missing")
+    reasons = Counter(row[column] for row in rows if row[column])
+    missing = ", ".join(f"{why} {number} of {len(rows)}" for why, number in reasons.items())
+    table = write_values(rows, header, folder, name, mark)
+    if sum(reasons.values()) == len(rows):
+        remove_pictures(folder, name)
+        return [table]
+    notes = (mark, explanation, f"Points left out: {missing}" if missing else "")
+    return [*save_figure(figure, folder, name, ". ".join(filter(None, notes))), table]

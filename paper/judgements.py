@@ -1,4 +1,4 @@
-"""Statements and what results say of them: they hold, they fail, or they cannot be judged yet."""
+"""Statements of the paper judged by results: they hold, fail, or cannot be judged yet."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ _MAX_SHOWN = 4  # parts of the evidence
 
 
 class Verdict(Enum):
-    """What a check came to."""
+    """The result of a check."""
 
     HOLDS = "holds"
     FAILS = "does not hold"
@@ -16,23 +16,23 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of the comparisons that a statement is about."""
+class Finding:
+    """One comparison of a statement."""
 
-    text: str  # the numbers, or what is missing
+    text: str  # the numbers, or the missing one
     holds: bool | None  # None: a number is missing
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A statement of the paper and what the results say of it."""
+    """A statement of the paper and its comparisons."""
 
     statement: str
-    parts: tuple[Part, ...]
+    parts: tuple[Finding, ...]
 
     @property
     def verdict(self) -> Verdict:
-        """One counterexample refutes; all numbers must be there for a statement to hold."""
+        """One counterexample refutes; a statement holds only if no number is missing."""
         if any(part.holds is False for part in self.parts):
             return Verdict.FAILS
         if not self.parts or any(part.holds is None for part in self.parts):
@@ -41,7 +41,7 @@ class Judgement:
 
     @property
     def evidence(self) -> str:
-        """How many of all comparisons hold, fail or miss a number, and those that decided."""
+        """Counts of comparisons that hold, fail or miss a number, and the decisive ones."""
         decisive = {Verdict.FAILS: False, Verdict.OPEN: None, Verdict.HOLDS: True}[self.verdict]
         texts = list(dict.fromkeys(part.text for part in self.parts if part.holds is decisive))
         shown = "; ".join(texts[:_MAX_SHOWN]) + ("; ..." if len(texts) > _MAX_SHOWN else "")
@@ -59,20 +59,20 @@ def compare(
     right: tuple[str, float | str],
     test: Callable[[float, float], bool],
     where: str,
-) -> Part:
+) -> Finding:
     """Compare two numbers, each with its name; a text instead of a number says why it is missing.
 
     Args:
-        left: What the test's first argument is.
-        right: Its second.
+        left: First argument of the test.
+        right: Second argument.
         test: Whether the statement holds.
         where: The data set.
     """
     for name, value in (left, right):
         if isinstance(value, str):
-            return Part(f"{name} on {where}: {value}", None)
+            return Finding(f"{name} on {where}: {value}", None)
     numbers = " against ".join(f"{name} {value:.1f}" for name, value in (left, right))
-    return Part(f"{where}: {numbers}", test(left[1], right[1]))
+    return Finding(f"{where}: {numbers}", test(left[1], right[1]))
 
 
 def format_judgements(judgements: Sequence[Judgement], mark: str) -> str:

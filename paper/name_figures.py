@@ -1,6 +1,6 @@
-"""Figures 1 to 3 of the paper: what a data set holds, told by the names of its images.
+"""Figures 1 to 3 of the paper: statistics of a data set from the names of its images.
 
-Figures 1 and 2 count panoramas, figure 3 counts queries. No image is opened, none need be there.
+Figures 1 and 2 count panoramas, figure 3 counts queries. No image is opened or needed.
 """
 
 import os
@@ -34,7 +34,7 @@ from paper.panoramas import (
 _HEIGHT_IN, _LEGEND_IN = 2.2, 0.5
 _FEWEST_YEARS = 5
 _MOST_BARS = 100  # fuller cells share one bar, to the right of the others
-_APART = 4  # so far that bar is from them
+_APART = 4  # distance of that bar
 _MOST_TICKS = 8
 
 
@@ -51,9 +51,9 @@ def draw_panorama_figures(
         train: Folder of the training images or its list file, see `iterate_names`; crops and whole
             panoramas give the same figures.
         folder: Where PDF, PNG and CSV of each figure are written.
-        note: Printed on the figures, for example that they are not of the paper's data.
+        note: Printed on the figures, for example on the data.
         figures: "fig1" or "fig2" or both.
-        params: Tell the side of a cell and the smallest class that is kept; None for the paper's.
+        params: Side of a cell and smallest trained class; None for the paper's.
 
     Returns:
         The files written.
@@ -93,10 +93,10 @@ def draw_query_years(queries: str | os.PathLike, folder: Path, note: str = "") -
 def _draw_cells(
     panoramas: Panoramas, params: PartitionParams, folder: Path, note: str
 ) -> list[Path]:
-    """Draw how many cells hold so many panoramas, and which of them training drops.
+    """Draw the number of cells by panoramas per cell, and those that training drops.
 
     Training drops classes of few images. Each panorama has one crop in every class of its cell, so
-    that these are the cells of few panoramas.
+    that these are cells of few panoramas.
     """
     per_cell, images_per_cell = count_per_cell(panoramas, params.M)
     smallest = params.min_images_per_class
@@ -126,7 +126,7 @@ def _draw_cells(
 
 
 def _draw_kinds(axes: Axes, num_cells: np.ndarray, smallest: int) -> list[Artist]:
-    """Draw bars, coloured by what training does with the cells; return the entries of a legend."""
+    """Draw bars, coloured by the use of the cells in training; return the legend's entries."""
     kinds = (
         ("one panorama ({:,} cells): dropped in training", "C1", 1, min(2, smallest)),
         (f"2 to {smallest - 1} ({{:,}} cells): dropped as well", "C4", 2, smallest),
@@ -154,7 +154,7 @@ def _make_bars(num_cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def _set_ticks(axes: Axes, last: int) -> None:
-    """Name the bars of 1, 10, 20, ... panoramas, and the one that stands for many."""
+    """Label the bars of 1, 10, 20, ... panoramas, and the last one."""
     step = _choose_step(min(last, _MOST_BARS))
     ticks = {1: "1"} | {n: str(n) for n in range(step, min(last, _MOST_BARS) + 1, step)}
     if last > _MOST_BARS:
@@ -171,7 +171,7 @@ def _choose_step(span: int) -> int:
 
 @styled
 def _draw_years(years: np.ndarray, what: str, folder: Path, name: str, note: str) -> list[Path]:
-    """Draw how many there are of each year; those of an unknown one are told in words."""
+    """Draw the number of each year, unknown years in words."""
     values, counts = np.unique(years[years > 0], return_counts=True)
     num_unknown = int((years == 0).sum())
     figure, axes = new_figure(COLUMN_IN, _HEIGHT_IN)

@@ -29,7 +29,7 @@ class Panoramas:
 
     east_m: np.ndarray  # UTM. float64 [P]
     north_m: np.ndarray  # UTM. float64 [P]
-    years: np.ndarray  # 0 where the name does not tell. int64 [P]
+    years: np.ndarray  # 0 if unknown. int64 [P]
     num_images: np.ndarray  # names of this panorama: its crops. int64 [P]
 
 
@@ -71,7 +71,7 @@ def read_years(paths: ImagePaths) -> np.ndarray:
 
 
 def count_per_cell(panoramas: Panoramas, side_m: float) -> tuple[np.ndarray, np.ndarray]:
-    """Count what each cell of side_m x side_m metres holds; cells without anything are left out.
+    """Count the panoramas of each non-empty cell of side_m x side_m metres.
 
     Returns:
         Panoramas per cell and images per cell. int64 [num_cells] both.
@@ -85,7 +85,7 @@ def count_per_cell(panoramas: Panoramas, side_m: float) -> tuple[np.ndarray, np.
 
 
 def sample_images(source: str | os.PathLike, num_images: int, seed: int) -> list[str]:
-    """Draw different images, each with the same chance; fewer if there are not as many.
+    """Draw distinct images uniformly at random, all if there are fewer.
 
     Returns:
         Absolute paths.
@@ -96,14 +96,14 @@ def sample_images(source: str | os.PathLike, num_images: int, seed: int) -> list
     rng = np.random.default_rng(seed)
     drawn: list[tuple[float, str]] = []
     for paths in iterate_names(source):
-        numbers = rng.random(len(paths))  # those of the smallest numbers are drawn
+        numbers = rng.random(len(paths))  # the smallest are drawn
         drawn += [(numbers[i], paths[i]) for i in np.argsort(numbers)[:num_images]]
         drawn = sorted(drawn)[:num_images]
     return [path for _, path in drawn]
 
 
 def iterate_names(source: str | os.PathLike) -> Iterator[ImagePaths]:
-    """Yield the names of a data set in blocks of some MB; no image need be there.
+    """Yield the names of a data set in blocks of some MB; images need not exist.
 
     Args:
         source: A folder of images; if `<folder>_images_paths.txt` stands beside it, that is read
@@ -126,7 +126,7 @@ def iterate_names(source: str | os.PathLike) -> Iterator[ImagePaths]:
             is_empty = False
             yield paths
     if is_empty:
-        raise FileNotFoundError(f"{list_file} lists no image: a line of it is the path of one")
+        raise FileNotFoundError(f"{list_file} is empty; expected one image path per line")
 
 
 def _join(keys: np.ndarray, num_images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,15 +1,18 @@
 """The numbers of the paper's tables, and public ones to set beside them, read from numbers/.
 
 The tables' files are as wide as the tables and in their order, cells as printed ("75.3±0.2"), so
-that a reader can hold them against the paper. What has to be known of the cells is in sources.json.
+that they are easy to compare with the paper. Caveats of the cells are in sources.json.
 """
 
+import csv
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 from datasets.catalog import TEST_SETS
-from paper.number_files import Line, damaged, read_about, read_lines
 
 NUMBERS = Path(__file__).with_name("numbers")
 TABLES = ("table1", "table2", "table3", "table4")
@@ -17,6 +20,99 @@ _SOURCES = "sources.json"
 _ROW_HEADERS = ("method", "pooling", "backbone", "dim", "train_set")
 _RECALL_NAMES = ("R@1", "R@5", "R@10", "R@20")
 _DAGGER = " †"
+NOTHING = "-"  # printed by the paper where it has no number
+_RECALL = r"\d+(?:\.\d+)?"
+
+
+@dataclass(frozen=True)
+class CsvLine:
+    """A line of a CSV file below its header."""
+
+    path: Path
+    number: int  # the header is line 1
+    cells: dict[str, str]  # by the header, in its order
+
+    def text(self, name: str) -> str | None:
+        """Return a cell, None for "-" and where the file has no such column."""
+        text = self.cells.get(name, NOTHING)
+        return None if text == NOTHING else text
+
+    def integer(self, name: str) -> int | None:
+        """Return a cell as a whole number, None for "-"."""
+        text = self.text(name)
+        if text is not None and not re.fullmatch(r"\d+", text, re.ASCII):
+            damaged(self.path, self.number, f"{name} is {text!r}, not a whole number")
+        return None if text is None else int(text)
+
+    def recall(self, name: str) -> tuple[float, float | None] | None:
+        """Return a recall in percent and its standard deviation, None for "-"."""
+        text = self.cells[name]
+        if text == NOTHING:
+            return None
+        found = re.fullmatch(rf"({_RECALL})(?:±({_RECALL}))?", text, re.ASCII)
+        if found is None or float(found[1]) > 100:
+            problem = f"{name} is {text!r}, not a recall in percent such as 83.7, 83.7±0.3 or -"
+            damaged(self.path, self.number, problem)
+        return float(found[1]), None if found[2] is None else float(found[2])
+
+
+def read_lines(path: Path, needed: Sequence[str] = ()) -> list[CsvLine]:
+    """Read a CSV file: a header and at least one line below it.
+
+    Args:
+        path: The file.
+        needed: Names that the header must have.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If it is not UTF-8, its header lacks a name or has one twice, or a line has not
+            as many cells as the header.
+    """
+    header, *rows = list(csv.reader(_read_text(path).splitlines())) or [[]]
+    if not rows or len(set(header)) < len(header) or not set(needed) <= set(header):
+        names = f" ({', '.join(needed)})" if needed else ""
+        damaged(path, 1, f"a header of different names{names} and lines below it were expected")
+    for number, cells in enumerate(rows, 2):
+        if len(cells) != len(header):
+            damaged(path, number, f"{len(cells)} cells instead of the header's {len(header)}")
+    lines = (dict(zip(header, cells, strict=True)) for cells in rows)
+    return [CsvLine(path, number, cells) for number, cells in enumerate(lines, 2)]
+
+
+def read_about(path: Path, name: str, needed: Sequence[str]) -> dict[str, Any]:
+    """Read the entry of sources.json on one file of numbers.
+
+    Args:
+        path: The JSON file.
+        name: The file of numbers, without its extension.
+        needed: Required keys, such as "caveats".
+
+    Raises:
+        FileNotFoundError: If the JSON file is not there.
+        ValueError: If it is no JSON, or lacks a required key.
+    """
+    try:
+        about = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        damaged(path, error.lineno, error.msg)
+    entry = about.get(name) if isinstance(about, dict) else None
+    if not isinstance(entry, dict) or not set(needed) <= entry.keys():
+        damaged(path, 1, f"{name} with {', '.join(needed)} is not there")
+    return entry
+
+
+def damaged(path: Path, line: int, problem: str) -> NoReturn:
+    """Raise the error of a damaged file."""
+    raise ValueError(f"{path}, line {line}: {problem}; restore the file from the repository")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing; restore it from the repository") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); restore it from the repository") from None
 
 
 @dataclass(frozen=True)
@@ -43,20 +139,20 @@ class Column:
 
 @dataclass(frozen=True)
 class Caveat:
-    """What has to be known of some cells: those with one of the values in each named field."""
+    """A remark on some cells: those with one of the values in each named field."""
 
     text: str
     where: Mapping[str, list] = field(default_factory=dict)  # a field's name -> values
 
     def belongs_to(self, *parts: object) -> bool:
-        """Tell whether it holds for a cell, which is given by its row and its column."""
+        """Whether it applies to a cell, given by its row and its column."""
         values = {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
         return all(values[name] in known for name, known in self.where.items())
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """A row of a table of the paper. What the paper does not say of it is None."""
+    """A row of a table of the paper; None where the paper does not say."""
 
     labels: tuple[str, ...]  # as printed, in the order of the table's row headers
     numbers: tuple[Number | None, ...]  # in the order of the columns; None: the paper has "-"
@@ -103,13 +199,13 @@ class PublishedTable:
         raise ValueError(f"{self.name} has no column {dataset} {metric}")
 
     def caveats_of(self, row: PublishedRow, column: Column) -> tuple[str, ...]:
-        """Return what has to be known of a cell, sentences."""
+        """Return the caveats of a cell, as sentences."""
         return tuple(c.text for c in self.caveats if c.belongs_to(row, column))
 
 
 @dataclass(frozen=True)
 class PublicResult:
-    """Recalls of a model on a data set that stand elsewhere. What is not said there is None."""
+    """Recalls of a model on a data set reported elsewhere; None where not reported."""
 
     source: str
     dataset: str  # its name in datasets.catalog
@@ -129,7 +225,7 @@ class Scalar:
     value: float | str
     unit: str | None
     about: bool  # the paper says "about" or "roughly"
-    quantity: str  # what it is, in words
+    quantity: str  # in words
     note: str | None
 
 
@@ -170,7 +266,7 @@ def load_table(name: str, folder: Path = NUMBERS) -> PublishedTable:
 
 
 def load_elsewhere(folder: Path = NUMBERS) -> tuple[PublicResult, ...]:
-    """Read public recalls that do not stand in the supplementary of the paper.
+    """Read public recalls from outside the supplementary of the paper.
 
     Raises:
         FileNotFoundError: If a file is not there.
@@ -215,7 +311,7 @@ def _read_column(path: Path, text: str) -> Column:
 
 
 def _read_row(
-    line: Line, headers: Sequence[str], columns: Sequence[str], every_row: Mapping[str, str]
+    line: CsvLine, headers: Sequence[str], columns: Sequence[str], every_row: Mapping[str, str]
 ) -> PublishedRow:
     texts = {header: line.text(header) or every_row.get(header) for header in _ROW_HEADERS}
     method, backbone = texts["method"], texts["backbone"]
@@ -232,7 +328,7 @@ def _read_row(
     )
 
 
-def _read_result(line: Line) -> PublicResult:
+def _read_result(line: CsvLine) -> PublicResult:
     if line.cells["dataset"] not in TEST_SETS:
         damaged(line.path, line.number, f"{line.cells['dataset']} is no data set of the catalog")
     recalls = {name: line.recall(name) for name in _RECALL_NAMES}
@@ -249,7 +345,7 @@ def _read_result(line: Line) -> PublicResult:
 
 
 def _read_caveats(folder: Path, name: str, kinds: Iterable[type]) -> list[Caveat]:
-    """Read the caveats of a file; those that ask for fields which no such dataclass has fail."""
+    """Read the caveats of a file; those with unknown fields fail."""
     known = {f.name for kind in kinds for f in fields(kind)}
     caveats = []
     for entry in read_about(folder / _SOURCES, name, ("caveats",))["caveats"]:

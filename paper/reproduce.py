@@ -1,10 +1,10 @@
-"""Tables and figures of the paper, by one command each.
+"""Tables and figures of the paper, one command each.
 
-python -m paper.reproduce table1                  do the missing runs, then compare with the paper
+python -m paper.reproduce table1                  start missing runs, then compare with the paper
 python -m paper.reproduce all --dry_run           only list the runs, with GPU hours and disk
 python -m paper.reproduce fig5 --shard 1/4        a quarter of the runs, on one of four machines
 python -m paper.reproduce table4 --published_weights      no training: the released networks
-python -m paper.reproduce all --scale mini        all of it on a made-up city, in minutes
+python -m paper.reproduce all --scale mini        everything on a procedural city, in minutes
 """
 
 import argparse
@@ -17,19 +17,19 @@ from pathlib import Path
 import commons
 from flags.types import not_negative_int
 from mini_city import generate
-from paper.outputs import TARGETS, list_needs, write_target
-from paper.plan import FAILED, RunOptions, carry_out, make_steps
-from paper.plan_text import describe_plan
+from paper.costs import describe_plan
+from paper.results_of_runs import Study
 from paper.run_log import RunLog
+from paper.runs_to_do import FAILED, RunOptions, carry_out, make_steps
 from paper.scales import SCALES
-from paper.study import Study
+from paper.targets import TARGETS, list_needs, write_target
 from runs.signals import StopSignals
 
 MINI_PRESET = "small"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Plan the runs, do those that are missing, and write what is asked for."""
+    """Plan the runs, start missing ones, and write the requested tables and figures."""
     args = parse_arguments(argv)
     targets = TARGETS if "all" in args.targets else tuple(dict.fromkeys(args.targets))
     with commons.usage_errors():
@@ -46,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     study = Study(scale, tuple(args.seeds), log, args.only, args.published_weights)
     needs = list_needs(targets, study)
     if args.only and not needs:
-        raise ValueError(f"--only: no row, curve or sweep of {', '.join(targets)} is called so")
+        raise ValueError(f"--only matches no row, curve or sweep of {', '.join(targets)}")
     steps = make_steps(needs, args.seeds)[args.shard[0] - 1 :: args.shard[1]]
     if args.dry_run:
         logging.info(f"{scale.mark}\n{describe_plan(steps, log)}".lstrip())
         return
     options = RunOptions(runs_folder, str(root), device, args.num_workers)
-    with StopSignals("Repeat the command to go on", can_continue=True):
+    with StopSignals("Repeat the command to continue", can_continue=True):
         failures = carry_out(steps, log, options)
     show_outputs(targets, dataclasses.replace(study, failures=failures), out)
     if FAILED in failures.values():
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def show_outputs(targets: Sequence[str], study: Study, folder: Path) -> None:
-    """Write tables and figures, each whatever becomes of the others.
+    """Write tables and figures; a failure of one does not stop the others.
 
     Raises:
         ValueError: At the end, if some could not be made.
@@ -69,7 +69,7 @@ def show_outputs(targets: Sequence[str], study: Study, folder: Path) -> None:
     for target in targets:
         try:
             logging.info(f"\n{write_target(target, study, folder)}")
-        except FileNotFoundError as error:  # usually a data set; the first line tells which
+        except FileNotFoundError as error:  # usually a data set, named in the first line
             logging.warning(f"\n{target}: {str(error).splitlines()[0]}")
         except (ValueError, OSError) as error:
             logging.error(f"\n{target}: {error}")
@@ -89,13 +89,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = cli.add_argument
     add("targets", nargs="+", choices=[*TARGETS, "all"], metavar="TARGET", help="%(choices)s")
-    add("--scale", choices=SCALES, default="paper", help="mini: the mini city, for a try")
+    add("--scale", choices=SCALES, default="paper", help="mini: the mini city, as a trial")
     add("--dry_run", action="store_true", help="list the runs and stop")
     add(
         "--only",
         default="",
         metavar="TEXT",
-        help="do only the runs of rows, curves or sweeps whose name holds this; all are shown",
+        help="start only runs of rows, curves or sweeps whose name contains this; all are shown",
     )
     add(
         "--seeds",
@@ -107,7 +107,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--published_weights",
         action="store_true",
-        help="take the released CosPlace networks instead of training, where there are",
+        help="use released CosPlace networks instead of training, where available",
     )
     add(
         "--shard",
@@ -128,13 +128,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=os.environ.get("DATASETS_FOLDER", "data"),
         help="as of train.py",
     )
-    add("--logs_folder", default="logs", help="runs in it are used, new ones are made in it")
+    add("--logs_folder", default="logs", help="of existing and new runs")
     add("--out", metavar="FOLDER", help="for tables and figures (default: LOGS/paper/outputs)")
     args = cli.parse_args(argv)
     if args.published_weights and args.scale == "mini":
-        cli.error(
-            "--published_weights were trained on SF-XL: they have no meaning with --scale mini"
-        )
+        cli.error("--published_weights were trained on SF-XL: they do not apply to --scale mini")
     return args
 
 

@@ -1,4 +1,4 @@
-"""Finished and interrupted runs below a folder of logs, and what they measured."""
+"""Finished and interrupted runs below a folder of logs, and their results."""
 
 import functools
 import json
@@ -9,23 +9,23 @@ from typing import Any
 
 import commons
 from datasets.catalog import TRAIN_SETS, find_test_set, find_train_folder
-from paper.sources import Absent, Released, Source, Trained
+from paper.networks import Absent, Released, Source, Trained
 from parser import parse_arguments
 from reports.runs import find_sets, read_results
 from training.resuming import NO_INFLUENCE
 
-_PLAIN = (  # flags that must be as they are by default: the paper's protocol
+_PLAIN = (  # flags that must have their defaults: the paper's protocol
     *("positives", "no_labels", "per_city", "positive_dist_threshold", "test_method"),
     *("index", "skip_unreadable", "test_set_folder"),
 )
 _NO_INFLUENCE = NO_INFLUENCE - {"epochs_num"}
 _RECALLS = {"R@1", "R@5", "R@10"}  # of the paper's tables
-_LOCAL_SETS = "mini_city"  # sets of that name are made, and differ from folder to folder
+_LOCAL_SETS = "mini_city"  # generated sets differ from folder to folder
 
 
 @dataclass(frozen=True)
 class Missing:
-    """Why there is no number."""
+    """Why a number is missing."""
 
     reason: str
 
@@ -34,12 +34,12 @@ NO_DATA_SET, NOT_RUN = Missing("no data set"), Missing("not run")
 
 
 @dataclass(frozen=True)
-class Training:
-    """A run of train.py that is there."""
+class TrainingRun:
+    """A run of train.py on disk."""
 
     folder: Path
-    num_epochs: int  # that are done
-    is_done: bool  # all of them, and the test
+    num_epochs: int  # finished ones
+    is_done: bool  # all epochs and the test
 
     @property
     def best_model(self) -> Path:
@@ -48,7 +48,7 @@ class Training:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether it was stopped late enough to be continued."""
+        """Whether it can be resumed."""
         names = ("last_checkpoint.pth", "previous_checkpoint.pth")
         return any((self.folder / name).is_file() for name in names)
 
@@ -60,18 +60,18 @@ class Training:
 
 
 class RunLog:
-    """Looks runs up by their settings; never runs anything.
+    """Finds runs by their settings; never starts any.
 
-    `refresh()` reads the flags of all runs again, after new ones were made.
+    `refresh()` reads the flags of all runs again, to find new ones.
     """
 
     def __init__(self, folder: Path, datasets_folder: str, resize: str | None) -> None:
         """Read the flags of all runs.
 
         Args:
-            folder: Holds the folders of runs, at any depth.
-            datasets_folder: Where the data sets are.
-            resize: The --resize_test_imgs that evaluations must have had; None: not given.
+            folder: Of runs, at any depth.
+            datasets_folder: Of the data sets.
+            resize: Required --resize_test_imgs of evaluations; None: not given.
         """
         self.folder = folder
         self.datasets_folder = datasets_folder
@@ -79,7 +79,7 @@ class RunLog:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the flags of all runs again, and what those by the paper's protocol measured."""
+        """Read the flags of all runs again, and the results of those by the paper's protocol."""
         self._runs = dict(_read_flags(self.folder))
         self._results = {
             place: result
@@ -89,8 +89,8 @@ class RunLog:
             if result["recalls"].keys() >= _RECALLS
         }
 
-    def training(self, source: Trained, seed: int) -> Training | None:
-        """Return the run of a training: one that is done, or else the one that got farthest."""
+    def training(self, source: Trained, seed: int) -> TrainingRun | None:
+        """Return the run of a training: a finished one, or else the longest."""
         wanted = _training_flags(source, seed)
         interrupted = []
         for folder, flags in self._runs.items():
@@ -98,16 +98,18 @@ class RunLog:
                 continue
             num_epochs = len(_read_lines(folder / "metrics.jsonl"))
             is_done = (folder / "results.json").is_file() and num_epochs >= wanted["epochs_num"]
-            training = Training(folder, min(num_epochs, wanted["epochs_num"]), is_done)
+            training = TrainingRun(folder, min(num_epochs, wanted["epochs_num"]), is_done)
             if is_done and training.best_model.is_file():
                 return training
-            has_best = training.best_model.is_file() or num_epochs == 0  # stopped in the first one
+            has_best = (
+                training.best_model.is_file() or num_epochs == 0
+            )  # stopped in the first epoch
             if training.has_checkpoint and has_best:
                 interrupted.append(training)
         return max(interrupted, key=lambda one: one.num_epochs, default=None)
 
-    def finished_training(self, source: Source, seed: int) -> Training | Missing:
-        """Return the run of a training, or why there is none to take numbers from."""
+    def finished_training(self, source: Source, seed: int) -> TrainingRun | Missing:
+        """Return the finished run of a training, or why there is none."""
         if not isinstance(source, Trained):
             return Missing(getattr(source, "reason", "not trained here"))
         training = self.training(source, seed)
@@ -121,7 +123,7 @@ class RunLog:
             found = self._find({"model": source.spec}, dataset)
         else:
             found = self.finished_training(source, seed)
-            if isinstance(found, Training):
+            if isinstance(found, TrainingRun):
                 best = found.best_model
                 model = {"model_sha256": _sha256(best, best.stat().st_mtime_ns)}
                 found = self._find(model, dataset)
@@ -135,11 +137,11 @@ class RunLog:
         return NOT_RUN
 
     def result(self, folder: Path) -> dict[str, Any]:
-        """Return the results in a folder that `evaluation` gave."""
+        """Return the results in a folder returned by `evaluation`."""
         return self._results[folder]
 
     def has_set(self, dataset: str) -> bool:
-        """Return whether a test set is on disk."""
+        """Whether a test set is on disk."""
         try:
             find_test_set(dataset, self.datasets_folder)
         except FileNotFoundError:
@@ -147,7 +149,7 @@ class RunLog:
         return True
 
     def missing_for_training(self, source: Trained) -> str:
-        """Return the first data set that a training needs and that is not on disk, or nothing."""
+        """Return the first missing data set of a training, empty if none."""
         name = source["dataset"]
         try:
             find_train_folder(name, self.datasets_folder)
@@ -158,7 +160,7 @@ class RunLog:
         return f"data set {missing}" if missing else ""
 
     def _is_same_training(self, wanted: Mapping[str, Any], flags: Mapping[str, Any]) -> bool:
-        """Compare all flags that matter; one that an older version lacked is at its default."""
+        """Compare all relevant flags; those that an older version lacked have their defaults."""
         default = _default_flags()
         if wanted["dataset"].startswith(_LOCAL_SETS) and not self._is_same_place(flags):
             return False
@@ -194,13 +196,13 @@ def _default_flags() -> dict[str, Any]:
 
 @functools.cache
 def _training_flags(source: Trained, seed: int) -> dict[str, Any]:
-    """Return all flags of a training, with the defaults that it leaves."""
+    """Return all flags of a training, defaults included."""
     return vars(parse_arguments(source.argv(seed)))
 
 
 @functools.cache
 def _evaluation_flags() -> dict[str, Any]:
-    """Return the flags of eval.py by default."""
+    """Return the default flags of eval.py."""
     return vars(parse_arguments(["--dataset=x"], is_training=False))
 
 
@@ -215,7 +217,7 @@ def _read_flags(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _read_sets(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Return the folders with results of a run and what they hold."""
+    """Return the folders with results of a run and their content."""
     try:
         return [(place, read_results(place)) for place in find_sets(folder).values()]
     except (FileNotFoundError, ValueError):  # not finished, or damaged
@@ -228,5 +230,5 @@ def _read_lines(file: Path) -> list[str]:
 
 @functools.cache
 def _sha256(path: Path, mtime_ns: int) -> str:
-    """Return the SHA-256 of a file, read once as long as it does not change."""
+    """Return the SHA-256 of a file, cached until the file changes."""
     return commons.sha256_of(path)

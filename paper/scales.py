@@ -1,4 +1,4 @@
-"""The two scales: the paper's own, and the mini city, on which every path runs in minutes."""
+"""The two scales of experiments: the paper's, and the mini city, which takes minutes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from model.backbones import find_recipe
 from model.network import IMAGE_SIZE
-from paper.sources import CHOSEN, Trained, trained
+from paper.networks import CHOSEN, Trained, trained
 
 # Values of the sweeps are legible only in the paper's Figure 5: these go around the chosen ones.
 _PAPER_SWEEPS = {
@@ -16,7 +16,7 @@ _PAPER_SWEEPS = {
     "L": (1, 2, 3),
     "groups_num": (1, 2, 4, 8, 16, 32, 50),
 }
-_PAPER_DIMS = {  # those that were released; one length is the transformers' own
+_PAPER_DIMS = {  # released ones; transformers have one dimension only
     "VGG16": (64, 128, 256, 512),
     "ResNet18": (32, 64, 128, 256, 512),
     "ResNet50": (32, 64, 128, 256, 512, 1024, 2048),
@@ -29,17 +29,17 @@ _PAPER_DIMS = {  # those that were released; one length is the transformers' own
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the runs are, and on which images.
+    """Size and data sets of the runs.
 
     Attributes:
         name: On the command line.
-        mark: What every output says; empty for the paper's own scale.
+        mark: On every output; empty for the paper's own scale.
         flags: Of train.py, for every training.
         resize: Of eval.py, as --resize_test_imgs; None leaves it to the data set and the network.
         stand_ins: Data set of the paper -> the one to use; sets without one are left out. None:
             the paper's own.
         sweeps: Values of Figure 5 by flag.
-        dims: Descriptor lengths of Figure 6 by backbone; 0 is the pooled vector itself.
+        dims: Descriptor dimensions of Figure 6 by backbone; 0: without linear layer.
     """
 
     name: str

@@ -6,22 +6,21 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from datasets.partition import PartitionParams
-from paper.compared import VALUES_HEADER, Cell, list_values
-from paper.drawing import PAGE_IN, new_figure, styled
-from paper.measured_figure import save_measured
-from paper.plan import Need
+from paper.drawing import PAGE_IN, new_figure, save_measured, styled
+from paper.networks import CHOSEN, Trained
+from paper.results_of_runs import Study
+from paper.runs_to_do import Need
 from paper.scales import Scale
-from paper.sources import CHOSEN, Trained
-from paper.study import Study
+from paper.table_cells import VALUES_HEADER, Cell, list_values
 
 _LABELS = {"M": "$M$ (m)", "alpha": r"$\alpha$ (°)", "N": "$N$", "L": "$L$", "groups_num": "groups"}
 _BACKBONE, _DIM = "ResNet18", 512
 
 
 def sweep_source(scale: Scale, flag: str, value: int) -> Trained:
-    """Return the training with one hyper-parameter changed, on as many groups as it leaves.
+    """Return the training with one hyper-parameter changed, on at most as many groups as exist.
 
-    The chosen 8 groups need N x N x L of at least 8; fewer are all trained.
+    The chosen 8 groups need N x N x L of at least 8; otherwise all are trained.
     """
     flags = CHOSEN | {flag: value}
     params = PartitionParams(**{name: flags[name] for name in ("M", "alpha", "N", "L")})
@@ -32,7 +31,7 @@ def sweep_source(scale: Scale, flag: str, value: int) -> Trained:
 
 
 def sweep_needs(study: Study) -> list[Need]:
-    """Return the trainings of all sweeps; their validation is enough."""
+    """Return the trainings of all sweeps; their validation suffices."""
     return [
         Need(sweep_source(study.scale, flag, value))
         for flag, values in study.scale.sweeps.items()
@@ -45,8 +44,7 @@ def sweep_needs(study: Study) -> list[Need]:
 def draw_sweeps(study: Study, folder: Path) -> list[Path]:
     """Draw Figure 5: a panel per hyper-parameter, its chosen value bold, a red line at its R@1.
 
-    Values without a run keep their place on the axis, without a point; without any run there is no
-    picture.
+    Values without a run have a tick but no point; without any run there is no picture.
     """
     sweeps = study.scale.sweeps
     figure, panels = new_figure(PAGE_IN, 2.1, 1, len(sweeps), sharey=True, squeeze=False)

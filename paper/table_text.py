@@ -2,16 +2,46 @@
 
 import csv
 import io
+import itertools
 import re
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import commons
-from paper.compared import FLAG, GAP, Cell, ComparedTable, Row
-from paper.table_latex import format_latex
+from paper.table_cells import FLAG, GAP, Cell, ComparedTable, Row
 
 WIDTH = 160  # characters of a wide terminal
+_LATEX_WIDTH = 175  # characters of \footnotesize on landscape A4
+_PREAMBLE = r"""\documentclass{article}
+\usepackage[utf8]{inputenc}
+\usepackage[a4paper,landscape,margin=12mm]{geometry}
+\usepackage{booktabs}
+\setlength{\parindent}{0pt}
+\setlength{\parskip}{4pt}
+\begin{document}
+\footnotesize"""
+_ESCAPES = {
+    "\0": "{}",
+    "\\": r"\textbackslash{}",
+    **{mark: rf"\{mark}" for mark in "&%$#_{}"},
+    **{mark: f"{{{mark}}}" for mark in "[]*"},  # after a line break they would be its options
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
+    '"': "''",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "≈": r"$\approx$",
+    "°": r"$^\circ$",
+    "†": r"$\dagger$",
+    "α": r"$\alpha$",
+    "Δ": r"$\Delta$",
+    "–": "--",
+    "’": "'",
+}
 _CSV_COLUMNS = (
     "dataset",
     "metric",
@@ -33,11 +63,11 @@ _CSV_COLUMNS = (
 def render(table: ComparedTable, form: str) -> str:
     """Return a table as text that ends with a line break.
 
-    Cells read "measured (paper, difference)". In a table with a mark the paper's numbers are left
-    out in all forms, for they would invite a comparison that means nothing.
+    Cells read "measured (paper, difference)". A table with a mark omits the paper's numbers in all
+    forms: its numbers are not comparable.
 
     Args:
-        table: The cells and what has to be known of them.
+        table: Cells, notes and caveats.
         form: One of FORMS.
 
     Raises:
@@ -61,7 +91,7 @@ def write_table(table: ComparedTable, folder: Path, stem: str) -> list[Path]:
 
 
 def _format_text(table: ComparedTable) -> str:
-    """Return blocks of columns below one another, none wider than WIDTH if that can be."""
+    """Return blocks of columns below one another, none wider than WIDTH if possible."""
     parts = [table.title]
     for columns in table.blocks(WIDTH):
         header = [*table.row_headers, *(table.columns[index].header for index in columns)]
@@ -117,7 +147,7 @@ def _format_markdown(table: ComparedTable) -> str:
 
 
 def _escape(text: str) -> str:
-    """Keep Markdown from reading marks in names."""
+    """Escape the marks of Markdown in names."""
     return re.sub(r"([\\`*_{}\[\]<>|#&$~])", r"\\\1", " ".join(text.split()))
 
 
@@ -134,7 +164,7 @@ def _format_csv(table: ComparedTable) -> str:
 
 
 def _csv_numbers(cell: Cell) -> list[object]:
-    """Return the cells from measured_mean to flagged; what is not known is empty."""
+    """Return the cells from measured_mean to flagged; unknown values are empty."""
     published = cell.published
     numbers = [
         cell.mean,
@@ -153,9 +183,74 @@ def _csv_words(table: ComparedTable, row: Row, cell: Cell) -> list[str]:
     return [cell.missing, "; ".join(cell.runs), table.mark, row.note, caveats]
 
 
+def _format_latex(table: ComparedTable) -> str:
+    """Return a document with one tabular per block of columns; flagged cells are bold."""
+    parts = [_PREAMBLE, rf"\textbf{{{_escape_latex(table.title)}}}"]
+    for columns in table.blocks(_LATEX_WIDTH):
+        parts.append((_format_mark(table) + _format_tabular(table, columns)).strip())
+    notes = [f"[{number}] {note}" for number, note in enumerate(table.notes(), 1)]
+    notes = [*table.legend("Bold"), *notes, *table.all_caveats()]
+    return "\n\n".join([*parts, *map(_escape_latex, notes), r"\end{document}"]) + "\n"
+
+
+def _escape_latex(text: str) -> str:
+    """Escape text for LaTeX; letters of other scripts become code points."""
+    text = re.sub(r"-(?=-)", "-\0", " ".join(text.split()))  # "--" would become a dash
+    return "".join(map(_escape_character, text))
+
+
+def _escape_character(character: str) -> str:
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    accented = "À" <= character <= "ÿ" and character.isalpha() and character not in "ÐðÞþ"
+    return character if character.isascii() or accented else f"U+{ord(character):04X}"
+
+
+def _format_mark(table: ComparedTable) -> str:
+    return rf"\textbf{{{_escape_latex(table.mark)}}}\\" + "\n" if table.mark else ""
+
+
+def _format_tabular(table: ComparedTable, columns: range) -> str:
+    """Return the labels and some columns as a tabular, data sets above their columns."""
+    num_labels = len(table.row_headers)
+    lines = [
+        rf"\begin{{tabular}}{{@{{}}{'l' * num_labels}{'r' * len(columns)}@{{}}}}",
+        r"\toprule",
+        *_format_header(table, columns),
+        r"\midrule",
+    ]
+    for row in table.rows:
+        labels = map(_escape_latex, table.labels(row))
+        cells = (_format_cell(row.cells[index]) for index in columns)
+        lines.append(_format_row([*labels, *cells]))
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _format_header(table: ComparedTable, columns: range) -> list[str]:
+    titles, rules = [""] * len(table.row_headers), []
+    first = len(titles) + 1
+    for title, group in itertools.groupby(table.columns[index].title for index in columns):
+        last = first + len(list(group)) - 1
+        titles.append(rf"\multicolumn{{{last - first + 1}}}{{c}}{{{_escape_latex(title)}}}")
+        rules.append(rf"\cmidrule(lr){{{first}-{last}}}")
+        first = last + 1
+    metrics = [table.columns[index].metric for index in columns]
+    names = [_escape_latex(name) for name in (*table.row_headers, *metrics)]
+    return [_format_row(titles), " ".join(rules), _format_row(names)]
+
+
+def _format_row(texts: list[str]) -> str:
+    return " & ".join(texts) + r" \\"
+
+
+def _format_cell(cell: Cell) -> str:
+    text = re.sub(r", -(?=\d)", ", $-$", _escape_latex(cell.describe()))
+    return rf"\textbf{{{text}}}" if cell.flagged else text
+
+
 FORMS: dict[str, tuple[str, Callable[[ComparedTable], str]]] = {
     "text": (".txt", _format_text),
     "markdown": (".md", _format_markdown),
     "csv": (".csv", _format_csv),
-    "latex": (".tex", format_latex),
+    "latex": (".tex", _format_latex),
 }

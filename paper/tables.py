@@ -1,15 +1,15 @@
-"""Tables 1 to 4: the network behind each row, and the tables with what was measured."""
+"""Tables 1 to 4: the network of each row, and measured beside published numbers."""
 
 from dataclasses import replace
 from typing import NamedTuple
 
 from model.published import LANDMARK_DIM, parse_published
-from paper.compared import Cell, ComparedTable, Row
-from paper.plan import Need
+from paper.networks import Absent, Released, Source
 from paper.published import Column, PublishedTable, load_table
+from paper.results_of_runs import Study
+from paper.runs_to_do import Need
 from paper.scales import Scale
-from paper.sources import Absent, Released, Source
-from paper.study import Study
+from paper.table_cells import Cell, ComparedTable, Row
 
 
 class CosPlace(NamedTuple):
@@ -29,7 +29,7 @@ ROWS: dict[str, dict[tuple[str, ...], CosPlace | Released]] = {
     },
     "table2": {("CosPlace", "512", "SF-XL"): CosPlace("VGG16", 512)},
     "table3": {("CosPlace", "512", "SF-XL"): CosPlace("VGG16", 512)},
-    "table4": {  # of 2048-D, as the numbers are, and not of 512-D, as the caption says
+    "table4": {  # of 2048-D, as the numbers, not of 512-D, as in the caption
         ("SfM120k", "ResNet-50"): Released("landmark:SfM120k:ResNet50"),
         ("GLD", "ResNet-50"): Released("landmark:GLD:ResNet50"),
         ("SF-XL", "ResNet-50"): CosPlace("ResNet50", 2048),
@@ -38,7 +38,7 @@ ROWS: dict[str, dict[tuple[str, ...], CosPlace | Released]] = {
         ("SF-XL", "ResNet-101"): CosPlace("ResNet101", 2048),
     },
 }
-# Rows that the paper does not have: Table 4 with the length that its caption says.
+# Rows beyond the paper: Table 4 with the dimension of its caption.
 EXTRA_ROWS: dict[str, dict[tuple[str, ...], CosPlace | Released]] = {
     "table4": {
         ("SfM120k", "ResNet-50, 512-D"): Released("landmark:SfM120k:ResNet50:512"),
@@ -63,7 +63,7 @@ def table_needs(name: str, study: Study) -> list[Need]:
 
 
 def compare_table(name: str, study: Study) -> ComparedTable:
-    """Return a table of the paper with what was measured on the data sets of the scale."""
+    """Return a table of the paper with measured numbers on the data sets of the scale."""
     table = load_table(name)
     columns = _columns(table, study.scale)
     rows = []
@@ -112,7 +112,7 @@ def _cell(
 
 
 def _note(source: Source) -> str:
-    """Return how a network came about, if it is not as the row says."""
+    """Return how a network was made, if not as in the row."""
     if not isinstance(source, Released):
         return ""
     if source.spec.startswith("cosplace:"):

@@ -3,8 +3,8 @@
 import csv
 from dataclasses import replace
 
-from paper.compared import Cell, ComparedTable, Row
 from paper.published import Column, load_table
+from paper.table_cells import Cell, ComparedTable, Row
 from paper.table_text import render
 
 MARK = "mini city: not the paper's data set"

@@ -7,10 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from paper.networks import Source
+from paper.results_of_runs import Study
 from paper.run_log import NO_DATA_SET, NOT_RUN, Missing
 from paper.scales import PAPER
-from paper.sources import Source
-from paper.study import Study
 
 
 @dataclass

@@ -6,8 +6,8 @@ from drawn_figures import assert_all_is_readable, keep_figures
 from paper_studies import KnownNumbers, make_study
 
 from paper.dimensions import curve_sources, dimension_needs, draw_dimensions
+from paper.networks import Released
 from paper.scales import MINI, PAPER
-from paper.sources import Released
 
 
 def test_transformers_have_one_length_of_their_own():

@@ -175,7 +175,9 @@ def test_missing_and_empty_sources_are_sentences(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         read_panoramas(tmp_path / "nowhere")
     (tmp_path / "train_images_paths.txt").write_text("\n\r\n")
-    with pytest.raises(FileNotFoundError, match=r"train_images_paths.txt lists no image"):
+    with pytest.raises(
+        FileNotFoundError, match=r"train_images_paths.txt is empty; expected one image path"
+    ):
         read_panoramas(tmp_path / "train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="No image in"):

@@ -8,13 +8,16 @@ import matplotlib
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from matplotlib.figure import Figure
 from PIL import Image
 
+from paper import drawing
 from paper.drawing import (
     COLUMN_IN,
     PAGE_IN,
     new_figure,
     save_figure,
+    save_measured,
     styled,
     write_message,
     write_thousands,
@@ -152,3 +155,39 @@ def test_values_are_written_whole_with_any_name(tmp_path):
     with pytest.raises(ValueError, match="in the middle"):
         write_values(fail(), ("row", "image"), path.parent, "fig4")
     assert path.read_bytes() == before and os.listdir(path.parent) == ["fig4.csv"]
+
+
+HEADER = ("value", "mean", "missing")
+
+
+@pytest.fixture
+def notes(monkeypatch):
+    """Return what will hold the notes of the figures that are saved."""
+    kept = []
+    save = drawing.save_figure
+
+    def keep(figure, folder, name, note):
+        kept.append(note)
+        return save(figure, folder, name, note)
+
+    monkeypatch.setattr(drawing, "save_figure", keep)
+    return kept
+
+
+def test_a_figure_says_how_many_of_its_numbers_are_missing_and_why(tmp_path, notes):
+    rows = [(1, "5.0", ""), (2, "", "not run"), (3, "", "failed"), (4, "", "not run")]
+    files = save_measured(Figure(), (HEADER, rows), tmp_path, "fig5", "mini", "Red: chosen")
+    assert [file.name for file in files] == ["fig5.pdf", "fig5.png", "fig5.csv"]
+    assert notes == ["mini. Red: chosen. Points left out: not run 2 of 4, failed 1 of 4"]
+
+
+def test_a_whole_figure_says_nothing_of_it(tmp_path, notes):
+    save_measured(Figure(), (HEADER, [(1, "5.0", "")]), tmp_path, "fig5", "", "Red: chosen")
+    assert notes == ["Red: chosen"]
+
+
+def test_of_nothing_there_is_no_picture_and_no_older_one(tmp_path, notes):
+    (tmp_path / "fig5.png").touch()
+    rows = [(1, "", "not run"), (2, "", "not run")]
+    [file] = save_measured(Figure(), (HEADER, rows), tmp_path, "fig5", "", "")
+    assert list(tmp_path.iterdir()) == [file] == [tmp_path / "fig5.csv"] and notes == []

@@ -3,9 +3,9 @@
 import pytest
 from paper_studies import KnownNumbers, fill, make_study
 
+from paper.networks import Absent, Released
 from paper.published import TABLES, Number, load_table
 from paper.scales import MINI, PAPER
-from paper.sources import Absent, Released
 from paper.tables import EXTRA_ROWS, ROWS, compare_table, source_of, table_needs
 
 TABLE_SETS = ("pitts250k", "pitts30k", "tokyo247", "msls_val", "st_lucia")
@@ -103,5 +103,5 @@ def test_what_has_to_be_known_of_a_network_stands_with_its_row():
     assert "first 512 whitened dimensions" in notes["GLD", "ResNet-50, 512-D"]
     test = {(PAPER.cosplace("ResNet18", 512), 1, "pitts30k"): {"R@1": 89.0}}
     table = compare_table("table1", make_study(KnownNumbers(test), seeds=(0, 1, 2)))
-    assert table.rows[2].note == "There are numbers of 1 of 3 seeds only."
+    assert table.rows[2].note == "Only 1 of 3 seeds have numbers."
     assert table.rows[2].cells[1].runs == ("logs/ResNet18 512-D gem_1_pitts30k",)

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from paper import outputs, reproduce
+from paper import reproduce, targets
 from paper.reproduce import main
 from paper.scales import MINI
 
@@ -104,7 +104,7 @@ def test_a_figure_that_cannot_be_made_does_not_take_the_others_along(run, tmp_pa
     def fail(*args):
         raise ValueError("the disk is bad")
 
-    monkeypatch.setitem(outputs._RUN_FIGURES, "fig5", fail)
+    monkeypatch.setitem(targets._RUN_FIGURES, "fig5", fail)
     study = [*("fig5", "fig4", "claims"), "--shard=14/14"]
     with pytest.raises(ValueError, match="fig5 could not be made"):
         run(*study)
@@ -129,6 +129,6 @@ def test_wrong_flags(refused, argv, message):
 
 
 def test_a_row_that_no_table_has_is_an_error_before_any_run(refused):
-    assert "no row, curve or sweep of table1 is called so" in refused(
+    assert "--only matches no row, curve or sweep of table1" in refused(
         main, ["table1", "--only=xyz"], code=1
     )

@@ -6,9 +6,9 @@ import pytest
 from paper_runs import make_sets, write_evaluation, write_training
 
 from commons import sha256_of
+from paper.networks import Absent, Released
 from paper.run_log import Missing, RunLog
 from paper.scales import MINI, PAPER
-from paper.sources import Absent, Released
 
 SOURCE = PAPER.cosplace("ResNet18", 512)
 PITTS = "pitts30k"

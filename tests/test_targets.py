@@ -3,9 +3,9 @@
 import pytest
 from paper_studies import KnownNumbers, make_study
 
-from paper.outputs import TARGETS, list_needs, write_target
 from paper.published import TABLES
 from paper.scales import MINI
+from paper.targets import TARGETS, list_needs, write_target
 
 
 def test_every_table_and_figure_is_a_target():

@@ -1,33 +1,35 @@
-"""Which runs numbers need, and doing those that are missing."""
+"""Plan the runs behind tables and figures, and start the missing ones."""
 
 import logging
 import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
+import commons
 from model.published import fetch_published, parse_published
+from paper.networks import Absent, Released, Source, Trained
 from paper.run_log import Missing, RunLog
-from paper.script_runs import run_script
-from paper.sources import Absent, Released, Source, Trained
 from runs.folders import is_unused
 
 FAILED = "failed"
-# Threads that wait actively slow small networks down several times where another program runs, too.
+# Threads that wait actively slow small networks several times where another program runs.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Need:
-    """A network that a table or figure needs, and the test sets that it needs it on.
+    """A network that a table or figure needs, and its test sets.
 
     Attributes:
         source: The network.
-        datasets: Names of test sets; none if the validation of the training is enough.
+        datasets: Names of test sets; none if the validation of the training suffices.
     """
 
     source: Source
@@ -36,20 +38,20 @@ class Need:
 
 @dataclass(frozen=True)
 class Step:
-    """One network with one seed, and all that is asked of it."""
+    """One network with one seed, and its test sets."""
 
     source: Trained | Released
     seed: int
     datasets: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return what is run."""
+        """Return network and seed."""
         return str(self.source) + (f", seed {self.seed}" * isinstance(self.source, Trained))
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where runs are made and with what; nothing of it changes results."""
+    """Folders and devices of runs; none of it changes results."""
 
     runs_folder: Path  # new runs go here
     datasets_folder: str
@@ -58,10 +60,10 @@ class RunOptions:
 
 
 def make_steps(needs: Iterable[Need], seeds: Sequence[int]) -> list[Step]:
-    """Bring together what several tables and figures need of the same networks, in order.
+    """Join the needs of several tables and figures by network, in order.
 
     Args:
-        needs: Of all tables and figures that are asked for.
+        needs: Of all requested tables and figures.
         seeds: Of trainings; a released network is one network.
     """
     asked: dict[tuple[Trained | Released, int], dict[str, None]] = {}
@@ -74,7 +76,7 @@ def make_steps(needs: Iterable[Need], seeds: Sequence[int]) -> list[Step]:
 
 
 def missing_evaluations(step: Step, log: RunLog) -> list[str]:
-    """Return the test sets of a step that are on disk, but without results."""
+    """Return the test sets of a step on disk without results."""
     return [
         name
         for name in step.datasets
@@ -83,7 +85,7 @@ def missing_evaluations(step: Step, log: RunLog) -> list[str]:
 
 
 def why_blocked(step: Step, log: RunLog) -> tuple[str, str]:
-    """Return why a step cannot be done here, in short and at length; empty if it can.
+    """Return why a step cannot run here, short and long; empty if it can.
 
     Files of released networks are downloaded.
     """
@@ -98,7 +100,7 @@ def why_blocked(step: Step, log: RunLog) -> tuple[str, str]:
 
 
 def is_trained(step: Step, log: RunLog) -> bool:
-    """Return whether the network of a step is there, or needs no training."""
+    """Whether the network of a step is trained, or needs no training."""
     if isinstance(step.source, Released):
         return True
     training = log.training(step.source, step.seed)
@@ -106,10 +108,10 @@ def is_trained(step: Step, log: RunLog) -> bool:
 
 
 def carry_out(steps: Sequence[Step], log: RunLog, options: RunOptions) -> dict[Step, str]:
-    """Do what is missing of each step; go on with the next one where a run fails.
+    """Run the missing parts of each step; continue with the next one if a run fails.
 
     Returns:
-        Why steps could not be done, in words.
+        The reasons of steps that could not run.
     """
     blocked = {step: why for step in steps if any(why := why_blocked(step, log))}
     for short in dict.fromkeys(short for short, _ in blocked.values()):
@@ -191,7 +193,7 @@ def _new_folder(parent: Path, name: str) -> Path:
 
 
 def _run(script: str, argv: Sequence[str], folder: Path, options: RunOptions) -> None:
-    """Run an entry point in a process of its own; raise a RuntimeError with what it says."""
+    """Run an entry point in a process of its own; raise a RuntimeError with its error."""
     command = [
         *(sys.executable, _REPOSITORY / script, *argv),
         f"--datasets_folder={options.datasets_folder}",
@@ -205,3 +207,24 @@ def _run(script: str, argv: Sequence[str], folder: Path, options: RunOptions) ->
         _, found, message = said.read().rpartition("Error: ")
     if code:
         raise RuntimeError(message.strip() if found else f"{script} ended with exit code {code}")
+
+
+def run_script(command: Sequence[object], stderr: IO[str], env: Mapping[str, str]) -> int:
+    """Run a command to its end and return its exit code; its output is in its log.
+
+    Raises:
+        Stopped: If this process has to stop; the command was stopped first, and saved its state.
+    """
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        env=env,
+        start_new_session=True,  # Ctrl-C reaches it through this process, once
+    )
+    try:
+        return process.wait()
+    except commons.Stopped:
+        process.terminate()
+        process.wait()
+        raise

@@ -1,4 +1,4 @@
-"""What tables and figures are made from: the scale, the seeds, and the numbers that are there."""
+"""Results of runs for tables and figures, by network, seed and test set."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -6,27 +6,26 @@ from pathlib import Path
 from typing import TypeVar
 
 from model.published import TRAINED_DIMS
-from paper.compared import Cell
-from paper.plan import Step
+from paper.networks import Absent, Released, Source, Trained
 from paper.run_log import NO_DATA_SET, Missing, RunLog
+from paper.runs_to_do import Step
 from paper.scales import PAPER, Scale
-from paper.sources import Absent, Released, Source, Trained
+from paper.table_cells import Cell
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that a table or figure may look at.
+    """The results that tables and figures show.
 
     Attributes:
         scale: The paper's or the mini city's.
         seeds: Of trainings; several give mean and standard deviation.
-        log: The runs that are there.
-        only: A text that the name of a row or curve must hold for its runs to be done; empty for
-            all.
-        use_released: Whether released networks take the place of trainings with the paper's flags.
-        failures: Why runs could not be done.
+        log: The runs on disk.
+        only: Start only runs of rows or curves whose name contains this text; empty: all.
+        use_released: Whether released networks replace trainings with the paper's flags.
+        failures: Why runs could not be done, by step.
     """
 
     scale: Scale
@@ -37,12 +36,12 @@ class Study:
     failures: Mapping[Step, str] = field(default_factory=dict)
 
     def is_asked(self, label: str, source: Source) -> bool:
-        """Return whether the runs of a row or curve are asked for, by its name or the network's."""
+        """Whether the runs of a row or curve are selected, by its name or the network's."""
         wanted, *names = (text.lower().replace("-", "") for text in (self.only, label, str(source)))
         return any(wanted in name for name in names)
 
     def resolve(self, source: Source) -> Source:
-        """Return the network that is looked at: the released one, if that is asked for."""
+        """Return the network to evaluate: the released one, if requested."""
         if not (self.use_released and isinstance(source, Trained)):
             return source
         backbone, dim = source["backbone"], source["fc_output_dim"]
@@ -52,7 +51,7 @@ class Study:
         return Released(f"cosplace:{backbone}:{dim}") if is_released else source
 
     def measure(self, source: Source, dataset: str, metric: str = "R@1") -> Cell:
-        """Return a recall on a test set, for each seed that has it, or why there is none."""
+        """Return a recall on a test set, for each seed that has it, or why it is missing."""
         folders = self.find_evaluations(source, dataset)
         if isinstance(folders, Missing):
             return Cell(missing=folders.reason)
@@ -65,7 +64,7 @@ class Study:
         )
 
     def measure_val(self, source: Source) -> Cell:
-        """Return R@1 on the validation set, for each seed that has it, or why there is none."""
+        """Return R@1 on the validation set, for each seed that has it, or why it is missing."""
         found = self._over_seeds(source, lambda seed: self.log.finished_training(source, seed))
         if isinstance(found, Missing):
             return Cell(missing=found.reason)
@@ -78,11 +77,11 @@ class Study:
         return self._over_seeds(source, lambda seed: self.log.evaluation(source, seed, dataset))
 
     def describe_seeds(self, source: Source, cells: Iterable[Cell]) -> str:
-        """Return a sentence if numbers are of fewer seeds than asked for; else nothing."""
+        """Return a sentence if numbers are of fewer seeds than requested, else an empty text."""
         num_asked = 1 if isinstance(self.resolve(source), Released) else len(self.seeds)
         found = {len(cell.measured) for cell in cells} - {0, num_asked}
         numbers = " and ".join(map(str, sorted(found)))
-        return f"There are numbers of {numbers} of {num_asked} seeds only." if found else ""
+        return f"Only {numbers} of {num_asked} seeds have numbers." if found else ""
 
     def _over_seeds(
         self, source: Source, look_up: Callable[[int], T | Missing]
@@ -98,7 +97,7 @@ class Study:
         return self._explain(source, seed, missing)
 
     def _explain(self, source: Source, seed: int, missing: Missing) -> Missing:
-        """Return why a run is not there; what went wrong just now tells more than that."""
+        """Return why a run is missing: the failure of just now, if there was one."""
         for step, why in self.failures.items():
             if (step.source, step.seed) == (source, seed) and missing != NO_DATA_SET:
                 return Missing(why)

@@ -3,8 +3,8 @@ import statistics
 import pytest
 from compared_tables import make_published, make_table, perturbed, read_csv
 
-from paper.compared import Cell, Row
 from paper.published import Number
+from paper.table_cells import Cell, Row
 from paper.table_text import render
 
 

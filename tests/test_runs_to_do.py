@@ -1,18 +1,23 @@
 """Planning runs and doing the missing ones; the runs themselves are faked."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 from paper_runs import make_sets, write_evaluation, write_training
 
 from commons import sha256_of
-from paper import plan
-from paper.estimates import evaluation_hours, training_gigabytes, training_hours
-from paper.plan import Need, RunOptions, Step, carry_out, make_steps
-from paper.plan_text import describe_plan
+from paper import runs_to_do
+from paper.costs import describe_plan, evaluation_hours, training_gigabytes, training_hours
+from paper.networks import Absent, Released
 from paper.run_log import RunLog
+from paper.runs_to_do import Need, RunOptions, Step, carry_out, make_steps
 from paper.scales import MINI, PAPER
-from paper.sources import Absent, Released
 
 SOURCE, OTHER = PAPER.cosplace("ResNet18", 512), PAPER.cosplace("VGG16", 512)
 RECALLS = {"R@1": 50.0, "R@5": 60.0, "R@10": 70.0}
@@ -72,7 +77,7 @@ class FakeRuns:
 @pytest.fixture
 def runs(data, monkeypatch):
     fake = FakeRuns(data)
-    monkeypatch.setattr(plan, "run_script", fake)
+    monkeypatch.setattr(runs_to_do, "run_script", fake)
     return fake
 
 
@@ -161,7 +166,7 @@ def test_a_training_that_was_stopped_is_not_evaluated(runs, log, options, caplog
         write_training(folder, SOURCE.argv(0), (1.0,), is_done=False)
         return 0
 
-    monkeypatch.setattr(plan, "run_script", stop)
+    monkeypatch.setattr(runs_to_do, "run_script", stop)
     step = Step(SOURCE, 0, ("tokyo247",))
     assert carry_out([step], log, options) == {step: "failed"}
     assert "failed: train.py was stopped before its end" in caplog.text and len(runs.commands) == 1
@@ -195,7 +200,7 @@ def test_a_run_that_dies_without_a_word_says_its_exit_code(runs, log, options, c
         stderr.write("Epoch 3: 10%|#   | 1/60")
         return -9
 
-    monkeypatch.setattr(plan, "run_script", die)
+    monkeypatch.setattr(runs_to_do, "run_script", die)
     step = Step(SOURCE, 0, ())
     assert carry_out([step], log, options) == {step: "failed"}
     assert "failed: train.py ended with exit code -9" in caplog.text
@@ -282,3 +287,39 @@ def test_every_network_of_a_scale_has_an_estimate(scale):
         evaluation_hours(PAPER.cosplace("ResNet101", 64), ["pitts30k"])
     )
     assert evaluation_hours(Released("cosplace:VGG16:64"), ["tokyo247"]) > 0
+
+
+def test_a_signal_stops_the_command_that_runs(tmp_path):
+    """It has the time to write, and is not stopped twice."""
+    slow = (
+        "import pathlib, signal, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: pathlib.Path('told').open('a').write('x'))\n"
+        "pathlib.Path('begun').touch()\n"
+        "while not pathlib.Path('told').exists(): time.sleep(0.01)\n"
+        "time.sleep(0.5); pathlib.Path('written').touch()\n"
+    )
+    script = (
+        "import commons, os, sys\n"
+        "from paper.runs_to_do import run_script\n"
+        "from runs.signals import StopSignals\n"
+        "def main():\n"
+        "    with StopSignals('Repeat the command', True):\n"
+        f"        run_script([sys.executable, '-c', {slow!r}], sys.stderr, os.environ)\n"
+        "commons.run_command(main)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not (tmp_path / "begun").exists():
+        assert parent.poll() is None
+        time.sleep(0.01)
+    os.killpg(parent.pid, signal.SIGINT)  # as a terminal does
+    said, _ = parent.communicate(timeout=60)
+    assert parent.returncode == 130 and said == "Stopped by SIGINT. Repeat the command\n"
+    assert (tmp_path / "written").exists() and (tmp_path / "told").read_text() == "x"

@@ -1,4 +1,4 @@
-"""The targets of `paper.reproduce`: what each needs, and what it writes."""
+"""The targets of `paper.reproduce`: needed networks and written files."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,18 +9,17 @@ from datasets.catalog import find_test_set, find_train_folder
 from datasets.partition import PartitionParams
 from paper.claims import judge_claims
 from paper.dimensions import dimension_needs, draw_dimensions
-from paper.example_figure import draw_examples
+from paper.image_figures import draw_examples, draw_qualitative, qualitative_needs
 from paper.judgements import format_for_terminal, format_judgements
 from paper.name_figures import draw_panorama_figures, draw_query_years
-from paper.plan import Need
 from paper.published import TABLES
-from paper.qualitative import draw_qualitative, qualitative_needs
-from paper.study import Study
+from paper.results_of_runs import Study
+from paper.runs_to_do import Need
 from paper.sweeps import draw_sweeps, sweep_needs
 from paper.table_text import render, write_table
 from paper.tables import compare_table, table_needs
 
-_NEEDS = {  # targets that are made of runs
+_NEEDS = {  # targets made from runs
     **{name: partial(table_needs, name) for name in TABLES},
     "fig5": sweep_needs,
     "fig6": dimension_needs,
@@ -31,7 +30,7 @@ TARGETS = (*TABLES, *(f"fig{number}" for number in range(1, 8)), "claims")
 
 
 def list_needs(targets: Sequence[str], study: Study) -> list[Need]:
-    """Return the networks that tables and figures are made from; claims take what is there."""
+    """Return the networks that tables and figures need; claims use existing results."""
     return [need for target in targets if target in _NEEDS for need in _NEEDS[target](study)]
 
 
@@ -39,7 +38,7 @@ def write_target(target: str, study: Study, folder: Path) -> str:
     """Write a table, a figure or the claims.
 
     Returns:
-        What to show: a table or claims as text, the files of a figure, or why there is nothing.
+        Text to show: a table, claims, or the files of a figure.
 
     Raises:
         OSError: If a file cannot be read or written.

@@ -5,8 +5,8 @@ import pytest
 from datasets.catalog import TEST_SETS, TRAIN_SETS
 from mini_city import PRESETS
 from model.published import TRAINED_DIMS
+from paper.networks import CHOSEN, Released, trained
 from paper.scales import MINI, PAPER, SCALES
-from paper.sources import CHOSEN, Released, trained
 from parser import parse_arguments
 
 

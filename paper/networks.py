@@ -1,4 +1,4 @@
-"""Where the network behind a number comes from: a training, a published file, or nowhere yet."""
+"""Networks behind the numbers: trained here, released by their authors, or absent so far."""
 
 import hashlib
 import json
@@ -13,8 +13,8 @@ class Trained:
     """A CosPlace network that train.py trains.
 
     Attributes:
-        flags: Flags of train.py by name, sorted: all that differ from its defaults and decide on
-            the network, and always dataset, backbone, pooling, fc_output_dim and image_size.
+        flags: Flags of train.py by name, sorted: all that define the network and differ from the
+            defaults, and always dataset, backbone, pooling, fc_output_dim and image_size.
     """
 
     flags: tuple[tuple[str, Any], ...]
@@ -24,14 +24,14 @@ class Trained:
         return dict(self.flags)[flag]
 
     def argv(self, seed: int) -> list[str]:
-        """Return the command line of train.py, without places."""
+        """Return the command line of train.py, without folders."""
         argv = [f"--seed={seed}"]
         for name, value in self.flags:
             argv.append(f"--{name}" if value is True else f"--{name}={value}")
         return argv
 
     def __str__(self) -> str:
-        """Return what tells it from other trainings of the paper."""
+        """Return a name that distinguishes it from other trainings of the paper."""
         flags = dict(self.flags)
         dim = flags["fc_output_dim"]
         parts = [flags["backbone"], f"{dim}-D" if dim else "", flags["pooling"]]
@@ -39,7 +39,7 @@ class Trained:
         return " ".join(part for part in parts if part not in ("", "none"))
 
     def slug(self, seed: int) -> str:
-        """Return a name for the folder of the run, of its own for every setting."""
+        """Return a name for the folder of the run, unique for each setting."""
         digest = hashlib.blake2b(json.dumps([self.flags, seed]).encode(), digest_size=3)
         return f"{str(self).replace(' ', '_')}_seed{seed}_{digest.hexdigest()}"
 
@@ -55,7 +55,7 @@ class Released:
         return self.spec
 
     def slug(self, seed: int) -> str:
-        """Return a name for folders; the seed does not matter, the network is what it is."""
+        """Return a name for folders, the same for all seeds."""
         return self.spec.replace(":", "_")
 
 

@@ -1,4 +1,4 @@
-"""Tables of measured numbers beside the paper's: their cells, and how these read in words."""
+"""Cells and rows of tables of measured numbers beside the paper's."""
 
 import itertools
 import statistics
@@ -22,11 +22,11 @@ class Cell:
     measured: tuple[float, ...] = ()  # one per seed
     published: Number | None = None  # None where the paper has none
     missing: str = ""  # "not implemented yet", "no data set", "no weights", "not run" ...
-    caveats: tuple[str, ...] = ()  # what has to be known of it, sentences
-    runs: tuple[str, ...] = ()  # folders that the measured numbers are from
+    caveats: tuple[str, ...] = ()  # sentences on how it was measured
+    runs: tuple[str, ...] = ()  # folders of the measured numbers
 
     def __post_init__(self) -> None:
-        """Check that the cell says one thing."""
+        """Check that the cell is consistent."""
         if not all(0 <= recall <= 100 for recall in self.measured):
             raise ValueError(f"Recalls are 0 to 100 percent; measured were {self.measured}")
         if self.measured and self.missing:
@@ -55,7 +55,7 @@ class Cell:
 
     @property
     def flagged(self) -> bool:
-        """Whether it is further from the paper than the paper's own spread and a point explain."""
+        """Whether it differs from the paper by more than the paper's spread and one point."""
         if self.delta is None or self.published is None:
             return False
         limit = max(NUM_STDS * (self.published.std or 0.0), MIN_DIFFERENCE)
@@ -79,7 +79,7 @@ class Row:
 
     labels: tuple[str, ...]
     cells: tuple[Cell, ...]
-    note: str = ""  # what has to be known of how it was measured, a sentence
+    note: str = ""  # a sentence on how it was measured
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class ComparedTable:
     row_headers: tuple[str, ...]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    caveats: tuple[str, ...] = ()  # of the whole table, told before those of its cells
+    caveats: tuple[str, ...] = ()  # of the whole table, before those of its cells
     mark: str = ""  # "mini city: not the paper's data set": the numbers are not to be compared
 
     def __post_init__(self) -> None:
@@ -136,13 +136,13 @@ class ComparedTable:
         return [f"{first} [{self.notes().index(row.note) + 1}]", *others]
 
     def legend(self, flag: str) -> list[str]:
-        """Return what the cells mean, sentences; flagged cells are told from others by `flag`."""
+        """Return the meaning of the cells in sentences; `flag` marks flagged cells."""
         lines = []
         is_compared = any(cell.delta is not None for cell in self.cells())
         if is_compared:
             lines += [
                 "Cells: measured (paper, difference), in percent; differences and flags are of "
-                "means that are not rounded.",
+                "unrounded means.",
                 f"{flag}: further from the paper than {NUM_STDS:.0f} times its standard deviation "
                 f"and than {MIN_DIFFERENCE:.1f} point.",
             ]
@@ -187,11 +187,11 @@ class ComparedTable:
         return GAP + max(map(len, (self.columns[index].header, *texts)))
 
 
-VALUES_HEADER = ("mean", "std", "num_seeds", "missing", "runs")  # of what figures show
+VALUES_HEADER = ("mean", "std", "num_seeds", "missing", "runs")  # in the CSV of figures
 
 
 def list_values(cell: Cell) -> tuple[str, ...]:
-    """Return what is measured in a cell, as VALUES_HEADER names it, for the CSV of a figure."""
+    """Return the measured values of a cell for the CSV of a figure, see VALUES_HEADER."""
     numbers = ("" if number is None else f"{number:.2f}" for number in (cell.mean, cell.std))
     return (*numbers, str(len(cell.measured)), cell.missing, "; ".join(cell.runs))
 

@@ -5,11 +5,11 @@ import json
 import pytest
 from paper_studies import KnownNumbers, make_study
 
-from paper.compared import Cell
-from paper.plan import Step
+from paper.networks import Absent, Released
 from paper.run_log import Missing
+from paper.runs_to_do import Step
 from paper.scales import PAPER
-from paper.sources import Absent, Released
+from paper.table_cells import Cell
 
 SOURCE = PAPER.cosplace("ResNet18", 512)
 RELEASED = Released("cosplace:ResNet18:512")
@@ -88,6 +88,6 @@ def test_a_number_comes_with_its_runs_and_with_what_they_noted(tmp_path):
 def test_numbers_of_fewer_seeds_than_asked_for_are_said_to_be_that():
     study = make_study(seeds=(0, 1, 2))
     cells = [Cell((1.0,)), Cell((1.0, 2.0, 3.0)), Cell(missing="not run")]
-    assert study.describe_seeds(SOURCE, cells) == "There are numbers of 1 of 3 seeds only."
+    assert study.describe_seeds(SOURCE, cells) == "Only 1 of 3 seeds have numbers."
     assert study.describe_seeds(SOURCE, cells[1:]) == ""
     assert make_study(seeds=(0, 1), use_released=True).describe_seeds(SOURCE, cells[:1]) == ""
