@@ -38,7 +38,7 @@ from model.any_model import hash_tensors, parse_model_spec
 from model.inference import check_engine, optimize
 from model.loading import identify, load_model
 from model.network import choose_resize
-from parser import parse_arguments
+from parser import parse_eval_arguments
 from reports.pictures import save_pictures
 from reports.report import write_report
 from runs.folders import run_folder
@@ -51,7 +51,7 @@ TOLD_FLAGS = ("seed", "inference_engine", "use_amp16", "descriptors_dtype")  # i
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate one model on test sets and write the folder of the run."""
-    args = parse_arguments(argv, is_training=False)
+    args = parse_eval_arguments(argv)
     software = describe_software()
     commons.seed_everything(args.seed, args.deterministic)
     with commons.usage_errors():

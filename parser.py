@@ -1,78 +1,84 @@
-"""Every flag of train.py and eval.py, with unit and default. Names are the official code's."""
+"""Every flag of train.py, eval.py and localize.py, with unit and default.
+
+Names are the official code's where it has one. Nothing here needs torch: --help is quick.
+"""
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from flags.evaluation import add_evaluation_flags, check_evaluation_flags
-from flags.training import add_training_flags, check_training_flags
-from flags.types import not_negative_int, positive_float, positive_int
+from datasets.catalog import TRAIN_SETS
+from methods import DEFAULT_METHOD, METHODS
 
 BACKBONES = [
-    "ResNet18",
-    "ResNet50",
-    "ResNet101",
-    "ResNet152",
-    "VGG16",
-    "EfficientNet_B0",
-    "EfficientNet_B1",
-    "EfficientNet_B2",
-    "EfficientNet_B3",
-    "EfficientNet_B4",
-    "EfficientNet_B5",
-    "EfficientNet_B6",
-    "EfficientNet_B7",
-    "EfficientNet_Lite0",
-    "MobileNetV2",
-    "ViT_B16",
-    "CCT14_224",
-    "CCT14_384",
-    "DINOv2_S",
-    "DINOv2_B",
-    "DINOv2_L",
+    *("ResNet18", "ResNet50", "ResNet101", "ResNet152", "VGG16"),
+    *(f"EfficientNet_B{size}" for size in range(8)),
+    *("EfficientNet_Lite0", "MobileNetV2", "ViT_B16", "CCT14_224", "CCT14_384"),
+    *("DINOv2_S", "DINOv2_B", "DINOv2_L"),
 ]
 POOLINGS = ("gem", "avg", "max", "seqpool", "none")
-TRAIN_SETS = ("sf_xl", "sf_xl_raw", "sf_xl_small", "mini_city")
+TEST_METHODS = (
+    *("hard_resize", "single_query", "central_crop", "five_crops", "nearest_crop"),
+    "maj_voting",
+)
 
 
-def parse_arguments(
-    argv: Sequence[str] | None = None,
-    is_training: bool = True,
-    defaults: dict[str, Any] | None = None,
+def parse_train_arguments(
+    argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = None
 ) -> argparse.Namespace:
-    """Read the command line.
+    """Read the command line of train.py.
+
+    Defaults are those of --method; the flags of a resumed run take their place.
 
     Args:
         argv: The arguments; those of the process if None.
-        is_training: Whether for train.py or for eval.py.
-        defaults: Take the place of the flags' own defaults (those of a run that is continued).
+        defaults: Flags of a resumed run. Names that are no flags (any more) are ignored.
     """
-    cli = argparse.ArgumentParser(
-        description="Train CosPlace." if is_training else "Measure the recalls of a model.",
-        formatter_class=_HelpFormatter,
-        allow_abbrev=False,
-    )
-    if is_training:
-        add_training_flags(cli)
-    _add_data(cli, is_training)
-    _add_model(cli, is_training)
-    _add_evaluation(cli)
-    if not is_training:
-        add_evaluation_flags(cli)
+    cli = _make_cli("Train a method for visual place recognition.")
+    _add_method(cli)
+    _add_groups(cli)
+    _add_training(cli)
+    _add_augmentation(cli)
+    _add_train_data(cli)
+    _add_start(cli)
+    _add_architecture(cli)
+    _add_freezing(cli)
+    _add_protocol(cli)
+    _add_pictures(cli)
     _add_run(cli)
-    known = {action.dest for action in cli._actions}
-    cli.set_defaults(**{key: value for key, value in (defaults or {}).items() if key in known})
+    _set_defaults(cli, METHODS[_read_method(argv, defaults)])
+    _set_defaults(cli, defaults or {})
     args = cli.parse_args(argv)
-    if args.queries_folder and not args.test_set_folder:
-        cli.error("--queries_folder goes with --test_set_folder; a --dataset has its own queries")
-    if args.save_only_wrong_preds and not args.num_preds_to_save:
-        cli.error("--save_only_wrong_preds says which pictures: how many is --num_preds_to_save")
-    if is_training:
-        check_training_flags(cli, args)
-    else:
-        check_evaluation_flags(cli, args)
+    _check_common(cli, args)
+    if args.resume_train == "auto" and not args.save_dir:
+        cli.error("--resume_train auto resumes the run in --save_dir: say which folder that is")
     return args
+
+
+def parse_eval_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line of eval.py; that of the process if `argv` is None."""
+    cli = _make_cli("Measure the recalls of a model.")
+    _add_eval_data(cli)
+    _add_model(cli)
+    _add_architecture(cli, " of an untrained network")
+    _add_protocol(cli)
+    _add_pictures(cli)
+    _add_ground_truth(cli)
+    _add_search(cli)
+    _add_inference(cli)
+    _add_files(cli)
+    _add_run(cli)
+    args = cli.parse_args(argv)
+    _check_common(cli, args)
+    _check_evaluation(cli, args)
+    return args
+
+
+def _make_cli(description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        description=description, formatter_class=_HelpFormatter, allow_abbrev=False
+    )
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -83,89 +89,271 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action) if has_default else action.help
 
 
-def _add_data(cli: argparse.ArgumentParser, is_training: bool) -> None:
-    group = cli.add_argument_group("data")
-    add = group.add_argument
-    if is_training:
-        add(
-            "--dataset",
-            choices=TRAIN_SETS,
-            default="sf_xl",
-            metavar="NAME",
-            help="training set: %(choices)s",
-        )
-        add("--train_set_folder", help="folder with training images, instead of the dataset's")
-        add("--val_set_folder", help="folder with database/ and queries/, instead of the dataset's")
-    else:
-        add(
-            "--dataset",
-            "--datasets",
-            nargs="+",
-            default=[],
-            metavar="NAME",
-            help="test sets by name, or 'all': all that are below the datasets folder",
-        )
-    add("--test_set_folder", help="folder with database/ and queries, instead of the dataset's")
+def _set_defaults(cli: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:
+    known = {action.dest for action in cli._actions}
+    cli.set_defaults(**{name: value for name, value in defaults.items() if name in known})
+
+
+def _read_method(argv: Sequence[str] | None, defaults: dict[str, Any] | None) -> str:
+    """Return the method whose defaults the flags have; the full parser refuses unknown names."""
+    cli = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    cli.add_argument("--method", nargs="?")
+    asked = cli.parse_known_args(argv)[0].method or (defaults or {}).get("method")
+    return asked if asked in METHODS else DEFAULT_METHOD
+
+
+def _check_common(cli: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with exit code 2 if flags of train.py or eval.py contradict each other."""
+    if args.queries_folder and not args.test_set_folder:
+        cli.error("--queries_folder goes with --test_set_folder; a --dataset has its own queries")
+    if args.save_only_wrong_preds and not args.num_preds_to_save:
+        cli.error("--save_only_wrong_preds selects pictures: say how many by --num_preds_to_save")
+
+
+def _check_evaluation(cli: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with exit code 2 if flags of eval.py contradict each other."""
+    if bool(args.dataset) == bool(args.test_set_folder):
+        cli.error("say what to evaluate on: either --dataset NAME or --test_set_folder FOLDER")
+    if args.resume_model and args.model:
+        cli.error("--resume and --model both name a model: give one of them")
+    if args.no_labels and (args.positives or args.positive_dist_threshold):
+        cli.error("--no_labels counts no recalls: it goes without other labels")
+    if args.positives and args.positive_dist_threshold:
+        cli.error("--positives lists the positives: --positive_dist_threshold has no meaning")
+    if args.majority_weight and args.test_method != "maj_voting":
+        cli.error("--majority_weight belongs to --test_method maj_voting")
+    if args.per_city and args.index != "exact":
+        cli.error("--per_city searches each city exactly: leave --index out")
+    several = len(args.dataset) > 1 or "all" in args.dataset or len(args.queries_folder or []) > 1
+    if args.positives and several:
+        cli.error("--positives belongs to one test set: evaluate on one at a time")
+
+
+def _add_method(cli: argparse.ArgumentParser) -> None:
+    cli.add_argument(
+        "--method",
+        choices=METHODS,
+        default=DEFAULT_METHOD,
+        help="method to train, which decides the defaults of other flags: --method NAME --help",
+    )
+
+
+def _add_groups(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("classes and groups (paper, section 3.2)").add_argument
+    add("--M", type=positive_int, default=10, help="side of a cell, in metres")
+    add("--alpha", type=positive_int, default=30, help="range of headings of a class, in degrees")
+    add(
+        "--N",
+        type=positive_int,
+        default=5,
+        help="classes of a group are N cells apart, east and north",
+    )
+    add("--L", type=positive_int, default=2, help="classes of a group are L heading ranges apart")
+    add(
+        "--groups_num",
+        type=positive_int,
+        default=8,
+        help="how many of the N*N*L groups to train on",
+    )
+    add(
+        "--min_images_per_class",
+        type=not_negative_int,
+        default=10,
+        help="classes with fewer images are dropped",
+    )
+    add("--dry_run", action="store_true", help="print the groups and stop")
+    add(
+        "--cache_folder",
+        default="cache",
+        help="where the split of a training folder into classes is saved",
+    )
+
+
+def _add_training(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("training").add_argument
+    add("--batch_size", type=positive_int, help="images per iteration, in all processes together")
+    add(
+        "--epochs_num",
+        type=positive_int,
+        help="epochs; cosplace trains group t mod groups_num in epoch t",
+    )
+    add("--iterations_per_epoch", type=positive_int, help="iterations of an epoch")
+    add("--lr", type=positive_float, help="learning rate of the network (Adam)")
+    add(
+        "--classifiers_lr",
+        type=positive_float,
+        default=0.01,
+        help="learning rate of the CosFace heads",
+    )
+    add("--use_amp16", action="store_true", help="16-bit automatic mixed precision")
+    add(
+        "--amp_dtype",
+        choices=("fp16", "bf16"),
+        default="fp16",
+        help="the 16-bit type of --use_amp16",
+    )
+    add(
+        "--max_grad_norm",
+        type=positive_float,
+        help="shorten longer gradients, of the network and a head together, to this length",
+    )
+    add(
+        "--freeze_bn",
+        action="store_true",
+        help="BatchNorm of frozen layers keeps its initial statistics (in the paper they move)",
+    )
+    add("--compile", action="store_true", help="compile the network by torch.compile")
+    add(
+        "--resume_train",
+        metavar="{CHECKPOINT,auto}",
+        help="resume a run from its last_checkpoint.pth, in its folder, with its flags; auto: "
+        "resume the run in --save_dir, or begin one there",
+    )
+    add(
+        "--checkpoint_every",
+        type=not_negative_int,
+        default=1000,
+        help="iterations from one checkpoint to the next; each epoch ends with one anyway (0: no "
+        "others)",
+    )
+    add(
+        "--max_bad_images",
+        type=fraction,
+        default=0.01,
+        help="stop if more than this fraction of the drawn images cannot be read; others of their "
+        "classes replace them",
+    )
+
+
+def _add_augmentation(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("augmentation").add_argument
+    add(
+        "--augmentation_device",
+        choices=("auto", "cuda", "cpu"),
+        default="auto",
+        help="cpu augments in the loader's workers, cuda on the training device; "
+        "auto is cuda where training runs there",
+    )
+    add("--brightness", type=float, default=0.7, help="factor within 1 +- this")
+    add("--contrast", type=float, default=0.7, help="factor within 1 +- this")
+    add("--saturation", type=float, default=0.7, help="factor within 1 +- this")
+    add("--hue", type=float, default=0.5, help="shift within +- this, in turns, at most 0.5")
+    add(
+        "--random_resized_crop",
+        type=float,
+        default=0.5,
+        help="a crop covers at least 1 - this of the image's area",
+    )
+
+
+def _add_train_data(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("data").add_argument
+    add(
+        "--dataset",
+        choices=TRAIN_SETS,
+        default="sf_xl",
+        metavar="NAME",
+        help="training set: %(choices)s",
+    )
+    add("--train_set_folder", help="folder with training images, instead of the dataset's")
+    add("--val_set_folder", help="folder with database/ and queries/, instead of the dataset's")
     add(
         "--queries_folder",
-        nargs=None if is_training else "+",
         help="folder of the queries of --test_set_folder: a name inside it, or a path "
-        "(queries_v1 if it is there, else queries)" + ("" if is_training else "; or several"),
+        "(queries_v1 if it is there, else queries)",
     )
+    _add_folders(add)
+
+
+def _add_eval_data(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("data").add_argument
+    add(
+        "--dataset",
+        "--datasets",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="test sets by name, or 'all': all that are below the datasets folder",
+    )
+    add(
+        "--queries_folder",
+        nargs="+",
+        help="folder of the queries of --test_set_folder: a name inside it, or a path "
+        "(queries_v1 if it is there, else queries); or several",
+    )
+    _add_folders(add)
+
+
+def _add_folders(add: Callable[..., argparse.Action]) -> None:
+    add("--test_set_folder", help="folder with database/ and queries, instead of the dataset's")
     add(
         "--datasets_folder",
         default=os.environ.get("DATASETS_FOLDER", "data"),
-        help="where data sets are looked for by name; also the variable DATASETS_FOLDER",
+        help="folder of the named data sets; also the variable DATASETS_FOLDER",
     )
+    _add_io_retries(add)
+
+
+def _add_io_retries(add: Callable[..., argparse.Action]) -> None:
     add(
         "--io_retries",
         type=not_negative_int,
         default=3,
         metavar="N",
-        help="how often the read of an image that failed is tried again, after growing pauses",
+        help="how often a failed read of an image is tried again, after growing pauses",
     )
 
 
-def _add_model(cli: argparse.ArgumentParser, is_training: bool) -> None:
-    group = cli.add_argument_group("model")
-    add = group.add_argument
-    names = ("--resume_model",) if is_training else ("--resume", "--resume_model")
+def _add_start(cli: argparse.ArgumentParser) -> None:
+    cli.add_argument_group("model").add_argument(
+        "--resume_model",
+        metavar="CHECKPOINT",
+        help="initial weights of a whole network, ours or published, with its backbone, pooling "
+        "and dimension",
+    )
+
+
+def _add_model(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("model").add_argument
     add(
-        *names,
+        "--resume",
+        "--resume_model",
         dest="resume_model",
         metavar="CHECKPOINT",
-        help="weights of a whole network, ours or published; backbone, pooling and dimension are "
-        "read from it" + ("" if is_training else "; without it, the network before training"),
+        help="weights of a whole network, ours or published, with its backbone, pooling and "
+        "dimension; without it, the network before training",
     )
-    if not is_training:
-        add(
-            "--model",
-            metavar="SPEC",
-            help="a published network, cosplace:BACKBONE:DIM or landmark:{SfM120k,GLD}:BACKBONE; "
-            "any other model(images) -> [B, D]: hub:OWNER/NAME[:REF]:ENTRY, hub:FOLDER:ENTRY, "
-            "MODULE:FUNCTION or FILE.py:FUNCTION, with :KEY=VALUE for every argument (runs that "
-            "code), torchscript:FILE or onnx:FILE",
-        )
-    untrained = {} if is_training else {"default": None}  # a checkpoint has its own architecture
-    shown = "" if is_training else " of an untrained network (default: {})"
+    add(
+        "--model",
+        metavar="SPEC",
+        help="a published network, cosplace:BACKBONE:DIM or landmark:{SfM120k,GLD}:BACKBONE; "
+        "any other model(images) -> [B, D]: hub:OWNER/NAME[:REF]:ENTRY, hub:FOLDER:ENTRY, "
+        "MODULE:FUNCTION or FILE.py:FUNCTION, with :KEY=VALUE for every argument (runs that "
+        "code), torchscript:FILE or onnx:FILE",
+    )
+
+
+def _add_architecture(cli: argparse.ArgumentParser, of_what: str = "") -> None:
+    """Add the flags of a new network; without defaults where most networks come from files."""
+    add = cli.add_argument_group(f"architecture{of_what}").add_argument
     add(
         "--backbone",
         choices=BACKBONES,
-        **({"default": "ResNet18"} | untrained),
-        help="the pretrained part, from images to feature maps" + shown.format("ResNet18"),
+        help="the pretrained part, from images to feature maps"
+        + (" (default: ResNet18)" if of_what else ""),
     )
     add(
         "--backbone_weights",
         default="imagenet",
         metavar="{imagenet,none,PATH}",
-        help="what the backbone starts from: ImageNet weights (V1; of transformers those that they "
-        "were published with), random, or a file of weights",
+        help="initial weights of the backbone: ImageNet's (V1; of transformers the published "
+        "ones), random, or a file of weights",
     )
     add(
         "--fc_output_dim",
         type=not_negative_int,
-        help="length of the descriptors; 0: no linear layer, they are what the pooling gives "
-        "(default: that of the backbone, 512; 0 for ViT and CCT)",
+        help="length of the descriptors; 0: no linear layer, they have the length of the pooling's "
+        "output (default: that of the backbone, 512; 0 for ViT and CCT)",
     )
     add(
         "--pooling",
@@ -173,8 +361,6 @@ def _add_model(cli: argparse.ArgumentParser, is_training: bool) -> None:
         help="from the feature map to a vector (default: that of the backbone, gem; seqpool for "
         "CCT, none for ViT)",
     )
-    if is_training:
-        _add_freezing(cli)
 
 
 def _add_freezing(cli: argparse.ArgumentParser) -> None:
@@ -193,9 +379,8 @@ def _add_freezing(cli: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_evaluation(cli: argparse.ArgumentParser) -> None:
-    group = cli.add_argument_group("validation and test")
-    add = group.add_argument
+def _add_protocol(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("validation and test").add_argument
     add(
         "--image_size",
         type=positive_int,
@@ -220,8 +405,8 @@ def _add_evaluation(cli: argparse.ArgumentParser) -> None:
     add(
         "--positive_dist_threshold",
         type=positive_float,
-        help="largest distance of a right prediction, in metres (default: that of the test set, 25 "
-        "for all of the paper's)",
+        help="largest distance of a positive, in metres (default: that of the test set, 25 for all "
+        "of the paper's)",
     )
     add(
         "--recall_values",
@@ -231,22 +416,116 @@ def _add_evaluation(cli: argparse.ArgumentParser) -> None:
         metavar="N",
         help="N of R@N",
     )
+
+
+def _add_pictures(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("pictures").add_argument
     add(
         "--num_preds_to_save",
         type=not_negative_int,
         default=0,
-        help="write a picture of each query with its first so many predictions (0: none)",
+        metavar="N",
+        help="save a picture of each query with its top-N predictions (0: none)",
     )
     add(
         "--save_only_wrong_preds",
         action="store_true",
-        help="only pictures of queries whose first prediction is wrong",
+        help="only pictures of queries whose top-1 prediction is wrong",
     )
 
 
+def _add_ground_truth(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("ground truth").add_argument
+    add(
+        "--positives",
+        metavar="FILE",
+        help=".csv (query,database) or .npy with the positives of each query, instead of distances",
+    )
+    add("--no_labels", action="store_true", help="only retrieve: no recalls, positions not needed")
+    add(
+        "--per_city",
+        action="store_true",
+        help="search only the city of the query: the end of the note of '@' names, or the "
+        "sub-folder",
+    )
+
+
+def _add_search(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("queries and search").add_argument
+    add(
+        "--test_method",
+        choices=TEST_METHODS,
+        help="how query images are resized and cropped, as in the deep visual geo-localization "
+        "benchmark; they are resized to 480x640 unless --resize_test_imgs is given",
+    )
+    add(
+        "--majority_weight",
+        type=positive_float,
+        help="of --test_method maj_voting: subtracted from the squared distances of shared "
+        "predictions (default: 0.01)",
+    )
+    add(
+        "--index",
+        default="exact",
+        metavar="NAME[:KEY=VALUE,...]",
+        help="search: exact, flat_fp16, flat_int8, pq_fastscan, ivf, ivf_pq, hnsw, or "
+        "faiss:FACTORY_STRING",
+    )
+
+
+def _add_inference(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("inference").add_argument
+    add(
+        "--inference_engine",
+        choices=("torch", "onnxruntime"),
+        default="torch",
+        help="engine that runs the network; onnxruntime is faster on CPUs, with the same "
+        "descriptors to 1e-5 (pip install onnx onnxruntime)",
+    )
+    add("--use_amp16", action="store_true", help="16-bit automatic mixed precision, on GPUs")
+    add(
+        "--descriptors_dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="type of stored descriptors, in memory and in files",
+    )
+
+
+def _add_files(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("files").add_argument
+    add(
+        "--save_descriptors",
+        metavar="FOLDER",
+        help="save descriptors there, as .npy, as they are extracted; those already there are "
+        "loaded, also those of an interrupted run",
+    )
+    add(
+        "--load_descriptors",
+        metavar="FOLDER",
+        help="load descriptors from there if they exist, and complete those of an interrupted run",
+    )
+    add("--save_index", metavar="FOLDER", help="save the database's place index, for localize.py")
+    add(
+        "--skip_unreadable",
+        action="store_true",
+        help="continue past images that cannot be read: such queries count as misses",
+    )
+    add("--no_report", action="store_true", help="write no report.html")
+
+
 def _add_run(cli: argparse.ArgumentParser) -> None:
-    group = cli.add_argument_group("run")
-    add = group.add_argument
+    add = cli.add_argument_group("run").add_argument
+    _add_device(add)
+    add("--seed", type=not_negative_int, default=0, help="decides every random choice")
+    add(
+        "--deterministic",
+        action="store_true",
+        help="only operations that give the same bits each time, slower; CPUs do so anyway",
+    )
+    add("--save_dir", help="folder of this run (default: logs/<script>_<time>)")
+
+
+def _add_device(add: Callable[..., argparse.Action]) -> None:
     add("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="where to compute")
     add(
         "--num_workers",
@@ -254,10 +533,31 @@ def _add_run(cli: argparse.ArgumentParser) -> None:
         default=min(8, os.cpu_count() or 1),
         help="loader processes, of each process that torchrun starts",
     )
-    add("--seed", type=not_negative_int, default=0, help="decides every random choice")
-    add(
-        "--deterministic",
-        action="store_true",
-        help="only operations that give the same bits each time, slower; CPUs do so anyway",
-    )
-    add("--save_dir", help="folder of this run (default: logs/<what>_<time>)")
+
+
+def positive_int(text: str) -> int:
+    """Read a whole number above 0."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def not_negative_int(text: str) -> int:
+    """Read a whole number, 0 or above."""
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, not {value}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """Read a finite number above 0."""
+    if not 0 < (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, not {value}")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Read a number in 0 to 1."""
+    if not 0 <= (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"must be in 0 to 1, not {value}")
+    return value

@@ -30,7 +30,7 @@ from evaluation.tables import format_result
 from model.checkpoints import load_network
 from model.inference import optimize
 from model.loading import describe_model
-from parser import parse_arguments
+from parser import parse_train_arguments
 from reports.pictures import save_pictures
 from runs.folders import locked, run_folder
 from runs.provenance import describe_software, peak_memory, record_start
@@ -63,7 +63,7 @@ from training.unreadable_images import UnreadableImages
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare data, network and heads; train and validate; test the best network."""
-    args = parse_arguments(argv)
+    args = parse_train_arguments(argv)
     path = commons.of_main_process(lambda: find_checkpoint(args.resume_train, args.save_dir))
     checkpoint = None
     with contextlib.ExitStack() as held:
@@ -147,7 +147,7 @@ def read_run(
 ) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Return the flags of a run, with those that the command line changes, and its checkpoint."""
     checkpoint = read_training_checkpoint(path, or_previous)
-    args = parse_arguments(argv, defaults=checkpoint["args"] | {"save_dir": None})
+    args = parse_train_arguments(argv, defaults=checkpoint["args"] | {"save_dir": None})
     check_folder(path, args.save_dir)
     check_flags_unchanged(checkpoint, vars(args))
     return args, checkpoint

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import commons
-from flags.types import not_negative_int
 from mini_city import generate
 from paper.costs import describe_plan
 from paper.results_of_runs import Study
@@ -23,6 +22,7 @@ from paper.run_log import RunLog
 from paper.runs_to_do import FAILED, RunOptions, carry_out, make_steps
 from paper.scales import SCALES
 from paper.targets import TARGETS, list_needs, write_target
+from parser import not_negative_int
 from runs.signals import StopSignals
 
 MINI_PRESET = "small"

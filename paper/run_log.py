@@ -10,7 +10,7 @@ from typing import Any
 import commons
 from datasets.catalog import TRAIN_SETS, find_test_set, find_train_folder
 from paper.networks import Absent, Released, Source, Trained
-from parser import parse_arguments
+from parser import parse_eval_arguments, parse_train_arguments
 from reports.runs import find_sets, read_results
 from training.resuming import NO_INFLUENCE
 
@@ -191,19 +191,19 @@ class RunLog:
 
 @functools.cache
 def _default_flags() -> dict[str, Any]:
-    return vars(parse_arguments([]))
+    return vars(parse_train_arguments([]))
 
 
 @functools.cache
 def _training_flags(source: Trained, seed: int) -> dict[str, Any]:
     """Return all flags of a training, defaults included."""
-    return vars(parse_arguments(source.argv(seed)))
+    return vars(parse_train_arguments(source.argv(seed)))
 
 
 @functools.cache
 def _evaluation_flags() -> dict[str, Any]:
     """Return the default flags of eval.py."""
-    return vars(parse_arguments(["--dataset=x"], is_training=False))
+    return vars(parse_eval_arguments(["--dataset=x"]))
 
 
 def _read_flags(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.catalog import TEST_SETS, TRAIN_SETS
-from parser import parse_arguments
+from parser import parse_eval_arguments, parse_train_arguments
 
 
 def make_sets(root: Path, *names: str) -> Path:
@@ -29,7 +29,7 @@ def write_training(
 ) -> Path:
     """Write a run of train.py with these flags; a finished one has all epochs, the last with 0."""
     folder.mkdir(parents=True)
-    flags = vars(parse_arguments([*argv, f"--datasets_folder={datasets_folder}"]))
+    flags = vars(parse_train_arguments([*argv, f"--datasets_folder={datasets_folder}"]))
     (folder / "args.json").write_text(json.dumps(flags))
     num_epochs = flags["epochs_num"] if is_done else len(val_recalls)
     recalls = [*val_recalls, *[0.0] * (num_epochs - len(val_recalls))]
@@ -52,7 +52,7 @@ def write_evaluation(
 ) -> Path:
     """Write a run of eval.py on several sets; `model` identifies the network in results.json."""
     folder.mkdir(parents=True)
-    flags = parse_arguments(["--datasets", *recalls, *argv], is_training=False)
+    flags = parse_eval_arguments(["--datasets", *recalls, *argv])
     (folder / "args.json").write_text(json.dumps(vars(flags)))
     for name, values in recalls.items():
         place = folder / name

@@ -11,7 +11,7 @@ from datasets.catalog import (
     look_up_test_set,
 )
 from datasets.eval_sets import load_test_set
-from parser import parse_arguments
+from parser import parse_train_arguments
 
 
 @pytest.mark.parametrize("set_name", TEST_SETS)
@@ -68,7 +68,7 @@ def test_missing_sf_xl_says_where_it_was_looked_for_and_how_to_get_it(tmp_path, 
     assert "forms.gle" in message and "queries_v1" in message
     assert f"python -m mini_city --preset demo --folder {tmp_path}/mini_city" in message
     command = message.split("python train.py ")[1].replace("\\\n", " ").split()
-    args = parse_arguments(command)
+    args = parse_train_arguments(command)
     assert (args.dataset, args.datasets_folder) == ("mini_city", str(tmp_path))
 
 

@@ -7,7 +7,7 @@ from mini_city import PRESETS
 from model.published import TRAINED_DIMS
 from paper.networks import CHOSEN, Released, trained
 from paper.scales import MINI, PAPER, SCALES
-from parser import parse_arguments
+from parser import parse_train_arguments
 
 
 def test_flags_make_a_command_line_of_train():
@@ -32,7 +32,7 @@ def test_folders_are_called_after_what_is_trained():
 
 
 def test_the_chosen_hyper_parameters_are_the_defaults_of_train():
-    flags = vars(parse_arguments([]))
+    flags = vars(parse_train_arguments([]))
     assert {name: flags[name] for name in CHOSEN} == CHOSEN
 
 
@@ -41,7 +41,7 @@ def test_every_training_of_a_scale_is_one_that_train_takes(scale):
     for backbone, dims in scale.dims.items():
         for dim in dims:
             source = scale.cosplace(backbone, dim)
-            flags = vars(parse_arguments(source.argv(0)))
+            flags = vars(parse_train_arguments(source.argv(0)))
             assert all(flags[name] == value for name, value in source.flags)
             assert source["dataset"] in TRAIN_SETS
 

@@ -3,17 +3,16 @@ import re
 
 import pytest
 
-import flags.evaluation as evaluation_flags
 import parser
-from datasets.catalog import TRAIN_SETS
 from evaluation.views import TEST_METHODS
+from methods import DEFAULT_METHOD, METHODS
 from model.backbones import BACKBONES
 from model.layers import POOLINGS
-from parser import parse_arguments
+from parser import parse_eval_arguments, parse_train_arguments
 
 
 def test_defaults_are_those_of_the_paper():
-    args = parse_arguments([])
+    args = parse_train_arguments([])
     paper = {
         "M": 10,
         "alpha": 30,
@@ -49,18 +48,17 @@ def test_defaults_are_those_of_the_paper():
 
 
 def test_names_are_those_of_the_tables():
-    """The parser imports neither networks nor data sets, so it repeats their names."""
+    """The parser needs no torch, so it repeats the names of tables that do."""
     assert list(parser.BACKBONES) == list(BACKBONES)
     assert set(parser.POOLINGS) == set(POOLINGS)
-    assert list(parser.TRAIN_SETS) == list(TRAIN_SETS)
-    assert list(evaluation_flags.TEST_METHODS) == list(TEST_METHODS)
+    assert list(parser.TEST_METHODS) == list(TEST_METHODS)
 
 
-@pytest.mark.parametrize("is_training", [True, False])
-def test_every_flag_has_real_help(is_training, capsys, monkeypatch):
+@pytest.mark.parametrize("parse", [parse_train_arguments, parse_eval_arguments])
+def test_every_flag_has_real_help(parse, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit):
-        parse_arguments(["--help"], is_training)
+        parse(["--help"])
     text = capsys.readouterr().out
     text = re.sub(r"\n {20,}", "  ", text.split("options:")[1])  # help on a line of its own
     flags = [line.strip() for line in text.splitlines() if line.startswith("  --")]
@@ -77,23 +75,49 @@ def test_resize_without_a_value_means_the_image_size():
         (["--resize_test_imgs"], ""),
         (["--resize_test_imgs", "480x640"], "480x640"),
     ):
-        assert parse_arguments(dataset + flags, is_training=False).resize_test_imgs == expected
+        assert parse_eval_arguments(dataset + flags).resize_test_imgs == expected
 
 
 def test_both_names_of_the_model_flag():
     for flag in ("--resume", "--resume_model"):
-        args = parse_arguments([flag, "a.pth", "--dataset", "sf_xl_val"], is_training=False)
+        args = parse_eval_arguments([flag, "a.pth", "--dataset", "sf_xl_val"])
         assert args.resume_model == "a.pth"
 
 
 def test_datasets_folder_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("DATASETS_FOLDER", "/big/disk")
-    assert parse_arguments([]).datasets_folder == "/big/disk"
-    assert parse_arguments(["--datasets_folder", "here"]).datasets_folder == "here"
+    assert parse_train_arguments([]).datasets_folder == "/big/disk"
+    assert parse_train_arguments(["--datasets_folder", "here"]).datasets_folder == "here"
 
 
-def test_defaults_of_a_continued_run_give_way_to_flags():
-    args = parse_arguments(["--lr", "0.5"], defaults={"M": 15, "lr": 0.1, "gone": 1})
+def test_a_method_decides_defaults_and_flags_override_them(monkeypatch, capsys):
+    row = {"objective": "tuples", "backbone": "VGG16", "lr": 0.25, "epochs_num": 7}
+    monkeypatch.setitem(METHODS, "other", row)
+    args = parse_train_arguments(["--method=other", "--lr=0.5"])
+    assert (args.method, args.backbone, args.lr, args.epochs_num) == ("other", "VGG16", 0.5, 7)
+    assert not hasattr(args, "objective"), "flags only"
+    assert parse_train_arguments([]).method == DEFAULT_METHOD
+    with pytest.raises(SystemExit):
+        parse_train_arguments(["--method", "other", "--help"])
+    assert "(default: VGG16)" in capsys.readouterr().out
+
+
+def test_flags_of_a_resumed_run_come_before_the_defaults_of_its_method(monkeypatch):
+    monkeypatch.setitem(METHODS, "other", {"objective": "tuples", "lr": 0.25, "epochs_num": 7})
+    args = parse_train_arguments(["--epochs_num=9"], {"method": "other", "lr": 0.125})
+    assert (args.method, args.lr, args.epochs_num) == ("other", 0.125, 9)
+
+
+@pytest.mark.parametrize("flags", [["--method", "nothing"], ["--method"]])
+def test_unknown_methods_are_refused_with_the_known_ones(flags, capsys):
+    with pytest.raises(SystemExit) as exit_code:
+        parse_train_arguments(flags)
+    assert exit_code.value.code == 2
+    assert "--method" in capsys.readouterr().err
+
+
+def test_defaults_of_a_resumed_run_give_way_to_flags():
+    args = parse_train_arguments(["--lr", "0.5"], defaults={"M": 15, "lr": 0.1, "gone": 1})
     assert (args.M, args.lr) == (15, 0.5)
     assert isinstance(args, argparse.Namespace) and not hasattr(args, "gone")
 
@@ -118,27 +142,35 @@ def test_defaults_of_a_continued_run_give_way_to_flags():
 )
 def test_bad_flags_end_with_code_2(flags, capsys):
     with pytest.raises(SystemExit) as exit_code:
-        parse_arguments(flags.split())
+        parse_train_arguments(flags.split())
     assert exit_code.value.code == 2
     assert flags.split()[0] in capsys.readouterr().err
 
 
 def test_eval_wants_to_know_on_what(capsys):
     with pytest.raises(SystemExit) as exit_code:
-        parse_arguments([], is_training=False)
+        parse_eval_arguments([])
     assert exit_code.value.code == 2
     assert "either --dataset NAME or --test_set_folder FOLDER" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("flags", "is_training", "text"),
+    ("flags", "parse", "text"),
     [
-        ("--dataset sf_xl_val --test_set_folder x", False, "either --dataset NAME or"),
-        ("--dataset sf_xl_test_v1 --queries_folder night", False, "goes with --test_set_folder"),
-        ("--queries_folder night", True, "goes with --test_set_folder"),
+        (
+            "--dataset sf_xl_val --test_set_folder x",
+            parse_eval_arguments,
+            "either --dataset",
+        ),
+        (
+            "--dataset sf_xl_test_v1 --queries_folder night",
+            parse_eval_arguments,
+            "goes with --test_set_folder",
+        ),
+        ("--queries_folder night", parse_train_arguments, "goes with --test_set_folder"),
     ],
 )
-def test_contradictions_are_refused(flags, is_training, text, capsys):
+def test_contradictions_are_refused(flags, parse, text, capsys):
     with pytest.raises(SystemExit) as exit_code:
-        parse_arguments(flags.split(), is_training)
+        parse(flags.split())
     assert exit_code.value.code == 2 and text in capsys.readouterr().err

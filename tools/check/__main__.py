@@ -17,7 +17,7 @@ import commons
 from datasets.catalog import TEST_SETS, TRAIN_SETS
 from datasets.image_paths import ImagePaths
 from datasets.partition import PartitionParams
-from flags.types import not_negative_int, positive_float
+from parser import not_negative_int, positive_float
 from tools.check.classes import judge_classes, measure_classes
 from tools.check.files import judge_files, measure_files
 from tools.check.findings import (
