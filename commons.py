@@ -3,7 +3,6 @@
 Imports nothing of this project.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import datetime
@@ -17,7 +16,7 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -208,9 +207,9 @@ def is_lost_connection(error: Exception) -> bool:
     return is_of_group and any(word in str(error).lower() for word in words)
 
 
-def from_flags(kind: type[T], args: argparse.Namespace) -> T:
+def from_flags(kind: type[T], flags: Mapping[str, Any]) -> T:
     """Make a dataclass out of the flags that have the names of its fields."""
-    return kind(**{field.name: getattr(args, field.name) for field in dataclasses.fields(kind)})
+    return kind(**{field.name: flags[field.name] for field in dataclasses.fields(kind)})
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
-"""Train CosPlace.
+"""Train a method for visual place recognition; see `methods`.
 
-python train.py --groups_num 8 --M 10                    the paper's run, on SF-XL
+python train.py --groups_num 8 --M 10                    the paper's run: CosPlace on SF-XL
 python train.py --train_set_folder F --val_set_folder G --test_set_folder H    on own images
-python train.py --resume_train RUN/last_checkpoint.pth   continue after an interruption
-python train.py --save_dir RUN --resume_train auto       begin or continue, whichever it is
+python train.py --resume_train RUN/last_checkpoint.pth   resume after an interruption
+python train.py --save_dir RUN --resume_train auto       begin or resume
 torchrun --nproc_per_node 8 train.py                     the same run on 8 GPUs
 """
 
@@ -16,13 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import commons
-from datasets.augmentations import Augmentation
 from datasets.eval_dataset import EvalSet
-from datasets.train_dataset import GroupSampler, TrainDataset
 from evaluation import Evaluation, Protocol, evaluate
 from evaluation.descriptors import Inference, Model
 from evaluation.results import NUM_RANKED, write_results
@@ -35,109 +32,89 @@ from reports.pictures import save_pictures
 from runs.folders import locked, run_folder
 from runs.provenance import describe_software, peak_memory, record_start
 from runs.signals import StopSignals
-from training.batches import batches_on_device, make_loader
-from training.keeper import BEST, Keeper
-from training.metrics import EpochStats, describe_seconds, hint_at_data_wait
-from training.progress import CHECK_EVERY
-from training.resuming import (
+from training.checkpoints import (
     AUTO,
-    check_flags_unchanged,
-    check_folder,
-    check_images_unchanged,
+    BEST,
+    FIXED_FLAGS,
+    Checkpointer,
+    check_data_unchanged,
+    check_unchanged,
     find_checkpoint,
     note_changes,
     read_training_checkpoint,
     reopened_folder,
 )
-from training.start import (
-    augments_on_device,
+from training.metrics import (
+    CHECK_EVERY,
+    EpochStats,
+    UnreadableImages,
+    describe_seconds,
+    hint_at_data_wait,
+)
+from training.setup import (
     load_eval_sets,
     make_network,
     make_training,
-    open_index,
+    objective_of,
     read_settings,
 )
 from training.state import Training
-from training.unreadable_images import UnreadableImages
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prepare data, network and heads; train and validate; test the best network."""
+    """Prepare data and network; train and validate; test the best network."""
     args = parse_train_arguments(argv)
     path = commons.of_main_process(lambda: find_checkpoint(args.resume_train, args.save_dir))
     checkpoint = None
-    with contextlib.ExitStack() as held:
-        signals = held.enter_context(StopSignals("Start again", can_continue=True))
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals("Start again", can_continue=True))
         if path is not None:
-            held.enter_context(locked(path.parent))  # nobody may write it meanwhile
+            stack.enter_context(locked(path.parent))  # nobody may write it meanwhile
             args, checkpoint = read_run(path, argv, or_previous=args.resume_train == AUTO)
         with commons.usage_errors():
-            settings = read_settings(args)
+            settings = read_settings(vars(args))
         device, software = settings.device, describe_software()
 
-        index = open_index(vars(args), settings.partition)
+        objective = settings.objective.open()
         if args.dry_run:
-            logging.info(f"{index.describe()}\nTrained are groups 0 to {args.groups_num - 1}")
+            logging.info(objective.describe(whole=True))
             return
-        check_images_unchanged(checkpoint, index.digest)
+        check_data_unchanged(checkpoint, objective.digest)
         val_set, test_set = load_eval_sets(vars(args))
 
         commons.seed_everything(args.seed, args.deterministic)
         network = make_network(vars(args), checkpoint, path)
         settings = settings.for_network(network)
-        augmentation, protocol = Augmentation(settings.augmentation), settings.protocol
-        classes = [len(index.classes(group)) for group in range(args.groups_num)]
-        training = make_training(network, classes, settings, checkpoint, path)
+        training = make_training(network, objective, settings, checkpoint, path)
 
-        image_size = {"image_size": settings.augmentation.image_size}
-        flags = note_changes(vars(args) | network.architecture | image_size, checkpoint)
-        folder = held.enter_context(
+        flags = vars(args) | network.architecture | {"image_size": settings.image_size}
+        flags = note_changes(flags, checkpoint)
+        folder = stack.enter_context(
             run_folder(args.save_dir, "train", flags)
             if path is None
             else reopened_folder(path.parent, flags)
         )
         commons.setup_logging(folder)
         record_start(folder, device)
-        keeper = Keeper(
+        checkpointer = Checkpointer(
             folder,
-            {"args": flags, "index_digest": index.digest},
+            {"args": flags, "data_digest": objective.digest},
             args.checkpoint_every,
-            UnreadableImages(
-                folder, args.max_bad_images, args.batch_size * args.iterations_per_epoch
-            ),
+            UnreadableImages(folder, args.max_bad_images, objective.images_per_epoch),
             signals,
         )
-        keeper.start(training, checkpoint)
+        checkpointer.start(training, checkpoint)
         del checkpoint  # as large as the training itself
-        logging.info(f"{index.describe(args.groups_num)}\nValidation: {val_set}. Test: {test_set}")
+        logging.info(f"{objective.describe()}\nValidation: {val_set}. Test: {test_set}")
 
-        on_device = augments_on_device(args.augmentation_device, device)
-        loader = make_loader(
-            TrainDataset(index, None if on_device else augmentation, args.io_retries),
-            GroupSampler(
-                index,
-                args.groups_num,
-                args.batch_size,
-                args.iterations_per_epoch,
-                args.seed,
-                share=(commons.rank(), commons.num_ranks()),
-            ),
-            args.num_workers,
-            pin_memory=device.type == "cuda",
-        )
+        protocol = settings.protocol
         inference = Inference(
             device, args.infer_batch_size, args.num_workers, io_retries=args.io_retries
         )
-        fit(
-            training,
-            loader,
-            augmentation if on_device else None,
-            validate=partial(evaluate, eval_set=val_set, protocol=protocol, inference=inference),
-            epochs_num=args.epochs_num,
-            keeper=keeper,
-        )
+        validate = partial(evaluate, eval_set=val_set, protocol=protocol, inference=inference)
+        fit(training, checkpointer, validate, args.epochs_num)
         pictures = (args.num_preds_to_save, args.save_only_wrong_preds)
-        provenance = {"seed": args.seed} | software
+        provenance = {"method": args.method, "seed": args.seed} | software
         test_best(folder, test_set, protocol, inference, pictures, provenance)
         logging.info(f"Model, checkpoint, metrics and results are in {folder}")
 
@@ -148,71 +125,60 @@ def read_run(
     """Return the flags of a run, with those that the command line changes, and its checkpoint."""
     checkpoint = read_training_checkpoint(path, or_previous)
     args = parse_train_arguments(argv, defaults=checkpoint["args"] | {"save_dir": None})
-    check_folder(path, args.save_dir)
-    check_flags_unchanged(checkpoint, vars(args))
+    fixed = (*FIXED_FLAGS, *objective_of(args.method).fixed_flags)
+    check_unchanged(path, checkpoint, vars(args), fixed)
     return args, checkpoint
 
 
 def fit(
     training: Training,
-    loader: DataLoader,
-    augmentation: Augmentation | None,
+    checkpointer: Checkpointer,
     validate: Callable[[Model], Evaluation],
     epochs_num: int,
-    keeper: Keeper,
 ) -> None:
     """Train and validate epoch after epoch, from where the training is.
 
     Args:
-        training: Network and heads.
-        loader: Its sampler is a `GroupSampler`.
-        augmentation: For batches on the device; None if the loader augments.
+        training: Network and objective.
+        checkpointer: Saves the state, and the best network.
         validate: Called after each epoch; the best R@1 decides on the best network.
         epochs_num: Epoch to end before.
-        keeper: Keeps the state, and the best network.
     """
-    sampler = loader.batch_sampler
     for epoch in range(training.epoch_num, epochs_num):
-        sampler.epoch, sampler.first_iteration = epoch, training.progress.iteration
-        with keeper.explaining(training, loader):
-            with keeper.signals.postponed():
-                stats = train_one_epoch(training, loader, augmentation, keeper.after_iteration)
-                keeper.save(training)  # the validation may take long, or be interrupted
-                keeper.stop_if_asked(training)
+        with checkpointer.explaining_errors(training):
+            with checkpointer.signals.postponed():
+                stats = train_one_epoch(training, checkpointer.after_iteration)
+                checkpointer.save(training)  # validation may take long, or be interrupted
+                checkpointer.stop_if_asked(training)
             validation = validate(optimize(training.network.eval()))
-            numbers = stats._asdict() | peak_memory(training.device) | validation.result["recalls"]
-            is_best = keeper.end_epoch(training, validation.recall_at_1, numbers)
+            turn = training.objective.epoch_metrics(epoch)
+            memory, recalls = peak_memory(training.device), validation.result["recalls"]
+            numbers = turn | stats._asdict() | memory | recalls
+            is_best = checkpointer.end_epoch(training, validation.recall_at_1, numbers)
         seconds_left = (epochs_num - training.epoch_num) * stats.seconds
+        described = "".join(f"{name} {value}, " for name, value in turn.items())
         logging.info(
-            f"Epoch {epoch}: {stats}; {describe_seconds(seconds_left)} of training are left. "
-            f"{format_result(validation.result)}{' (best)' if is_best else ''}"
+            f"Epoch {epoch}: {described}{stats}; {describe_seconds(seconds_left)} of training are "
+            f"left. {format_result(validation.result)}{' (best)' if is_best else ''}"
         )
-        if hint := hint_at_data_wait(stats, loader.num_workers):
+        if hint := hint_at_data_wait(stats):
             logging.warning(hint)
 
 
 def train_one_epoch(
-    training: Training,
-    loader: DataLoader,
-    augmentation: Augmentation | None,
-    after_iteration: Callable[[Training, Sequence[str]], None],
+    training: Training, after_iteration: Callable[[Training, Sequence[str]], None]
 ) -> EpochStats:
-    """Train the network and the head of the group whose turn it is, for what is left of the epoch.
+    """Train for the rest of the current epoch.
 
     Args:
-        training: Network, head, optimizers.
-        loader: Batches of images, labels and seeds, see `datasets.train_dataset.collate`.
-        augmentation: For batches on the device; None if they come augmented.
-        after_iteration: Is told of images that could not be read; may end the training.
+        training: Network, objective, optimizers.
+        after_iteration: Gets the training and the images that could not be read; may end it.
     """
     training.to_train_mode()
-    device, dtype, progress = (
-        training.device,
-        training.optimization.autocast_dtype,
-        training.progress,
-    )
+    objective, device, progress = training.objective, training.device, training.progress
+    dtype = training.optimization.autocast_dtype
     bar = tqdm(
-        total=progress.iteration + len(loader),
+        total=objective.num_iterations(training.epoch_num),
         initial=progress.iteration,
         desc=f"Epoch {training.epoch_num}",
         unit="it",
@@ -221,18 +187,18 @@ def train_one_epoch(
     # All batches have one size: the fastest kernels are looked for once.
     is_free = not torch.are_deterministic_algorithms_enabled()
     fastest = torch.backends.cudnn.flags(enabled=True, benchmark=is_free, deterministic=not is_free)
-    with fastest, bar, training.current_head() as (group_loss, head_optimizer):
-        batches = batches_on_device(loader, device, augmentation)
-        for images, labels, unreadable in progress.clock.waiting(batches):
+    with fastest, bar, training.turn() as optimizers:
+        batches = objective.batches(training.model, training.epoch_num, progress.iteration)
+        for batch in progress.waiting(batches):
             with torch.autocast(device.type, dtype, dtype is not None):
-                loss = group_loss(training.model(images), labels)
-            gradient_norm = training.step(loss, head_optimizer)
-            progress.note(loss, gradient_norm, len(images))
-            after_iteration(training, unreadable)
+                loss = objective.loss(training.model, batch)
+            gradient_norm = training.step(loss, optimizers)
+            progress.note(loss, gradient_norm, len(batch.images))
+            after_iteration(training, batch.unreadable)
             bar.update()
             if progress.iteration % CHECK_EVERY == 0:
                 bar.set_postfix(progress.describe())
-    return progress.stats(training.current_group)
+    return progress.stats()
 
 
 def test_best(

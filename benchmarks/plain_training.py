@@ -31,6 +31,8 @@ class Setting(NamedTuple):
     num_workers: int
     device: torch.device
     optimization: Optimization
+    lr: float  # of the network
+    classifiers_lr: float  # of the head
 
 
 def make_network(setting: Setting) -> GeoLocalizationNet:
@@ -57,10 +59,9 @@ class PlainTraining:
         self.network = make_network(setting).to(self.device).train()
         self.head = MarginCosineProduct(self.network.out_dim, setting.num_classes).to(self.device)
         trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        rates = setting.optimization
-        self.optimizer = torch.optim.Adam(trained, rates.lr)
-        self.head_optimizer = torch.optim.Adam(self.head.parameters(), rates.classifiers_lr)
-        self.dtype = rates.autocast_dtype
+        self.optimizer = torch.optim.Adam(trained, setting.lr)
+        self.head_optimizer = torch.optim.Adam(self.head.parameters(), setting.classifiers_lr)
+        self.dtype = setting.optimization.autocast_dtype
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> float:

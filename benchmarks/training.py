@@ -14,9 +14,10 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -30,15 +31,15 @@ from benchmarks.plain_training import (
     plain_step,
     random_batch,
 )
-from datasets.augmentations import Augmentation, AugmentationParams
 from datasets.class_index import ClassIndex, load_index
 from datasets.image_paths import ImageName, format_image_name
 from datasets.partition import PartitionParams
-from datasets.train_dataset import GroupSampler, TrainDataset
 from model import build_network
+from parser import parse_train_arguments
 from train import train_one_epoch
-from training.batches import make_loader
+from training.classification import Classification, ClassificationSettings
 from training.metrics import EpochStats
+from training.objective import Batch
 from training.state import Optimization, Training
 
 NUM_PHOTOS = 64
@@ -102,6 +103,8 @@ def measure_all(args: argparse.Namespace, index: ClassIndex) -> Iterator[tuple[s
             args.num_workers,
             torch.device(args.device),
             Optimization(use_amp16=use_amp16, amp_dtype=amp_dtype, compile=args.compile),
+            lr=1e-5,
+            classifiers_lr=0.01,
         )
         if batch_size == 0:
             setting = setting._replace(batch_size=find_largest_batch(setting))
@@ -122,48 +125,54 @@ def race(
 
 def our_step(setting: Setting) -> Callable[[], float]:
     """Return a function that trains on one batch again and again, and returns images/s."""
-    training, batch = make_training(setting), random_batch(setting)
-    batch = (batch[0].contiguous(memory_format=torch.channels_last), batch[1], [])
-    batches = [batch] * setting.iterations
-    return lambda: train_iterations(training, batches, None).images_per_second
+    images, labels = random_batch(setting)
+    images = images.contiguous(memory_format=torch.channels_last)
+    return training_on_one_batch(setting, images, labels)[1]
 
 
 def our_loop(setting: Setting, index: ClassIndex) -> Callable[[], float]:
     """Return a function that trains on images of an index, and returns images/s."""
-    on_cuda = setting.device.type == "cuda"
-    augmentation = Augmentation(AugmentationParams(image_size=setting.image_size))
-    loader = make_loader(
-        TrainDataset(index, None if on_cuda else augmentation),
-        GroupSampler(index, 1, setting.batch_size, setting.iterations, seed=0),
-        setting.num_workers,
-        pin_memory=on_cuda,
-    )
-    training = make_training(setting)
-    return lambda: (
-        train_iterations(training, loader, augmentation if on_cuda else None).images_per_second
-    )
+    training = make_training(setting, index)
+    return lambda: train_iterations(training).images_per_second
 
 
-def train_iterations(
-    training: Training, batches: Sized, augmentation: Augmentation | None
-) -> EpochStats:
-    """Train on all batches, as the training script does."""
+def train_iterations(training: Training) -> EpochStats:
+    """Train for an epoch, as the training script does."""
     training.begin_epoch()
-    return train_one_epoch(
-        training, batches, augmentation, lambda training, unreadable: training.progress.check()
-    )
+    return train_one_epoch(training, lambda training, unreadable: training.progress.check())
 
 
-def make_training(setting: Setting) -> Training:
-    """Return our training, of one group."""
+def make_training(setting: Setting, index: ClassIndex | SimpleNamespace) -> Training:
+    """Return our training, of one group of an index."""
+    flags = {
+        "groups_num": 1,
+        "batch_size": setting.batch_size,
+        "iterations_per_epoch": setting.iterations,
+        "num_workers": setting.num_workers,
+        "lr": setting.lr,
+        "classifiers_lr": setting.classifiers_lr,
+    }
+    args = parse_train_arguments([f"--{name}={value}" for name, value in flags.items()])
+    objective = Classification(index, ClassificationSettings.from_flags(vars(args)))
     network = make_network(setting)
-    return Training(network, [setting.num_classes], setting.optimization, setting.device)
+    return Training(network, objective, setting.optimization, setting.device, setting.image_size)
+
+
+def training_on_one_batch(
+    setting: Setting, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[Training, Callable[[], float]]:
+    """Return a training whose batches are all the same, and a function that measures it."""
+    classes = SimpleNamespace(classes=lambda group: range(setting.num_classes), digest="")
+    training = make_training(setting, classes)
+    batches = [Batch(images, labels, [])] * setting.iterations
+    training.objective.batches = lambda model, epoch, first: iter(batches)
+    return training, lambda: train_iterations(training).images_per_second
 
 
 def check_same_losses(setting: Setting) -> None:
     """Stop if some steps of both do not give the same mean loss."""
     batch = random_batch(setting)
-    ours = train_iterations(make_training(setting), [(*batch, [])] * setting.iterations, None).loss
+    ours = train_iterations(training_on_one_batch(setting, *batch)[0]).loss
     plain = PlainTraining(setting)
     theirs = statistics.mean(plain.step(*batch) for _ in range(setting.iterations))
     tolerance = 1e-2 if setting.optimization.use_amp16 else 1e-4
@@ -197,14 +206,17 @@ def make_index(folder: Path, num_classes: int, image_size: int) -> ClassIndex:
 def measure_group_switch(num_classes: int, device: torch.device) -> float:
     """Return the seconds that it takes to put one head away and to take out the next one."""
     network = build_network("ResNet18", backbone_weights="none")
-    training = Training(network, [num_classes] * 2, Optimization(), device)
-    for head, optimizer in zip(training.heads, training.head_optimizers, strict=True):
+    args = parse_train_arguments(["--groups_num=2", "--num_workers=0"])
+    classes = SimpleNamespace(classes=lambda group: range(num_classes), digest="")
+    objective = Classification(classes, ClassificationSettings.from_flags(vars(args)))
+    training = Training(network, objective, Optimization(), device, 64)
+    for head, optimizer in zip(objective.heads, objective.head_optimizers, strict=True):
         head.weight.grad = torch.zeros_like(head.weight)
         optimizer.step()  # so that there are moments
     seconds = []
     for training.epoch_num in range(6):
         start_s = time.perf_counter()
-        with training.current_head():
+        with training.turn():
             if device.type == "cuda":
                 torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start_s)

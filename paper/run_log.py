@@ -12,7 +12,7 @@ from datasets.catalog import TRAIN_SETS, find_test_set, find_train_folder
 from paper.networks import Absent, Released, Source, Trained
 from parser import parse_eval_arguments, parse_train_arguments
 from reports.runs import find_sets, read_results
-from training.resuming import NO_INFLUENCE
+from training.checkpoints import NO_INFLUENCE
 
 _PLAIN = (  # flags that must have their defaults: the paper's protocol
     *("positives", "no_labels", "per_city", "positive_dist_threshold", "test_method"),

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,7 +35,7 @@ def test_flags_fill_a_dataclass():
         a: int = 1
         b: str = ""
 
-    assert commons.from_flags(Params, SimpleNamespace(a=5, b="x", c=None)) == Params(5, "x")
+    assert commons.from_flags(Params, {"a": 5, "b": "x", "c": None}) == Params(5, "x")
 
 
 @pytest.mark.parametrize(

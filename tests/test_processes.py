@@ -36,46 +36,21 @@ def torchrun(num_processes: int, *arguments: object) -> subprocess.CompletedProc
 
 @pytest.fixture(scope="module", params=[2, 3])
 def step(request, tmp_path_factory):
-    """Return what some processes computed together; 3 of them hold 2, 2 and 3 of 7 classes."""
+    """Return what some processes computed together."""
     file = tmp_path_factory.mktemp("step") / "step.pth"
     result = torchrun(request.param, REPOSITORY / "tests" / "processes_at_work.py", file)
     assert result.returncode == 0, result.stderr
     step = torch.load(file, weights_only=True)
-    assert step["mean_of_ranks"] == (request.param - 1) / 2
+    assert step["sum_of_ranks"] == sum(range(request.param))
     return step
 
 
-def test_a_step_of_several_processes_is_that_of_one(step):
+def test_gradients_of_several_processes_are_those_of_one(step):
     images, labels = make_batch()
-    network, head = make_network().train(), make_head()
-    descriptors = network(images)
-    logits = head(descriptors, labels)
-    loss = F.cross_entropy(logits, labels)
-    loss.backward()
-    expected = {
-        "loss": loss,
-        "descriptors": descriptors,
-        "logits": logits,
-        "head_gradient": head.weight.grad,
-        "gradients": [parameter.grad for parameter in network.parameters()],
-        "statistics": network[1].state_dict(),
-        "in_eval_mode": network.eval()(images),
-    }
-    for what, values in expected.items():
-        torch.testing.assert_close(step[what], values, rtol=2e-5, atol=2e-6, msg=what)
-
-
-def test_processes_with_whole_heads_get_the_gradients_of_one(step):
-    images, labels = make_batch()
-    network, head = make_network().train(), make_head()
+    network, head = make_network(), make_head()
     F.cross_entropy(head(network(images), labels), labels).backward()
     expected = [parameter.grad for parameter in (*network.parameters(), *head.parameters())]
-    torch.testing.assert_close(step["replicated"], expected, rtol=2e-5, atol=2e-6)
-
-
-def test_an_overflow_in_one_part_of_a_head_skips_the_step_everywhere(step):
-    scales, changes = zip(*step["overflow"], strict=True)
-    assert len(scales) > 1 and set(scales) == {32768.0} and set(changes) == {0.0}
+    torch.testing.assert_close(step["gradients"], expected, rtol=2e-5, atol=2e-6)
 
 
 def test_no_image_is_drawn_by_two_processes(datasets_folder, tmp_path):
@@ -94,6 +69,7 @@ def test_no_image_is_drawn_by_two_processes(datasets_folder, tmp_path):
 
 CALM = [  # rounding grows in a training: not much with these
     *SMALL,
+    "--backbone=VGG16",  # without BatchNorm, which sees all of a batch on GPUs only
     *("--image_size=64", "--batch_size=8", "--lr=1e-5", "--classifiers_lr=1e-3"),
 ]
 
@@ -125,7 +101,7 @@ def assert_same_training(folder: Path, other: Path) -> None:
     for key in weights:
         torch.testing.assert_close(state[key], expected[key], rtol=0, atol=2e-3)
     moments = [key for key in state if key.endswith("/exp_avg")]  # means of gradients
-    assert len(moments) > 20
+    assert len(moments) > 8
     for key in moments:
         difference = (state[key] - expected[key]).norm() / expected[key].norm()
         assert difference < 0.2, key  # rounding only; a factor of 2 would be 0.5 or more
@@ -133,13 +109,10 @@ def assert_same_training(folder: Path, other: Path) -> None:
     assert results[0]["recalls"] == results[1]["recalls"]
 
 
-@pytest.mark.parametrize("extra", [[], ["--shard_classifier"]])
-def test_several_processes_train_like_one(places, extra):
+def test_several_processes_train_like_one(places):
     flags, folder = places
-    several = folder / f"several{len(extra)}"
-    result = torchrun(
-        2, "train.py", *flags, *extra, "--num_preds_to_save=1", f"--save_dir={several}"
-    )
+    several = folder / "several"
+    result = torchrun(2, "train.py", *flags, "--num_preds_to_save=1", f"--save_dir={several}")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("Epoch 3: group 1") == 1, "only the main process speaks"
     assert (several / "info.log").read_text().count("Epoch 3: group 1") == 1
@@ -150,7 +123,7 @@ def test_several_processes_train_like_one(places, extra):
 def test_another_number_of_processes_continues(places):
     flags, folder = places
     parts = folder / "parts"
-    first = [*flags, "--epochs_num=2", "--shard_classifier", f"--save_dir={parts}"]
+    first = [*flags, "--epochs_num=2", f"--save_dir={parts}"]
     result = torchrun(2, "train.py", *first)
     assert result.returncode == 0, result.stderr
     train_main([f"--resume_train={parts / 'last_checkpoint.pth'}", "--epochs_num=3"])

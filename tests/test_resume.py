@@ -17,7 +17,7 @@ from training_runs import SMALL, assert_same_state, metrics_of
 from model.checkpoints import load_network
 from model.files import read_checkpoint, save_atomically
 from train import main as train_main
-from training.resuming import note_changes
+from training.checkpoints import note_changes
 
 
 def test_killed_and_continued_training_equals_an_uninterrupted_one(flags, tmp_path):
@@ -99,7 +99,7 @@ def test_an_earlier_change_is_not_forgotten():
 )
 def test_continuing_with_other_classes_or_network_is_refused(continued, change):
     before = (continued / "metrics.jsonl").read_text()
-    with pytest.raises(ValueError, match=f"cannot be continued: {change.split('=')[0]} is "):
+    with pytest.raises(ValueError, match=f"cannot be resumed: {change.split('=')[0]} is "):
         train_main([f"--resume_train={continued / 'last_checkpoint.pth'}", change])
     assert (continued / "metrics.jsonl").read_text() == before
 
@@ -148,7 +148,8 @@ def test_continuing_may_change_learning_rates_and_precision(flags, tmp_path, mon
     train_main([f"--resume_train={last}", *more])
     state = read_checkpoint(last)
     assert state["optimizer_state_dict"]["param_groups"][0]["lr"] == 1e-6
-    assert [adam["param_groups"][0]["lr"] for adam in state["optimizers_state_dict"]] == [0.5] * 2
+    heads = state["objective_state_dict"]["optimizers_state_dict"]
+    assert [adam["param_groups"][0]["lr"] for adam in heads] == [0.5] * 2
     assert state["args"]["lr"] == 1e-6 and state["scaler_state_dict"]["scale"] > 0
 
 
@@ -179,7 +180,7 @@ WRONG_HEADS = [{"weight": torch.zeros(1, 1)}] * 2
         {"epoch_num": None},
         {"best_epoch": "0"},
         {"progress": {}},
-        {"classifiers_state_dict": WRONG_HEADS},
+        {"objective_state_dict": {"classifiers_state_dict": WRONG_HEADS}},
         {"optimizer_state_dict": {"state": {}, "param_groups": [{}]}},
         {"rng_state": torch.zeros(3)},
     ],
@@ -191,7 +192,7 @@ def test_checkpoints_that_are_none_are_refused(continued, tmp_path, refused, wro
     save_atomically(checkpoint | wrong, run / "last_checkpoint.pth")
     before = {file.name: file.read_bytes() for file in run.iterdir()}
     said = refused(train_main, [f"--resume_train={run / 'last_checkpoint.pth'}"], code=1)
-    assert re.search("run/last_checkpoint.pth is not a checkpoint (to continue|of this)", said)
+    assert re.search("run/last_checkpoint.pth is not a checkpoint (to resume|of this)", said)
     after = {file.name: file.read_bytes() for file in run.iterdir()}
     assert {name: after[name] for name in before} == before
 

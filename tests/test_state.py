@@ -4,22 +4,37 @@ import pytest
 import torch
 from training_runs import small_training
 
+from training.objective import Batch
+
+BATCH = Batch(
+    torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)),
+    torch.tensor([0, 4, 2, 1]),
+    [],
+)
+
+
+def do_step(training, times=1):
+    with training.turn() as optimizers:
+        return training.step(training.objective.loss(training.model, BATCH) * times, optimizers)
+
 
 @pytest.mark.parametrize("max_grad_norm", [None, 0.5, 1e6])
 def test_gradients_are_limited_as_torch_does_it(max_grad_norm):
-    images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 4, 2, 1])
     ours, theirs = (small_training(max_grad_norm=max_grad_norm) for _ in range(2))
-    with ours.current_head() as (group_loss, adam):
-        norm = ours.step(group_loss(ours.model(images), labels), adam)
-    with theirs.current_head() as (group_loss, adam):
-        group_loss(theirs.model(images), labels).backward()
-        parameters = [*theirs.network.parameters(), *theirs.heads[0].parameters()]
+    norm = do_step(ours)
+    head, adam = theirs.objective.heads[0], theirs.objective.head_optimizers[0]
+    with theirs.turn():
+        theirs.objective.loss(theirs.model, BATCH).backward()
+        parameters = [*theirs.network.parameters(), *head.parameters()]
         expected = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm or torch.inf)
         theirs.optimizer.step()
         adam.step()
     torch.testing.assert_close(norm, expected)
     assert norm > 0.5  # something to limit
-    for mine, other in ((ours.optimizer, theirs.optimizer), (ours.head_optimizers[0], adam)):
+    for mine, other in (
+        (ours.optimizer, theirs.optimizer),
+        (ours.objective.head_optimizers[0], adam),
+    ):
         states = [optimizer.state_dict()["state"] for optimizer in (mine, other)]
         assert len(states[0]) == len(states[1]) > 0
         for number, state in states[0].items():
@@ -29,18 +44,17 @@ def test_gradients_are_limited_as_torch_does_it(max_grad_norm):
 @pytest.mark.parametrize("has_overflown", ["network", "head"])
 def test_where_one_of_two_gradients_overflows_the_other_one_is_limited(has_overflown):
     training = small_training(use_amp16=True, max_grad_norm=0.5)
-    images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 4, 2, 1])
-    parts = {"network": training.network, "head": training.heads[0]}
+    parts = {"network": training.network, "head": training.objective.heads[0]}
     before = {name: [p.detach().clone() for p in part.parameters()] for name, part in parts.items()}
     one = [p for p in parts[has_overflown].parameters() if p.requires_grad][0]
     one.register_hook(lambda gradient: gradient * math.nan)
-    with training.current_head() as (group_loss, adam):
-        norm = training.step(group_loss(training.model(images), labels), adam)
+    norm = do_step(training)
     assert not norm.isfinite()
     for name, part in parts.items():
         same = [torch.equal(p, old) for p, old in zip(part.parameters(), before[name], strict=True)]
         assert all(p.isfinite().all() for p in part.parameters())
         assert all(same) == (name == has_overflown)
+    adam = training.objective.head_optimizers[0]
     other = adam if has_overflown == "network" else training.optimizer
     length = torch.stack([state["exp_avg"].norm() for state in other.state.values()]).norm() / 0.1
     torch.testing.assert_close(length, torch.tensor(0.5), rtol=1e-4, atol=0)
@@ -49,7 +63,7 @@ def test_where_one_of_two_gradients_overflows_the_other_one_is_limited(has_overf
 def test_optimizers_go_on_as_they_are_made_now():
     training, continued = small_training(), small_training(lr=0.5)
     state = training.state_dict()
-    state["optimizer_state_dict"]["param_groups"][0]["fused"] = False  # as with split heads in fp16
+    state["optimizer_state_dict"]["param_groups"][0]["fused"] = False  # as of another device
     continued.load_state_dict(state)
     (group,) = continued.optimizer.param_groups
     assert (group["fused"], group["lr"]) == (True, 0.5)
@@ -58,8 +72,6 @@ def test_optimizers_go_on_as_they_are_made_now():
 def test_the_scale_of_mixed_precision_goes_on():
     training, continued = (small_training(use_amp16=True) for _ in range(2))
     before = training.scaler.get_scale()
-    images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 4, 2, 1])
-    with training.current_head() as (group_loss, adam):
-        training.step(group_loss(training.model(images), labels) * math.inf, adam)
+    do_step(training, times=math.inf)
     continued.load_state_dict(training.state_dict())
     assert continued.scaler.get_scale() == training.scaler.get_scale() == before / 2

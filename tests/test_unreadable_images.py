@@ -2,8 +2,8 @@ import pytest
 from training_runs import small_training
 
 from runs.signals import StopSignals
-from training.keeper import Keeper
-from training.unreadable_images import UnreadableImages
+from training.checkpoints import Checkpointer
+from training.metrics import UnreadableImages
 
 
 def test_each_image_is_listed_once_also_by_a_run_that_goes_on(tmp_path):
@@ -27,9 +27,9 @@ def test_they_are_counted_through_all_parts_of_a_run(tmp_path):
     for checkpoint in (None, {"num_unreadable": 2, "metrics": []}):
         images = UnreadableImages(tmp_path, max_share=1, images_per_epoch=10)
         signals = StopSignals("Start again", can_continue=True)
-        keeper = Keeper(tmp_path, {}, 0, images, signals)
-        keeper.start(training, checkpoint)
-        keeper.after_iteration(training, ["a", "b"])
+        checkpointer = Checkpointer(tmp_path, {}, 0, images, signals)
+        checkpointer.start(training, checkpoint)
+        checkpointer.after_iteration(training, ["a", "b"])
         counts.append(images.count_of_all())
     assert counts == [2, 4]
 

@@ -1,11 +1,14 @@
 """Small trainings, and what they left behind."""
 
 import json
+from types import SimpleNamespace
 
 import torch
 
 from model import build_network
 from model.files import read_checkpoint
+from parser import parse_train_arguments
+from training.classification import Classification, ClassificationSettings
 from training.state import Optimization, Training
 
 MEASURED = {  # numbers of an epoch that differ from run to run
@@ -21,11 +24,14 @@ SMALL = [
 ]
 
 
-def small_training(**optimization):
-    """Make a network and a head for a group of 5 classes, to be trained."""
+def small_training(lr=1e-5, device="cpu", **optimization):
+    """Make a network and a head for a group of 5 classes, to be trained on given batches."""
     torch.manual_seed(0)
     network = build_network("ResNet18", 8, backbone_weights="none")
-    return Training(network, [5], Optimization(**optimization), torch.device("cpu"))
+    index = SimpleNamespace(classes=lambda group: range(5), digest="", folder="")
+    flags = parse_train_arguments(["--groups_num=1", f"--lr={lr}", "--num_workers=0"])
+    objective = Classification(index, ClassificationSettings.from_flags(vars(flags)))
+    return Training(network, objective, Optimization(**optimization), torch.device(device), 64)
 
 
 def tensors_of(content, prefix=""):
@@ -52,9 +58,9 @@ def assert_same_state(folder, other):
 
 
 def state_of(folder):
-    """Read the last checkpoint, without flags and measurements."""
+    """Read the last checkpoint, without flags and times."""
     checkpoint = read_checkpoint(folder / "last_checkpoint.pth", needs_digest=True)
-    del checkpoint["args"], checkpoint["progress"]["clock"]
+    del checkpoint["args"], checkpoint["progress"]["seconds"]
     return checkpoint | {"metrics": without_measurements(checkpoint["metrics"])}
 
 

@@ -18,7 +18,7 @@ from datasets.partition import PartitionParams
 from datasets.train_dataset import GroupSampler, TrainDataset
 from model.files import read_checkpoint
 from train import main as train_main
-from training.group_loss import GroupLoss
+from training.classification import Classification
 
 SHORT = ["--backbone=MobileNetV2", "--epochs_num=2", "--iterations_per_epoch=4"]
 
@@ -39,13 +39,13 @@ def own_images(datasets_folder, tmp_path):
 
 def break_iterations(monkeypatch, numbers, value):
     """Let the losses of some iterations, counted through the run, be a value times themselves."""
-    forward, count = GroupLoss.forward, iter(range(10**6))
+    loss_of, count = Classification.loss, iter(range(10**6))
 
-    def broken(self, descriptors, labels):
-        loss = forward(self, descriptors, labels)
+    def broken(self, model, batch):
+        loss = loss_of(self, model, batch)
         return loss * value if next(count) in numbers else loss
 
-    monkeypatch.setattr(GroupLoss, "forward", broken)
+    monkeypatch.setattr(Classification, "loss", broken)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -73,13 +73,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_its_images_are_listed(
 
 
 def test_gradients_that_are_not_finite_end_the_run(tiny, monkeypatch, refused):
-    forward = GroupLoss.forward
+    loss_of = Classification.loss
 
-    def steep(self, descriptors, labels):  # a finite loss, of which the gradient is infinite
-        zero = descriptors.sum() - descriptors.sum().detach()
-        return forward(self, descriptors, labels) + zero.abs().sqrt()
+    def steep(self, model, batch):  # a finite loss with an infinite gradient
+        weights = model.aggregation[3].weight.sum()
+        return loss_of(self, model, batch) + (weights - weights.detach()).abs().sqrt()
 
-    monkeypatch.setattr(GroupLoss, "forward", steep)
+    monkeypatch.setattr(Classification, "loss", steep)
     assert "not finite in epoch 0, iteration 0: lower --lr" in refused(train_main, tiny, code=1)
 
 
@@ -154,7 +154,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_taken(
     damage(run / "last_checkpoint.pth")
     said = refused(train_main, ["--resume_train", str(run / "last_checkpoint.pth")], code=1)
     assert "last_checkpoint.pth" in said
-    assert f"whole: continue with --resume_train {run / 'previous_checkpoint.pth'}" in said
+    assert f"intact: resume with --resume_train {run / 'previous_checkpoint.pth'}" in said
     shutil.copytree(run, tmp_path / "again")
 
     train_main(["--resume_train", str(run / "previous_checkpoint.pth")])

@@ -41,7 +41,7 @@ def whole(places):
 
 def note_iterations(file, number_type="float32", iterations=ITERATIONS):
     """Append a line to a file after each iteration, before anything is kept of it."""
-    from training.progress import Progress
+    from training.metrics import Progress
 
     note = Progress.note
 

@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = _parse_arguments(argv)
     with commons.usage_errors():
-        params = commons.from_flags(PartitionParams, args)
+        params = commons.from_flags(PartitionParams, vars(args))
     if args.bad_list:
         _check_can_be_written(Path(args.bad_list))
     max_images = None if args.decode else args.max_headers

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_free(folder)
     if args.source == "panoramas":
         with commons.usage_errors():
-            params = commons.from_flags(CropParams, args)
+            params = commons.from_flags(CropParams, vars(args))
         convert_panoramas(args.input, folder, params, args.jobs, args.skip_unreadable)
     else:
         if args.source == "csv":

@@ -28,7 +28,7 @@ import pytest
 
 import commons
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 ENTRY_POINTS = ("eval", "train", "localize")  # imported once
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.progress import CHECK_EVERY, NotFiniteError, Progress
+from training.metrics import CHECK_EVERY, NotFiniteError, Progress
 
 CPU = torch.device("cpu")
 NAN, INF, ONE = (torch.tensor(value) for value in (float("nan"), float("inf"), 1.0))
@@ -16,9 +16,9 @@ def test_mean_loss_and_images_are_those_of_the_iterations():
     progress = Progress(3, CPU, skips_steps=False)
     note(progress, [2.0, 4.0, 9.0])
     progress.check(now=True)
-    stats = progress.stats(group=1)
-    assert stats.loss == 5 and stats.group == 1 and stats.skipped_steps == 0
-    assert progress.iteration == 3 and progress.clock.num_images == 12
+    stats = progress.stats()
+    assert stats.loss == 5 and stats.skipped_steps == 0
+    assert progress.iteration == 3 and progress.num_images == 12
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(NAN, ONE), (INF, ONE), (ONE, NAN), (ONE, INF)])
@@ -36,7 +36,7 @@ def test_a_scaler_may_leave_out_steps_but_not_all():
     progress = Progress(0, CPU, skips_steps=True)
     note(progress, [2.0, float("nan"), 4.0], [1.0, 1.0, float("inf")])
     progress.check(now=True)
-    assert progress.stats(0).loss == 3 and progress.stats(0).skipped_steps == 2
+    assert progress.stats().loss == 3 and progress.stats().skipped_steps == 2
     note(progress, [5.0] * (CHECK_EVERY - 3))
     progress.check()
     for _ in range(CHECK_EVERY - 1):
@@ -53,9 +53,9 @@ def test_progress_goes_on_where_it_was_saved():
     second.load_state_dict(first.state_dict())
     for progress in (first, second):
         note(progress, [0.7])
-    assert second.iteration == 4 and second.clock.num_images == 16
-    assert first.stats(0).loss == second.stats(0).loss
-    assert second.num_skipped == 1
+    assert second.iteration == 4 and second.num_images == 16
+    assert first.stats().loss == second.stats().loss
+    assert second.stats().skipped_steps == 1
 
 
 def test_a_step_that_a_scaler_left_out_is_no_reason_to_end_without_one():

@@ -7,27 +7,26 @@ from training_runs import metrics_of, position_of, small_training
 
 from runs.signals import StopSignals
 from train import main as train_main
-from training import keeper
-from training.keeper import Keeper
-from training.progress import NotFiniteError
+from training import checkpoints
+from training.checkpoints import Checkpointer
+from training.metrics import NotFiniteError, UnreadableImages
 from training.state import Training
-from training.unreadable_images import UnreadableImages
 
 
-def test_a_checkpoint_has_no_numbers_that_were_not_looked_at(tmp_path):
+def test_a_checkpoint_has_no_losses_that_were_not_checked(tmp_path):
     training = small_training()
     signals = StopSignals("Start again", can_continue=True)
-    keeps = Keeper(tmp_path, {}, 0, UnreadableImages(tmp_path, 1, 1), signals)
-    keeps.start(training, None)
+    checkpointer = Checkpointer(tmp_path, {}, 0, UnreadableImages(tmp_path, 1, 1), signals)
+    checkpointer.start(training, None)
     training.progress.note(torch.tensor(math.nan), torch.tensor(1.0), 4)
     with pytest.raises(NotFiniteError):
-        keeps.save(training)
+        checkpointer.save(training)
     assert not list(tmp_path.glob("*.pth"))
     assert signals.how_to_go_on == "Start again"
 
 
 def test_nothing_is_kept_of_an_epoch_without_its_checkpoint(flags, tmp_path, monkeypatch):
-    end_epoch, save = Training.end_epoch, keeper.save_keeping_previous
+    end_epoch, save = Training.end_epoch, checkpoints.save_keeping_previous
 
     def be_best(self, val_recall1):
         return end_epoch(self, float(self.epoch_num))
@@ -41,12 +40,12 @@ def test_nothing_is_kept_of_an_epoch_without_its_checkpoint(flags, tmp_path, mon
     run, line = tmp_path / "run", [*flags, f"--save_dir={tmp_path / 'run'}", "--epochs_num=2"]
     train_main([*line, "--epochs_num=1"])
     best = (run / "best_model.pth").read_bytes()
-    monkeypatch.setattr(keeper, "save_keeping_previous", fail_in_the_end)
+    monkeypatch.setattr(checkpoints, "save_keeping_previous", fail_in_the_end)
     with pytest.raises(OSError, match="the disk is gone"):
         train_main([*line, "--resume_train=auto"])
     assert (run / "best_model.pth").read_bytes() == best and len(metrics_of(run)) == 1
 
-    monkeypatch.setattr(keeper, "save_keeping_previous", save)
+    monkeypatch.setattr(checkpoints, "save_keeping_previous", save)
     train_main([*line, "--resume_train=auto"])
     assert (run / "best_model.pth").read_bytes() != best and len(metrics_of(run)) == 2
 

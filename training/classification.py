@@ -1,0 +1,194 @@
+"""CosPlace's objective: classify images into the classes of one group, one group an epoch.
+
+Paper, sections 3.2 and 3.3: cells of M metres x alpha degrees are classes, groups hold classes that
+do not touch, each group has a CosFace head of its own, and epoch t trains group t mod groups_num.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+import commons
+from cosface_loss import MarginCosineProduct
+from datasets.augmentations import Augmentation, AugmentationParams
+from datasets.catalog import find_train_folder
+from datasets.class_index import ClassIndex, load_index
+from datasets.partition import PartitionParams
+from datasets.train_dataset import GroupSampler, TrainDataset
+from training.objective import (
+    Batch,
+    adam,
+    augments_on_device,
+    batches_on_device,
+    load_optimizer,
+    make_loader,
+    move,
+)
+
+
+@dataclass(frozen=True)
+class ClassificationSettings:
+    """What the flags say about classes, heads and batches."""
+
+    fixed_flags: ClassVar = ("M", "alpha", "N", "L", "min_images_per_class", "groups_num")
+
+    partition: PartitionParams
+    augmentation: AugmentationParams  # its image size is replaced by the network's
+    augmentation_device: str  # see `augments_on_device`
+    train_set_folder: str | None  # None: that of the data set
+    dataset: str  # key of datasets.catalog.TRAIN_SETS
+    datasets_folder: str
+    cache_folder: str  # where class indices are saved
+    groups_num: int  # groups that take turns
+    batch_size: int  # images of an iteration, in all processes together
+    iterations_per_epoch: int
+    lr: float  # of the network
+    classifiers_lr: float  # of the heads
+    num_workers: int  # loader processes
+    io_retries: int  # how often a failed read is tried again
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check that processes can share a batch evenly."""
+        if self.batch_size % commons.num_ranks():
+            raise ValueError(
+                f"--batch_size {self.batch_size} are the images of an iteration in all processes "
+                f"together: it must be a multiple of their number, {commons.num_ranks()}"
+            )
+
+    @classmethod
+    def from_flags(cls, flags: Mapping[str, Any]) -> "ClassificationSettings":
+        """Read the flags of train.py; raise a ValueError if one is out of its range."""
+        size = {"image_size": flags["image_size"] or AugmentationParams.image_size}
+        parts = {
+            "partition": commons.from_flags(PartitionParams, flags),
+            "augmentation": commons.from_flags(AugmentationParams, {**flags, **size}),
+        }
+        return commons.from_flags(cls, {**flags, **parts})
+
+    def open(self) -> "Classification":
+        """Split the training images into classes, or open the split that was saved.
+
+        Raises:
+            FileNotFoundError: If there are no images.
+            ValueError: If their names have no position or heading, or there are too few groups.
+        """
+        folder = self.train_set_folder
+        folder = folder or find_train_folder(self.dataset, self.datasets_folder)
+        index = ClassIndex(
+            commons.of_main_process(
+                lambda: load_index(folder, self.partition, self.cache_folder).index_folder
+            )
+        )
+        index.require_groups(self.groups_num)
+        return Classification(index, self)
+
+
+class Classification:
+    """Groups of classes, a CosFace head for each, and batches of the group whose turn it is."""
+
+    def __init__(self, index: ClassIndex, settings: ClassificationSettings) -> None:
+        """Train on the first groups of a class index."""
+        self.index, self.settings = index, settings
+        self.digest = index.digest
+        self.images_per_epoch = settings.batch_size * settings.iterations_per_epoch
+        self._head: nn.Module | None = None  # of the current turn, as it is called
+
+    def describe(self, whole: bool = False) -> str:
+        """Return the groups in words: those trained on, or all."""
+        if whole:
+            last = self.settings.groups_num - 1
+            return f"{self.index.describe()}\nTrained are groups 0 to {last}"
+        return self.index.describe(self.settings.groups_num)
+
+    def attach(self, network: nn.Module, image_size: int, device: torch.device) -> Optimizer:
+        """Make a head for each group, and the loader; see `Objective.attach`."""
+        settings = self.settings
+        self.device = device
+        self.heads = [
+            MarginCosineProduct(network.out_dim, len(self.index.classes(group)))
+            for group in range(settings.groups_num)
+        ]
+        self.head_optimizers = [adam(head, settings.classifiers_lr, device) for head in self.heads]
+        augmentation = Augmentation(replace(settings.augmentation, image_size=image_size))
+        on_device = augments_on_device(settings.augmentation_device, device)
+        self._augmentation = augmentation if on_device else None
+        self._dataset = TrainDataset(
+            self.index, None if on_device else augmentation, settings.io_retries
+        )
+        self._sampler = self._make_sampler((commons.rank(), commons.num_ranks()))
+        self._loader = make_loader(
+            self._dataset, self._sampler, settings.num_workers, pin_memory=device.type == "cuda"
+        )
+        return adam(network, settings.lr, device)
+
+    def _make_sampler(self, share: tuple[int, int]) -> GroupSampler:
+        settings = self.settings
+        return GroupSampler(
+            self.index,
+            settings.groups_num,
+            settings.batch_size,
+            settings.iterations_per_epoch,
+            settings.seed,
+            share,
+        )
+
+    def num_iterations(self, epoch: int) -> int:
+        """Return the number of batches of an epoch."""
+        return self.settings.iterations_per_epoch
+
+    @contextlib.contextmanager
+    def turn(self, epoch: int) -> Iterator[list[Optimizer]]:
+        """Yield the optimizer of the group's head, both on the device for the duration."""
+        group = epoch % len(self.heads)
+        head, optimizer = self.heads[group], self.head_optimizers[group]
+        try:
+            move(head, optimizer, self.device)
+            self._head = head
+            if commons.num_ranks() > 1:
+                self._head = DistributedDataParallel(head, gradient_as_bucket_view=True)
+            yield [optimizer]
+        finally:
+            self._head = None
+            optimizer.zero_grad()
+            move(head, optimizer, torch.device("cpu"))
+
+    def batches(self, model: nn.Module, epoch: int, first: int) -> Iterator[Batch]:
+        """Yield augmented images and their labels within the group."""
+        self._sampler.epoch, self._sampler.first_iteration = epoch, first
+        return batches_on_device(self._loader, self.device, self._augmentation)
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the mean cross-entropy of the CosFace logits."""
+        return F.cross_entropy(self._head(model(batch.images), batch.labels), batch.labels)
+
+    def image_paths(self, epoch: int, iteration: int) -> list[str]:
+        """Return the images of a batch of all processes."""
+        draws = self._make_sampler((0, 1)).batch(epoch, iteration)
+        return [self._dataset.path(draw) for draw in draws]
+
+    def epoch_metrics(self, epoch: int) -> dict[str, Any]:
+        """Return the group that an epoch trains."""
+        return {"group": epoch % self.settings.groups_num}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return heads and moments, under the official code's names."""
+        return {
+            "classifiers_state_dict": [head.state_dict() for head in self.heads],
+            "optimizers_state_dict": [adam.state_dict() for adam in self.head_optimizers],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with the heads and moments of a state."""
+        heads, moments = state["classifiers_state_dict"], state["optimizers_state_dict"]
+        for head, saved in zip(self.heads, heads, strict=True):
+            head.load_state_dict(saved)
+        for optimizer, saved in zip(self.head_optimizers, moments, strict=True):
+            load_optimizer(optimizer, saved)

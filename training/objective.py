@@ -1,0 +1,200 @@
+"""The contract between the training loop and a method, and what objectives share.
+
+An objective says what a method trains on and what it minimises; the loop, the checkpoints and the
+way to resume know no more. Implementations are listed in `training.setup.OBJECTIVES`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import nn
+from torch.optim import Adam, Optimizer
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datasets.augmentations import Augmentation
+from datasets.train_dataset import collate
+from datasets.workers import outlive_signals
+
+
+class Batch(NamedTuple):
+    """What an iteration trains on."""
+
+    images: torch.Tensor  # float32 [B, 3, H, W], on the device, channels last
+    labels: torch.Tensor  # int64 [B], on the device; only the objective knows what they mean
+    unreadable: Sequence[str]  # a sentence on each image that could not be read and was replaced
+
+
+class Objective(Protocol):
+    """What a method trains on and what it minimises.
+
+    Random choices are functions of (seed, epoch, iteration) or part of the state, so that a
+    resumed run continues with the same bits. Under torchrun each process has an objective of its
+    own and yields its share of each batch.
+    """
+
+    digest: str  # of the training images: a run is resumed only on the same
+    images_per_epoch: int  # that all processes together train on
+
+    def describe(self, whole: bool = False) -> str:
+        """Return what is trained on, in words; `whole` for --dry_run: also what is left out."""
+
+    def attach(self, network: nn.Module, image_size: int, device: torch.device) -> Optimizer:
+        """Prepare to train a network; called once.
+
+        Args:
+            network: Images [B, 3, H, W] to descriptors [B, network.out_dim]; on the device.
+            image_size: Side of training images, in pixels.
+            device: Where to train.
+
+        Returns:
+            The optimizer of the network.
+        """
+
+    def num_iterations(self, epoch: int) -> int:
+        """Return the number of batches of an epoch."""
+
+    def turn(self, epoch: int) -> AbstractContextManager[Sequence[Optimizer]]:
+        """Yield the optimizers of an epoch beside the network's; their tensors are on the device.
+
+        They are on the device for the duration only: CosPlace has a head for each group.
+        """
+
+    def batches(self, model: nn.Module, epoch: int, first: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch within its `turn`; mining and generations happen here.
+
+        Args:
+            model: The network, as it is called under torchrun.
+            epoch: Counted from 0.
+            first: Iteration to begin with; the batches before it are skipped.
+        """
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the loss of a batch, a scalar; the model is called in here, under autocast."""
+
+    def image_paths(self, epoch: int, iteration: int) -> list[str]:
+        """Return the images of a batch of all processes, for the report of a loss that is NaN."""
+
+    def epoch_metrics(self, epoch: int) -> dict[str, Any]:
+        """Return what metrics.jsonl says of an epoch beside losses, recalls and times."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values for a checkpoint; all processes call it."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state, with the learning rates given now."""
+
+
+class ObjectiveSettings(Protocol):
+    """What the flags say about an objective, checked; a frozen dataclass."""
+
+    fixed_flags: ClassVar[Sequence[str]]  # that a resumed run must not change
+
+    @classmethod
+    def from_flags(cls, flags: Mapping[str, Any]) -> "ObjectiveSettings":
+        """Read the flags of train.py; raise a ValueError if one is out of its range."""
+
+    def open(self) -> Objective:
+        """Read the training set; raise a FileNotFoundError or ValueError if it is not usable."""
+
+
+def adam(module: nn.Module, learning_rate: float, device: torch.device) -> Adam:
+    """Make the optimizer of the trained parameters of a module."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    is_fused = device.type in ("cpu", "cuda")  # one pass over the weights
+    return Adam(parameters, learning_rate, fused=is_fused)
+
+
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Load the moments of a state; learning rates and the like stay as the optimizer has them."""
+    groups = [
+        own | {"params": saved["params"]}
+        for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
+def move(module: nn.Module, optimizer: Optimizer, device: torch.device) -> None:
+    """Bring a module and the moments of its optimizer to a device."""
+    if next(module.parameters()).device.type != device.type:
+        module.to(device)
+        optimizer.load_state_dict(optimizer.state_dict())  # moments go where the weights are
+
+
+def augments_on_device(asked: str, device: torch.device) -> bool:
+    """Tell whether batches are augmented on the device rather than in the loader's workers."""
+    return {"auto": device.type == "cuda", "cuda": True, "cpu": False}[asked]
+
+
+def make_loader(
+    dataset: Dataset, sampler: Sampler, num_workers: int, pin_memory: bool
+) -> DataLoader:
+    """Make a loader whose workers live as long as it does, through all epochs.
+
+    Args:
+        dataset: Gives `datasets.train_dataset.Sample`s.
+        sampler: Of batches.
+        num_workers: Loader processes.
+        pin_memory: For copies to a CUDA device.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        worker_init_fn=outlive_signals,
+        generator=torch.Generator(),  # so that the loader leaves the global one alone
+    )
+
+
+def batches_on_device(
+    loader: DataLoader, device: torch.device, augmentation: Augmentation | None
+) -> Iterator[Batch]:
+    """Yield batches on a device, augmented.
+
+    On CUDA the next batch is copied and augmented on its own stream during the current iteration.
+
+    Args:
+        loader: Gives what `datasets.train_dataset.collate` returns.
+        device: Where to.
+        augmentation: For batches on the device; None if they come augmented.
+    """
+    if device.type != "cuda":
+        for loaded in loader:
+            yield _prepare(loaded, device, augmentation)
+        return
+    stream, ready = torch.cuda.Stream(device), None
+    for loaded in loader:
+        with torch.cuda.stream(stream):
+            coming = _prepare(loaded, device, augmentation), stream.record_event()
+        if ready is not None:
+            yield _hand_over(*ready)
+        ready = coming
+    if ready is not None:
+        yield _hand_over(*ready)
+
+
+def _prepare(loaded: tuple, device: torch.device, augmentation: Augmentation | None) -> Batch:
+    images, labels, seeds, unreadable = loaded
+    is_pinned = device.type == "cuda"
+
+    def to_device(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device, non_blocking=is_pinned)
+
+    images = to_device(images) if torch.is_tensor(images) else [to_device(one) for one in images]
+    if augmentation is not None:
+        images = augmentation.batch(images, seeds)
+    images = images.contiguous(memory_format=torch.channels_last)
+    return Batch(images, to_device(labels), unreadable)
+
+
+def _hand_over(batch: Batch, event: torch.cuda.Event) -> Batch:
+    """Let the current stream wait for another one's batch, and own it from there."""
+    current = torch.cuda.current_stream(batch.images.device)
+    current.wait_event(event)
+    for tensor in (batch.images, batch.labels):
+        tensor.record_stream(current)
+    return batch

@@ -1,0 +1,126 @@
+"""Turn the flags of train.py into settings, networks, evaluation sets and a training."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import commons
+from datasets.catalog import TRAIN_SETS
+from datasets.eval_dataset import EvalSet
+from datasets.eval_sets import Labels, load_test_set
+from evaluation import Protocol
+from methods import METHODS
+from model import GeoLocalizationNet, build_network
+from model.checkpoints import load_network, network_of
+from model.network import IMAGE_SIZE, choose_resize
+from training.classification import ClassificationSettings
+from training.objective import Objective, ObjectiveSettings
+from training.state import Optimization, Training
+
+OBJECTIVES: dict[str, type[ObjectiveSettings]] = {"classification": ClassificationSettings}
+_ARCHITECTURE = ("backbone", "fc_output_dim", "pooling", "backbone_weights")
+_FREEZING = ("train_all_layers", "freeze_te")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What flags say, checked."""
+
+    objective: ObjectiveSettings
+    protocol: Protocol  # of validation and test
+    optimization: Optimization
+    device: torch.device
+    image_size: int | None  # of training images, in pixels; None: that of the network
+    resize: str | None  # of test images, see `choose_resize`
+
+    def for_network(self, network: GeoLocalizationNet) -> "Settings":
+        """Return them with the image sizes of a network, where flags do not give any."""
+        image_size = self.image_size or network.image_size or IMAGE_SIZE
+        resize = choose_resize(self.resize, image_size, network)
+        protocol = replace(self.protocol, resize=resize)
+        return replace(self, image_size=image_size, protocol=protocol)
+
+
+def objective_of(method: str) -> type[ObjectiveSettings]:
+    """Return the settings of a method's objective."""
+    return OBJECTIVES[METHODS[method]["objective"]]
+
+
+def read_settings(flags: dict[str, Any]) -> Settings:
+    """Return what the flags of train.py say.
+
+    Raises:
+        ValueError: If a flag is out of its range.
+    """
+    settings = Settings(
+        objective_of(flags["method"]).from_flags(flags),
+        Protocol(tuple(flags["recall_values"]), flags["resize_test_imgs"] or None),
+        commons.from_flags(Optimization, flags),
+        commons.choose_device(flags["device"]),
+        flags["image_size"],
+        flags["resize_test_imgs"],
+    )
+    settings.optimization.check(settings.device)
+    return settings
+
+
+def load_eval_sets(flags: dict[str, Any]) -> tuple[EvalSet, EvalSet]:
+    """Return the sets for validation and test."""
+    root, named = flags["datasets_folder"], TRAIN_SETS[flags["dataset"]]
+    labels = Labels(flags["positive_dist_threshold"])
+    own_test_set = (flags["test_set_folder"], flags["queries_folder"])
+    return (
+        load_test_set(named.val, root, flags["val_set_folder"], labels=labels),
+        load_test_set(named.test, root, *own_test_set, labels),
+    )
+
+
+def make_network(
+    flags: dict[str, Any], checkpoint: dict[str, Any] | None, path: Path | None
+) -> GeoLocalizationNet:
+    """Return the network of a checkpoint, or a new one.
+
+    Args:
+        flags: Of train.py.
+        checkpoint: Of the run that is resumed, if one is.
+        path: Its file.
+    """
+    freezing = {name: flags[name] for name in _FREEZING}
+    if checkpoint is not None:
+        return network_of(checkpoint, path, **freezing)
+    if start := flags["resume_model"]:
+        return load_network(start, **freezing)
+    return build_network(**{name: flags[name] for name in _ARCHITECTURE}, **freezing)
+
+
+def make_training(
+    network: GeoLocalizationNet,
+    objective: Objective,
+    settings: Settings,
+    checkpoint: dict[str, Any] | None,
+    path: Path | None,
+) -> Training:
+    """Return a new training, or one with the state of a checkpoint.
+
+    Args:
+        network: With the weights of the checkpoint.
+        objective: What it trains on.
+        settings: For this network.
+        checkpoint: Of the run that is resumed, if one is.
+        path: Its file.
+
+    Raises:
+        ValueError: If the checkpoint is not of such a training.
+    """
+    training = Training(
+        network, objective, settings.optimization, settings.device, settings.image_size
+    )
+    if checkpoint is not None:
+        try:
+            training.load_state_dict(checkpoint)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{path} is not a checkpoint of this training ({reason})") from error
+    return training
