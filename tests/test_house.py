@@ -4,6 +4,7 @@ import ast
 import collections
 import functools
 import subprocess
+import sys
 from pathlib import Path
 
 from conftest import REPOSITORY
@@ -12,21 +13,20 @@ ENTRY_POINTS = {"train", "eval", "localize", "hubconf"}
 ARROWS = {  # room: the rooms that it may import, beside itself; the first part is the spine
     "commons": "",
     "cosface_loss": "",
-    "parser": "",
+    "parser": "methods datasets",  # their tables of names, see test_parser_needs_no_torch
     "methods": "",
     "datasets": "commons",
     "model": "commons",
     "runs": "commons",
     "evaluation": "commons datasets model",
-    "training": "commons cosface_loss datasets model evaluation runs",
+    "training": "commons cosface_loss methods datasets model evaluation runs",
     **dict.fromkeys(
         ENTRY_POINTS,
         "commons cosface_loss parser methods datasets model runs evaluation training reports",
     ),
     "reports": "commons datasets model runs evaluation",
-    "tools": "commons datasets model runs evaluation",
+    "tools": "commons parser datasets model runs evaluation",
     "mini_city": "commons datasets",
-    "flags": "",
     "docs": "commons datasets reports",
     "paper": "commons parser methods datasets model runs evaluation training reports mini_city",
     "benchmarks": "commons cosface_loss parser methods datasets model runs evaluation training "
@@ -35,11 +35,12 @@ ARROWS = {  # room: the rooms that it may import, beside itself; the first part 
 SPINE = [*ARROWS][: [*ARROWS].index("reports")]
 UNFINISHED = {  # rooms that are being rebuilt, and may break the rules until then
     **dict.fromkeys(("datasets", "evaluation", "model", "training"), "files still to be merged"),
-    **dict.fromkeys(("flags", "parser", "localize"), "flags still to be folded into the parser"),
+    "localize": "its flags are still to be folded into the parser",
     **dict.fromkeys(("tools", "paper", "reports"), "names and sizes still to be mended"),
     **dict.fromkeys(("mini_city", "benchmarks"), "names and sizes still to be mended"),
 }
 MIN_LINES, MAX_LINES = 60, 500
+TABLES = {"parser", "methods"}  # of flags and of methods: as long as what they list
 OWN_LINES = 150  # outside the spine, a file as long as this may have a single importer
 
 
@@ -120,6 +121,12 @@ def test_no_modules_import_each_other_in_a_circle():
     assert not left, f"a circle among {sorted(left)}"
 
 
+def test_parser_needs_no_torch():
+    """So that --help is quick; it reads the tables of names instead of repeating them."""
+    command = "import sys, parser; assert not {'torch', 'numpy', 'PIL'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", command], cwd=REPOSITORY, check=True)
+
+
 def test_a_class_name_names_one_class():
     places = collections.defaultdict(list)
     for module, tree in read_modules().items():
@@ -135,11 +142,14 @@ def test_a_class_name_names_one_class():
 def test_files_are_neither_crumbs_nor_scrolls():
     """Packages' own files and commands may be short."""
     sizes = {module: count_lines(module) for module in read_modules() if not is_unfinished(module)}
-    long = {module for module, size in sizes.items() if size > MAX_LINES}
+    long = {module for module, size in sizes.items() if size > MAX_LINES} - TABLES
     short = {
         module
         for module, size in sizes.items()
-        if size < MIN_LINES and not is_package(module) and not is_command(module)
+        if size < MIN_LINES
+        and not is_package(module)
+        and not is_command(module)
+        and module not in TABLES
     }
     assert not long | short
 

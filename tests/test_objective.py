@@ -11,6 +11,7 @@ from training_runs import SMALL, assert_same_state, metrics_of, position_of, sta
 
 from methods import METHODS
 from model.files import read_checkpoint
+from parser import parse_train_arguments
 from train import main as train_main
 from training.setup import OBJECTIVES, objective_of
 
@@ -19,15 +20,13 @@ SHORT = ["--method=triplets", "--iterations_per_epoch=4", "--checkpoint_every=1"
 
 @pytest.fixture
 def second_method(monkeypatch):
-    monkeypatch.setattr("training.setup.OBJECTIVES", dict(OBJECTIVES))
-    monkeypatch.setitem(METHODS, "triplets", {})
+    for table in (OBJECTIVES, METHODS):
+        monkeypatch.setitem(table, "triplets", None)  # so that it is removed in the end
     triplets.install()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_an_objective_and_rows_of_flags(method):
-    from parser import parse_train_arguments
-
     assert set(objective_of(method).fixed_flags) <= set(vars(parse_train_arguments([])))
     flags = vars(parse_train_arguments([f"--method={method}"]))
     assert METHODS[method].keys() - {"objective"} <= flags.keys()
