@@ -26,7 +26,7 @@ class Building:
         footprint_m: Its box in the street frame.
         facing: The side of its front: SOUTH, EAST, NORTH or WEST.
         corner: A second side that faces a street; None inside a row.
-        style: What it looked like in the beginning.
+        style: Its original look.
         repainted: The year from which it has another colour.
         retenanted: Years from which its shop belongs to someone else.
     """
@@ -105,9 +105,9 @@ class Facades:
     """All walls of the buildings of a district, each with its texture of any year."""
 
     def __init__(self, buildings: Sequence[Building], px_per_m: float) -> None:
-        """Build the walls; textures are drawn when asked for, and kept."""
+        """Build the walls; textures are drawn on demand, and cached."""
         self.walls: list[Wall] = []
-        self._owners: list[tuple[int, str]] = []  # of each wall: building, what it shows
+        self._owners: list[tuple[int, str]] = []  # of each wall: building, content
         self._buildings = buildings
         self._px_per_m = px_per_m
         self._drawn: dict[tuple, Texture] = {}
@@ -117,7 +117,7 @@ class Facades:
                 self._owners.append((index, kind))
 
     def texture(self, year: int, wall: int) -> Texture:
-        """Return what a wall looked like in a year."""
+        """Return the texture of a wall in a year."""
         index, kind = self._owners[wall]
         building = self._buildings[index]
         is_repainted = year >= building.repainted
@@ -143,7 +143,7 @@ class Facades:
 
 
 def _walls(building: Building) -> Iterator[tuple[Wall, str]]:
-    """Yield the walls of a building and what they show; nobody sees its back."""
+    """Yield the walls of a building and their content; the back is never visible."""
     style = building.style
     sides = box_corners(*building.footprint_m)
     front = sides[building.facing]

@@ -15,7 +15,7 @@ _EVENING = (1, 0.94, 0.84)  # tint of the horizon
 
 @dataclass(frozen=True)
 class Conditions:
-    """Light, weather and season; colours are gains on what is lit, 1 is neutral.
+    """Light, weather and season; colours are gains on lit surfaces, 1 is neutral.
 
     Attributes:
         year: Decides which paint and which shop signs are there.

@@ -137,7 +137,7 @@ def _draw_roof(canvas: Canvas, style: Style) -> None:
 
 
 def _draw_ornaments(canvas: Canvas, style: Style, rng: np.random.Generator) -> None:
-    """Draw what lies on the wall below the windows."""
+    """Draw fixtures below the windows."""
     width, top = canvas.width_m, style.eaves_m
     if "stripes" in style.ornaments:
         for x_m in np.arange(0, width, 2 * style.bay_m):

@@ -66,7 +66,7 @@ def pole(variant: int, px_per_m: float) -> Texture:
 
 @cache
 def person(variant: int, px_per_m: float) -> Texture:
-    """Draw somebody standing, 1.55 to 1.9 m tall."""
+    """Draw a standing person, 1.55 to 1.9 m tall."""
     rng = np.random.default_rng((102, variant))
     height_m = rng.uniform(1.55, 1.9)
     canvas = Canvas(0.7, height_m, 2 * px_per_m)
@@ -134,7 +134,7 @@ def _car_end(rgb: Rgb, is_van: bool, px_per_m: float) -> Texture:
 
 @cache
 def _car_roof(rgb: Rgb, px_per_m: float) -> Texture:
-    """Return one colour: the far sides of a car, seen from above, stand for its roof."""
+    """Return one colour: the far sides of a car represent its roof, seen from above."""
     canvas = Canvas(4.5, 1.5, px_per_m)
     canvas.rectangle(0, 0.3, 4.5, 1.5, darker(rgb, 0.9))
     return canvas.to_texture()
@@ -143,7 +143,7 @@ def _car_roof(rgb: Rgb, px_per_m: float) -> Texture:
 def car(
     centre_m: tuple[float, float], is_along_x: bool, colour: int, is_van: bool, px_per_m: float
 ) -> list[tuple[Wall, Texture]]:
-    """Build a car around a point (x, y): its sides, and their insides that stand for the roof."""
+    """Build a car around a point (x, y): its sides, and their insides as the roof."""
     length_m, height_m = (5.0, 2.3) if is_van else (4.5, 1.5)
     half_x, half_y = (length_m / 2, 0.9) if is_along_x else (0.9, length_m / 2)
     x_m, y_m = centre_m

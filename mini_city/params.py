@@ -13,8 +13,8 @@ class DistrictParams:
     Attributes:
         block_columns: Width of each block between two street axes, in grid steps of 22.36 m.
         block_rows: Depth of each block, in grid steps.
-        visits: Fewest and most panoramas taken at one spot, each in a year of its own.
-        num_spots: Only the first so many spots are driven; None drives all streets.
+        visits: Fewest and most panoramas at one spot, each in another year.
+        num_spots: Number of spots driven, in order; None: all.
     """
 
     block_columns: tuple[int, ...]
@@ -35,7 +35,7 @@ class DistrictParams:
 
 @dataclass(frozen=True)
 class CityParams:
-    """Sizes of the whole data set.
+    """Sizes of the data set.
 
     Attributes:
         train: The district of the training images.

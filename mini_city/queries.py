@@ -1,4 +1,4 @@
-"""Photos taken by people: pinhole cameras held in the hand, and what goes wrong with them."""
+"""Photos by people: hand-held pinhole cameras, and their defects."""
 
 from dataclasses import dataclass
 
@@ -171,7 +171,7 @@ def _heading_deg(
 
 
 def draw_occluders(rng: np.random.Generator, photo: Photo, cars: Walls, px_per_m: float) -> Extras:
-    """Put people, a van or a fence between some cameras and what they look at."""
+    """Put people, a van or a fence in front of some cameras."""
 
     def point(distance_m: float, spread_deg: float) -> tuple[float, float]:
         azimuth = np.radians(photo.heading_deg + rng.uniform(-spread_deg, spread_deg))

@@ -1,6 +1,6 @@
 """Take one panorama or one query, and write its files under SF-XL's names.
 
-A shot is drawn from random numbers of its own (city seed, folder, number of the shot), so it does
+A shot has a random generator of its own (city seed, folder, index of the shot), so it does
 not matter which process takes it, and when.
 """
 
@@ -96,7 +96,7 @@ def take(shot: Shot, folder: Path, params: CityParams, seed: int) -> list[PoseRo
 def panorama_camera(
     point_m: tuple[float, float], height_m: float, left_deg: float, image_size_px: int
 ) -> Camera:
-    """Return the camera of a whole panorama; `left_deg` is in the street frame."""
+    """Return the camera of a panorama; `left_deg` is in the street frame."""
     num_columns = round(PANORAMA_ASPECT * image_size_px)
     step_deg = 360 / num_columns
     return Camera(
@@ -186,7 +186,7 @@ def _day(rng: np.random.Generator) -> int:
 
 
 def _drive_scene(shot: Shot, city: District, street: Street, seed: int) -> Scene:
-    """Return what the camera car sees on one street in one year: one light, the same cars."""
+    """Return the scene of one street in one year: one light, the same cars."""
     number = city.grid.streets.index(street)
     conditions = _drive_light(seed, shot.split, shot.year, number)
     return city.scene(conditions, Extras([_parked(city, seed, shot.split, shot.year)]))

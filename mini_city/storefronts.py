@@ -1,4 +1,4 @@
-"""Draw what people pass by: doors, garages, shops with signs and awnings, pipes and stairs."""
+"""Draw ground floors: doors, garages, shops with signs and awnings, pipes and stairs."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ def draw_ground_floor(canvas: Canvas, style: Style, rng: np.random.Generator, si
     Args:
         canvas: The front of the building.
         style: The building.
-        rng: Source of what stays the same over the years.
+        rng: Source of permanent features.
         signs: Which of its shops is there; 0 is the first one.
     """
     width = canvas.width_m

@@ -29,7 +29,7 @@ BAYS = ((), (), (), (), (0.12, 0.88), (0.15,), (0.85,), (0.5,))  # where on the 
 
 @dataclass(frozen=True)
 class Style:
-    """What one building looks like; lengths in metres, colours 0-255."""
+    """Look of one building; lengths in metres, colours 0-255."""
 
     seed: int
     wall_rgb: tuple[float, ...]

@@ -18,7 +18,7 @@ class Wall:
         bottom_m: Height of the lower edge above the ground.
         top_m: Height of the upper edge.
         solid_m: Height up to which nothing is seen through the wall; 0 if it hides nothing.
-        faces_up: Whether it stands for a roof seen from above, and is lit like one.
+        faces_up: Whether it represents a roof seen from above, and is lit like one.
     """
 
     start_m: tuple[float, float]
@@ -55,7 +55,7 @@ class Walls:
 
     @classmethod
     def gather(cls, walls: Sequence[Wall], texture_of: Callable[[int], Texture]) -> "Walls":
-        """Gather walls; their textures are looked up when they are seen."""
+        """Gather walls; textures are fetched for visible ones only."""
         return cls(
             start_m=np.array([wall.start_m for wall in walls], float).reshape(-1, 2),
             end_m=np.array([wall.end_m for wall in walls], float).reshape(-1, 2),
@@ -66,16 +66,16 @@ class Walls:
             texture_of=texture_of,
         )
 
-    def subset(self, kept: np.ndarray) -> "Walls":
+    def subset(self, indices: np.ndarray) -> "Walls":
         """Return the walls whose indices are given."""
         return Walls(
-            start_m=self.start_m[kept],
-            end_m=self.end_m[kept],
-            bottom_m=self.bottom_m[kept],
-            top_m=self.top_m[kept],
-            solid_m=self.solid_m[kept],
-            faces_up=self.faces_up[kept],
-            texture_of=lambda wall: self.texture_of(int(kept[wall])),
+            start_m=self.start_m[indices],
+            end_m=self.end_m[indices],
+            bottom_m=self.bottom_m[indices],
+            top_m=self.top_m[indices],
+            solid_m=self.solid_m[indices],
+            faces_up=self.faces_up[indices],
+            texture_of=lambda wall: self.texture_of(int(indices[wall])),
         )
 
 
@@ -84,7 +84,7 @@ class Billboard:
     """A flat picture that turns towards every camera: a tree, a pole, a person.
 
     Attributes:
-        x_m, y_m: Where it stands.
+        x_m, y_m: Its position.
         texture: What it shows; its size is the texture's, times `scale`.
         scale: Size relative to the texture.
     """
@@ -105,7 +105,7 @@ def box_corners(
 
 @dataclass(frozen=True)
 class Extras:
-    """Things that stand around at one time only: cars, people, fences."""
+    """Temporary things: cars, people, fences."""
 
     walls: Sequence[Walls] = ()
     billboards: Sequence[Billboard] = ()

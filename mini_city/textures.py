@@ -1,6 +1,6 @@
 """Textures with levels of detail, and a canvas that draws them in metres.
 
-A texel is one uint32: red, green, blue, and a byte that says what it is made of.
+A texel is one uint32: red, green, blue, and a byte for its material.
 """
 
 from collections.abc import Sequence

@@ -15,10 +15,9 @@ import utm
 from mini_city import furniture
 from mini_city.buildings import Facades, build_block
 from mini_city.conditions import Conditions
-from mini_city.ground import draw_ground
 from mini_city.params import CityParams, DistrictParams
 from mini_city.render import Scene
-from mini_city.streets import draw_grid
+from mini_city.streets import draw_grid, draw_ground
 from mini_city.surfaces import Billboard, Extras, Walls
 
 SPLITS = ("train", "val", "test")
@@ -40,10 +39,10 @@ class District:
         origin_m: tuple[float, float],
         px_per_m: float,
     ) -> None:
-        """Lay out everything that stays for years.
+        """Lay out everything permanent.
 
         Args:
-            seed: Seed of the city and number of the split.
+            seed: Seed of the city and index of the split.
             params: Size of the district.
             origin_m: UTM position of the origin of the street frame.
             px_per_m: Resolution of the facades.
@@ -71,7 +70,7 @@ class District:
         return float(east_m), float(north_m)
 
     def scene(self, conditions: Conditions, extras: Extras) -> Scene:
-        """Put together what is seen at one time; the extras are whatever moves."""
+        """Return the scene at one time; extras are movable things."""
         is_leafy = conditions.is_leafy
         trees = [
             Billboard(x_m, y_m, furniture.tree(variant, is_leafy, self.px_per_m), scale)

@@ -1,4 +1,4 @@
-"""Generate a whole mini city: on as many processes as wanted, always the same bytes."""
+"""Generate a mini city; the number of processes does not change a byte."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from mini_city.params import PRESETS, CityParams
 from mini_city.shots import PoseRow, Shot, plan, take
 
 _DESCRIPTION = "mini_city.json"
-_GENERATOR_VERSION = 3  # of the pictures: a city of another version is not the same city
+_GENERATOR_VERSION = 3  # of the images: raised whenever they change
 _POSE_COLUMNS = (
     "image", "utm_east_m", "utm_north_m", "height_m", "qw", "qx", "qy", "qz",
     "heading_deg", "pitch_deg", "roll_deg", "fov_deg",
@@ -34,14 +34,14 @@ def generate(
     """Write a mini city in the layout of SF-XL.
 
     Args:
-        folder: Where to write; it appears only when it is complete.
+        folder: Of the city; it appears only when complete.
         params: Sizes of the city, or the name of a preset.
-        seed: Another seed is another city.
+        seed: Of the city.
         workers: Number of processes; all cores by default. It does not change the images.
         overwrite: Whether another mini city in that folder is replaced.
 
     Returns:
-        False if the folder holds this very city already, and nothing was done.
+        False if the folder already holds this very city.
 
     Raises:
         FileExistsError: If the folder holds something else.
@@ -74,7 +74,7 @@ def _holds(folder: Path, description: str) -> bool:
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:
-    """Refuse to replace anything but an empty folder or, if told to, another mini city."""
+    """Refuse to replace anything but an empty folder or, with overwrite, another mini city."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / _DESCRIPTION).is_file():

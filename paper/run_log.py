@@ -101,9 +101,8 @@ class RunLog:
             training = TrainingRun(folder, min(num_epochs, wanted["epochs_num"]), is_done)
             if is_done and training.best_model.is_file():
                 return training
-            has_best = (
-                training.best_model.is_file() or num_epochs == 0
-            )  # stopped in the first epoch
+            was_early = num_epochs == 0  # stopped before any model was the best
+            has_best = was_early or training.best_model.is_file()
             if training.has_checkpoint and has_best:
                 interrupted.append(training)
         return max(interrupted, key=lambda one: one.num_epochs, default=None)
