@@ -7,14 +7,17 @@ import contextlib
 import dataclasses
 import datetime
 import errno
+import glob
 import hashlib
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import traceback
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -274,7 +277,7 @@ def setup_logging(folder: Path | None = None) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Lend a temporary path that takes the place of `path` if all goes well, else is removed.
+    """Write atomically: yield a temporary path, rename it to `path` on success, else remove it.
 
     When this returns, the file is on the disk: a power cut no longer takes it away.
 
@@ -294,6 +297,50 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # the folder may be gone or read-only by now
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Write a folder atomically: yield an empty one beside it, rename it to `folder` on success.
+
+    On failure it is removed; the next run that writes `folder` removes what a killed one left.
+    Files are not synced, for there may be millions: where a power cut matters, call `sync_file`.
+
+    Args:
+        folder: May exist if it is empty.
+        overwrite: Whether to replace a folder that holds something.
+
+    Raises:
+        OSError: If the folder cannot be made or renamed; FileExistsError if it is not empty.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.unfinished_*.lock"):
+        with contextlib.suppress(TimeoutError), file_lock(left, 0) as is_locked:
+            if is_locked:  # where the disk has no locks, its writer may be alive
+                _remove_unfinished(left, folder)
+    lock = folder.with_name(f".{folder.name}.unfinished_{uuid.uuid4().hex[:12]}.lock")
+    with file_lock(lock):
+        try:
+            lock.with_suffix("").mkdir()
+            yield lock.with_suffix("")
+            if os.path.lexists(folder):
+                if not overwrite and any(folder.iterdir()):
+                    raise FileExistsError(f"{folder} is not empty: choose another folder")
+                os.replace(folder, lock.with_suffix(".old"))
+            os.replace(lock.with_suffix(""), folder)
+            sync_folder(folder.parent)
+        finally:
+            _remove_unfinished(lock, folder)
+
+
+def _remove_unfinished(lock: Path, folder: Path) -> None:
+    """Remove a temporary folder and its lock; the old folder comes back unless it is replaced."""
+    old = lock.with_suffix(".old")
+    if os.path.lexists(old) and not os.path.lexists(folder):
+        os.replace(old, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+    lock.unlink(missing_ok=True)
 
 
 def temporary_path(path: Path) -> Path:
@@ -360,8 +407,11 @@ def write_json(content: Any, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def file_lock(file: Path, timeout_s: float = -1) -> Iterator[None]:
+def file_lock(file: Path, timeout_s: float = -1) -> Iterator[bool]:
     """Hold a lock that ends with its process; warn where the disk has no locks.
+
+    Yields:
+        Whether the lock is held; False where the disk has none.
 
     Args:
         file: The lock, in an existing folder. The file stays.
@@ -371,7 +421,7 @@ def file_lock(file: Path, timeout_s: float = -1) -> Iterator[None]:
         TimeoutError: If another process still holds it.
         OSError: If the file cannot be made.
     """
-    lock = FileLock(file)
+    lock, is_locked = FileLock(file), True
     try:
         with warnings.catch_warnings():  # filelock warns before it replaces locks of the system by
             warnings.filterwarnings("error", "flock not supported")  # files, which outlive a kill
@@ -382,8 +432,9 @@ def file_lock(file: Path, timeout_s: float = -1) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise
         logging.warning(f"The disk of {file.parent} has no locks: let one run at a time use it")
+        is_locked = False
     try:
-        yield
+        yield is_locked
     finally:
         lock.release()
 

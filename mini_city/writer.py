@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+import commons
 from mini_city.params import PRESETS, CityParams
 from mini_city.shots import PoseRow, Shot, plan, take
 
@@ -52,15 +52,9 @@ def generate(
     if _holds(folder, description):
         return False
     _check_free(folder, overwrite)
-    unfinished = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
-    try:
+    with commons.atomic_folder(folder, overwrite) as unfinished:
         _write(unfinished, params, seed, workers or os.cpu_count() or 1)
         (unfinished / _DESCRIPTION).write_text(description)
-        if folder.exists():
-            shutil.rmtree(folder)
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return True
 
 
@@ -87,7 +81,6 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 
 def _write(folder: Path, params: CityParams, seed: int, workers: int) -> None:
     """Write all images, then the poses."""
-    folder.mkdir(parents=True)
     shots = plan(params, seed)
     rows = []
     with tqdm(total=len(shots), desc="mini city", unit="shot") as progress:

@@ -257,3 +257,71 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path):
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def write_folder(folder, content):
+    with commons.atomic_folder(folder, overwrite=True) as unfinished:
+        (unfinished / "a.txt").write_text(content)
+
+
+def test_a_folder_is_written_atomically_and_replaces_another(tmp_path):
+    folder = tmp_path / "made" / "city"
+    write_folder(folder, "old")
+    with pytest.raises(KeyboardInterrupt), commons.atomic_folder(folder) as unfinished:
+        (unfinished / "a.txt").write_text("half")
+        assert (folder / "a.txt").read_text() == "old"
+        raise KeyboardInterrupt
+    assert (folder / "a.txt").read_text() == "old"
+    write_folder(folder, "new")
+    assert (folder / "a.txt").read_text() == "new"
+    with pytest.raises(FileExistsError, match="city is not empty"), commons.atomic_folder(folder):
+        pass
+    assert (folder / "a.txt").read_text() == "new"
+    assert os.listdir(folder.parent) == ["city"] and os.listdir(folder) == ["a.txt"]
+
+
+def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path, monkeypatch):
+    folder = tmp_path / "city"
+    write_folder(folder, "old")
+    replace = os.replace
+
+    def fail_for_the_new(source, target):
+        if str(target) == str(folder) and not str(source).endswith(".old"):
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_for_the_new)
+    with pytest.raises(OSError, match="Input/output"):
+        write_folder(folder, "new")
+    assert (folder / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["city"]
+
+
+KILLED_WRITER = """
+import os, sys
+from pathlib import Path
+import commons
+if sys.argv[2] == "between renames":
+    replace = os.replace
+    os.replace = lambda *paths: (replace(*paths), os._exit(9))
+with commons.atomic_folder(Path(sys.argv[1]), overwrite=True) as unfinished:
+    (unfinished / "a.txt").write_text("half")
+    if sys.argv[2] == "while writing":
+        os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("moment", ["while writing", "between renames"])
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path, moment):
+    folder, other = tmp_path / "city", tmp_path / ".city.unfinished_by_hand"
+    write_folder(folder, "old")
+    other.mkdir()
+    command = [sys.executable, "-c", KILLED_WRITER, str(folder), moment]
+    assert subprocess.run(command, cwd=REPOSITORY).returncode == 9
+    assert len(os.listdir(tmp_path)) > 3
+    with pytest.raises(ValueError, match="stop"), commons.atomic_folder(folder) as unfinished:
+        assert (folder / "a.txt").read_text() == "old"
+        write_folder(folder, "of another process")  # its neighbour lives: it stays
+        assert unfinished.is_dir()
+        raise ValueError("stop")
+    assert (folder / "a.txt").read_text() == "of another process"
+    assert sorted(os.listdir(tmp_path)) == [".city.unfinished_by_hand", "city"]

@@ -1,14 +1,14 @@
 """The folder that a conversion makes: all of it or nothing."""
 
-import contextlib
 import functools
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
+
+import commons
 
 _FILE_MODES = {"copy": shutil.copy2, "symlink": os.symlink, "hardlink": os.link}
 MODES = (*_FILE_MODES, "list")
@@ -27,26 +27,6 @@ def check_free(folder: Path) -> None:
             f"{list_file} exists and would be read instead of the images in {folder}: "
             "choose another --out, or remove that file"
         )
-
-
-@contextlib.contextmanager
-def written_folder(folder: Path) -> Iterator[Path]:
-    """Lend an empty folder that takes the place of `folder` if all goes well, else is removed.
-
-    Raises:
-        FileExistsError: If `folder` is not free.
-    """
-    check_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}_", dir=folder.parent))
-    temporary.chmod(0o755)
-    try:
-        yield temporary
-        if folder.exists():
-            folder.rmdir()
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_images(files: Sequence[str], names: Sequence[str], folder: Path, mode: str) -> None:
@@ -68,7 +48,8 @@ def write_images(files: Sequence[str], names: Sequence[str], folder: Path, mode:
         _write_list(files, names, folder)
         return
     bring = _FILE_MODES[mode]
-    with written_folder(folder) as temporary:
+    check_free(folder)
+    with commons.atomic_folder(folder) as temporary:
         pairs = zip(files, names, strict=True)
         for file, name in tqdm(pairs, desc=f"Images ({mode})", total=len(files), unit="img"):
             try:
@@ -86,7 +67,8 @@ def _write_list(files: Sequence[str], names: Sequence[str], folder: Path) -> Non
         if line.count("\t") > 1 or line.count("\n") > 1:
             raise ValueError(f"The path {file!r} has a tab or a newline, so it cannot be listed")
     list_file = _list_file(folder)
-    with written_folder(folder) as temporary:
+    check_free(folder)
+    with commons.atomic_folder(folder) as temporary:
         text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
         with open(temporary / list_file.name, "w", **text) as file:
             file.writelines(lines)

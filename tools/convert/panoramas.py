@@ -24,10 +24,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+import commons
 from datasets.image_paths import ImageName, ImagePaths, format_image_name, parse_image_name
 from datasets.images import open_image
 from datasets.name_fields import read_numbers
-from tools.convert.output import written_folder
+from tools.convert.output import check_free
 
 SF_XL_WIDTH_PX, SF_XL_CROP_PX = 3328, 512
 _SPHERE_MIDDLE = 768 / 1664  # of the height: the middle of the rows that SF-XL keeps
@@ -90,7 +91,8 @@ def crop_panoramas(
     read_numbers(paths, ("UTM east", "UTM north", "heading"))  # names all bad ones at once
     targets = [_target(paths.name(number)) for number in range(len(paths))]
     _check_different(paths, targets, params)
-    with written_folder(folder) as temporary:
+    check_free(folder)
+    with commons.atomic_folder(folder) as temporary:
         for subfolder in {subfolder for subfolder, _ in targets}:
             (temporary / subfolder).mkdir(parents=True, exist_ok=True)
         tasks = [
