@@ -124,13 +124,10 @@ def _log_error(error: Exception) -> None:
         )
     else:
         traceback.print_exc()
-        files = [one.baseFilename for one in logging.getLogger().handlers if _takes_all(one)]
-        log = f"; the whole log is in {files[0]}" if files else ""
+        files = [one for one in logging.getLogger().handlers if isinstance(one, LogFile)]
+        logs = [file.baseFilename for file in files if file.level == logging.DEBUG]
+        log = f"; the whole log is in {logs[0]}" if logs else ""
         logging.error(f"Unexpected error{whose}: {_describe_place(error)}{log}")
-
-
-def _takes_all(handler: logging.Handler) -> bool:
-    return isinstance(handler, LogFile) and handler.level == logging.DEBUG
 
 
 def describe_failure(error: Exception) -> str:
@@ -147,16 +144,13 @@ def describe_failure(error: Exception) -> str:
 def _describe_user_error(error: Exception) -> str:
     """Return the text of an error; for those of the operating system, the file and the reason."""
     if not isinstance(error, OSError) or not error.strerror:
-        return _without_worker_traceback(str(error), type(error).__name__)
+        message, marker = str(error), f"{type(error).__name__}: "
+        if "Original Traceback" in message:  # a loader process puts it before the message
+            message = message.rpartition(marker)[2].strip()
+        return message
     file = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     remedy = "; free some space, or write to another disk" * (error.errno in _DISK_IS_FULL)
     return f"{file}{error.strerror}{remedy}"
-
-
-def _without_worker_traceback(message: str, kind: str) -> str:
-    """Cut the traceback that a loader process puts before the message of its error."""
-    marker = f"{kind}: "
-    return message.rsplit(marker, 1)[-1].strip() if "Original Traceback" in message else message
 
 
 def _describe_place(error: Exception) -> str:
@@ -288,7 +282,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = temporary_path(path)
     try:
         yield temporary
-        replace_durably(temporary, path)
+        sync_file(temporary)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
     except OSError as error:
         explained = _explain_write_error(error, temporary, path)
         if explained is error:
@@ -346,13 +342,6 @@ def _remove_unfinished(lock: Path, folder: Path) -> None:
 def temporary_path(path: Path) -> Path:
     """Return the name under which this process writes a file before it is whole."""
     return path.with_name(f".{path.name}_{os.getpid()}")
-
-
-def replace_durably(temporary: Path, path: Path) -> None:
-    """Rename a file when its content is on the disk, and bring the new name there as well."""
-    sync_file(temporary)
-    os.replace(temporary, path)
-    sync_folder(path.parent)
 
 
 def sync_file(path: Path) -> None:

@@ -154,7 +154,7 @@ def test_positives_from_a_file(flags, make_eval_folder, tmp_path):
     eval_main([*flags, f"--test_set_folder={folder}", f"--positives={right}"])
     results = results_of(tmp_path / "run")
     assert results["recalls"]["R@1"] == 50.0 and results["num_queries_without_positives"] == 1
-    assert results["positives"] == f"told by {right}" and results["threshold_m"] is None
+    assert results["positives"] == f"read from {right}" and results["threshold_m"] is None
 
 
 def test_retrieval_without_labels_needs_no_positions(flags, tmp_path):

@@ -206,7 +206,7 @@ def test_names_without_position_are_refused_unless_labels_come_from_elsewhere(tm
     right.write_text("query,database\nphoto.jpg,0\n")
     told = load_test_set(None, "unused", folder, labels=Labels(positives_file=str(right)))
     assert [row.tolist() for row in told.truth.positives_per_query] == [[], [0]]
-    assert told.truth.rule == f"told by {right}"
+    assert told.truth.rule == f"read from {right}"
 
 
 def test_a_threshold_may_be_asked_for(tmp_path):

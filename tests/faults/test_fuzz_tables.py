@@ -90,24 +90,10 @@ def images(tmp_path_factory):
     return list_images(folder / "database"), list_images(folder / "queries")
 
 
-def ragged(*rows):
-    array = np.empty(len(rows), object)
-    array[:] = rows
-    return array
-
-
 def npy(array):
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=True)
     return buffer.getvalue()
-
-
-def bomb():
-    """Return a file of some kB that stands for 10 to the power of 9 numbers."""
-    row = [0] * 10
-    for _ in range(8):
-        row = [row] * 10
-    return npy(ragged(row, row, [0]))
 
 
 def header_of(shape, descr="<i8"):
@@ -115,13 +101,6 @@ def header_of(shape, descr="<i8"):
     header = {"descr": descr, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(buffer, header)
     return buffer.getvalue()
-
-
-class Endless:
-    """A few bytes that are read as an array of a million numbers."""
-
-    def __reduce__(self):
-        return np.ndarray, ((10**6,),)
 
 
 def check_positives(file, images):
@@ -137,11 +116,17 @@ def check_positives(file, images):
         assert not len(positives) or 0 <= positives[0] <= positives[-1] < len(database)
 
 
+class Call:
+    """Unpickling it makes a folder."""
+
+    def __reduce__(self):
+        return os.mkdir, ("evidence",)
+
+
 ARRAYS_OF_POSITIVES = (
     npy(np.array([[1, 3], [-1, -1], [0, -1]])),
+    npy(np.array([[1, 3], [2, 2], [0, 0]], ">u2")),
     npy(np.array([[1.0, 3], [-1, -1], [0, -1]], np.float32)),
-    npy(ragged([3, 1], [], [0])),
-    npy(ragged(np.array([1, 3]), np.array([], int), np.array([0]))),
     npy(np.array([[2, [0]], [0, [1, 3]], [1, []]], object)),
 )
 
@@ -151,31 +136,19 @@ ARRAYS_OF_POSITIVES = (
 @given(st.sampled_from(ARRAYS_OF_POSITIVES), st.lists(BYTES, max_size=3))
 @example(header_of((10**12, 1)), [])
 @example(header_of((3, 10**18)), [])
-@example(header_of((3,), "|O") + pickle.dumps(Endless()), [])
+@example(header_of((2**40, 2**40)), [])
+@example(header_of((3,), "|O") + pickle.dumps(Call()), [])
+@example(pickle.dumps(Call()), [])
+@example(b"PK\x03\x04", [])
 @example(npy(np.full((3, 1), 1j)), [])
+@example(npy(np.full((3, 1), "1")), [])
 def test_arrays_of_positives_are_read_or_refused(images, content, damages):
     for how in damages:
         content = damage(content, *how) if content else content
-    file = images[0].folder.parent / "right.npy"
+    file = images[0].folder.parent / "positives.npy"
     file.write_bytes(content)
     check_positives(file, images)
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (npy(ragged(Endless(), [1], [2])), "calls something else than what makes arrays"),
-        (bomb(), "other things than lists of numbers"),
-        (npy(np.full((3, 1), 1e300)), "other things than whole numbers"),
-        (npy(np.full((3, 1), np.nan)), "other things than whole numbers"),
-        (npy(np.full((3, 1), "1")), "2-dimensional array of <U1"),
-    ],
-)
-def test_bombs_of_positives_are_refused_before_they_grow(images, content, reason):
-    file = images[0].folder.parent / "right.npy"
-    file.write_bytes(content)
-    with pytest.raises(ValueError, match=f"right.npy is no array of positives: .*{reason}"):
-        read_positives(file, *images)
+    assert not os.path.exists("evidence")
 
 
 @fuzzed
@@ -191,6 +164,6 @@ def test_bombs_of_positives_are_refused_before_they_grow(images, content, reason
 @example(b"query,database\n0," + b"1" * 200_000)
 @example(b"query,database\n0\0,1\n")
 def test_tables_of_positives_are_read_or_refused(images, content):
-    file = images[0].folder.parent / "right.csv"
+    file = images[0].folder.parent / "positives.csv"
     file.write_bytes(content)
     check_positives(file, images)
