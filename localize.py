@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import commons
-from datasets.image_paths import ImagePaths, image_paths_of, list_images
+from datasets.image_lists import ImagePaths, image_paths_of, list_images
 from datasets.positions import read_positions
 from evaluation.descriptors import Inference, Model, extract_descriptors
 from evaluation.indexes import IndexSpec, build_index, choose_params, parse_index

@@ -21,7 +21,8 @@ from PIL import Image
 
 from benchmarks.markdown import write_remark, write_table, write_title
 from datasets.eval_sets import load_test_set
-from datasets.image_paths import ImageName, ImagePaths, format_image_name
+from datasets.image_lists import ImagePaths
+from datasets.image_names import ImageName, format_image_name
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.descriptors import Inference, extract_descriptors
 from evaluation.protocol import Protocol, evaluate_all

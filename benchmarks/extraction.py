@@ -29,7 +29,7 @@ from torchvision import transforms
 
 from benchmarks.markdown import write_remark, write_table, write_title
 from benchmarks.photos import write_photos
-from datasets.image_paths import ImagePaths, list_images
+from datasets.image_lists import ImagePaths, list_images
 from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 from evaluation.descriptors import Inference, Model, extract_descriptors
 from evaluation.views import View

@@ -15,9 +15,7 @@ from pathlib import Path
 
 from benchmarks.make_names import write_names
 from benchmarks.memory import measure, median_cost
-from datasets.folder_lists import LIST_ENDING
-from datasets.image_paths import list_images
-from datasets.name_source import find_names
+from datasets.image_lists import LIST_ENDING, list_images, walk_images
 
 QUICK = {"num_images": 150_000, "repetitions": 1}
 _ID_PLACE = 7  # part of a name that begins with random letters
@@ -30,7 +28,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = Path(temporary) / "train"
         num_folders = make_tree(folder, args.num_images)
         costs = compare(folder, args.repetitions)
-        forget_list(folder)
         measure(check_same, folder)
     sys.stdout.write(
         "## Listing: a folder tree without a list file\n\n"
@@ -44,15 +41,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     for task, what, bar in (
         (list_by_glob, "sorted(glob(recursive=True))", ""),
         (list_by_walk, "walk", ">= 3"),
-        (list_and_keep, "walk, and keep the list for next time", ">= 3"),
-        (list_again, "next time: look at the folders, read the list", ""),
+        (list_by_file, "read a list file", ""),
     ):
         cost = costs[task]
         sys.stdout.write(
             f"| {what} | {cost.seconds:.2f} | {cost.cpu_seconds:.2f} | {cost.peak_mb:,.0f} | "
             f"{reference / cost.seconds:.1f} | {bar} |\n"
         )
-    sys.stdout.write("\nAll four give the same paths in the same order.\n")
+    sys.stdout.write("\nAll three give the same paths in the same order.\n")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -90,16 +86,19 @@ def compare(folder: Path, repetitions: int) -> dict:
     """List the tree each way, in turn; return the median costs."""
     runs = []
     for _ in range(repetitions):
-        forget_list(folder)
-        tasks = (list_by_glob, list_by_walk, list_and_keep, list_again)
-        runs.append({task: measure(task, folder) for task in tasks})
+        runs.append({task: measure(task, folder) for task in (list_by_glob, list_by_walk)})
+        list_file = write_list(folder)
+        runs[-1][list_by_file] = measure(list_by_file, folder)
+        list_file.unlink()
         sys.stderr.write(", ".join(f"{cost.seconds:.2f} s" for cost in runs[-1].values()) + "\n")
     return {task: median_cost([run[task] for run in runs]) for task in runs[0]}
 
 
-def forget_list(folder: Path) -> None:
-    """Delete the list that was kept."""
-    folder.with_name(f"{folder.name}{LIST_ENDING}").unlink(missing_ok=True)
+def write_list(folder: Path) -> Path:
+    """Write the list of a folder beside it."""
+    list_file = folder.with_name(f"{folder.name}{LIST_ENDING}")
+    list_file.write_bytes(walk_images(folder))
+    return list_file
 
 
 def list_by_glob(folder: Path) -> int:
@@ -108,17 +107,12 @@ def list_by_glob(folder: Path) -> int:
 
 
 def list_by_walk(folder: Path) -> int:
-    """List images by a walk, and leave nothing behind."""
+    """List images by a walk."""
     return len(list_images(folder))
 
 
-def list_and_keep(folder: Path) -> int:
-    """List images by a walk, and write the list."""
-    return sum(len(paths) for _, paths in find_names(folder).blocks())
-
-
-def list_again(folder: Path) -> int:
-    """List images by the list that was kept."""
+def list_by_file(folder: Path) -> int:
+    """List images by the list file beside the folder."""
     return len(list_images(folder))
 
 
@@ -126,10 +120,9 @@ def check_same(folder: Path) -> None:
     """Check that all ways give the same paths in the same order."""
     expected = sorted(glob.glob(f"{folder}/**/*.jpg", recursive=True))
     assert list(list_images(folder)) == expected
-    source = find_names(folder)
-    assert source.list_file is not None
-    assert [path for _, paths in source.blocks() for path in paths] == expected
+    list_file = write_list(folder)
     assert list(list_images(folder)) == expected
+    list_file.unlink()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ open a group is to load all of them.
 """
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -75,5 +74,5 @@ def load(cache_file: Path) -> tuple[list[list[tuple]], dict[tuple, list[str]]]:
 
 
 def split_any_name(line: str) -> list[str]:
-    """Split a line whose '@' name is below folders with '@' of their own, or after a tab."""
-    return re.split(r"[/\t]", line)[-1].split("@")
+    """Split a line whose '@' name is below folders with '@' of their own."""
+    return line.rpartition("/")[2].split("@")

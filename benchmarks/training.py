@@ -32,7 +32,7 @@ from benchmarks.plain_training import (
     random_batch,
 )
 from datasets.class_index import ClassIndex, load_index
-from datasets.image_paths import ImageName, format_image_name
+from datasets.image_names import ImageName, format_image_name
 from datasets.partition import PartitionParams
 from model import build_network
 from parser import parse_train_arguments
@@ -193,12 +193,12 @@ def find_largest_batch(setting: Setting) -> int:
 
 
 def make_index(folder: Path, num_classes: int, image_size: int) -> ClassIndex:
-    """Make an index of one group whose images are taken from a few photos."""
-    photos = write_photos(folder / "train", NUM_PHOTOS, image_size)
-    places = [(50 * (number % 1000), 50 * (number // 1000)) for number in range(num_classes)]
-    names = [format_image_name(ImageName(*place, heading_deg=0.0)) for place in places]
-    lines = [f"{photos[n % NUM_PHOTOS].name}\t{name}" for n, name in enumerate(names)]
-    (folder / "train_images_paths.txt").write_text("\n".join(lines))
+    """Make an index of one group whose images are links to a few photos."""
+    photos = write_photos(folder / "photos", NUM_PHOTOS, image_size)
+    (folder / "train").mkdir()
+    for n in range(num_classes):
+        name = ImageName(50 * (n % 1000), 50 * (n // 1000), heading_deg=0.0)
+        (folder / "train" / format_image_name(name)).symlink_to(photos[n % NUM_PHOTOS])
     params = PartitionParams(min_images_per_class=1)
     return load_index(folder / "train", params, folder / "cache")
 

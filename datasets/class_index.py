@@ -1,72 +1,87 @@
 """The partition of a training folder on disk, memory-mapped and shared by all groups and workers.
 
-An index is a folder of flat arrays below the cache folder. Its name holds every parameter, a hash
-of the resolved image folder, and a hash of the whole list of names, so that a changed folder is
-another index.
+A class index is a folder of flat arrays below the cache folder. Its name holds every parameter, a
+hash of the resolved image folder, and a digest of the whole list of names, so that a changed folder
+has another class index.
 
-A list of millions of names takes seconds to hash. The index holds the stamp of the list file (size,
-times, inode) that it was built from; only a file with another stamp is hashed.
+Checked when it is opened: the CRC-32 of its files, and that the list of images is the one that was
+indexed: by its size and time of modification or, where these differ, by the digest of its content.
 """
 
+import dataclasses
+import hashlib
+import json
 import logging
 import os
+import shutil
+import tempfile
+import zlib
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from datasets.folder_lists import read_stamp
-from datasets.image_paths import BYTE_ORDER_MARK, path_of_line, require_images
-from datasets.index_arrays import find_wrong_line, map_arrays
-from datasets.index_files import (
-    WALKED_NAMES,
-    build_index,
-    damaged,
-    hash_names,
-    name_index,
-    read_meta,
-    renew_stamp,
-)
-from datasets.name_source import NameSource, find_names
-from datasets.partition import PartitionParams
+import numpy as np
+
+import commons
+from datasets.image_lists import ImagePaths, find_folder, list_images, mark_length, read_text
+from datasets.image_names import read_numbers
+from datasets.partition import PartitionParams, find_cells, group_cells
 
 _log = logging.getLogger(__name__)
 
+FORMAT_VERSION = 3
+ARRAYS = ("image_offsets", "class_starts", "class_cells", "group_starts", "group_ids")
+_CELL_FIELDS = ("UTM east", "UTM north", "heading")  # of '@' names
+_WALKED_NAMES = "images_paths.txt"  # the list of a folder that was walked
+_META = "meta.json"
+_DIGEST_VERSION = 1  # checkpoints hold digests: with another version they could not be resumed
+_MAX_LABEL = 40  # of the name of the folder: 255 bytes have to hold the parameters too
 _LINE_BYTES = 256  # read at once for a path; more if the line is longer
+_BYTES_PER_BLOCK = 1 << 24  # of a file that is checked
 
 
 class ClassIndex:
     """Classes and groups of a training folder; opening one reads no images and no names.
 
     Classes are numbered through all groups: group g holds the classes `classes(g)`, class c the
-    images `images(c)`, and `path(i)` is the file of image i. `digest` tells whether two indices
-    number the same images in the same classes, wherever their folders are.
+    images `images(c)`, and `path(i)` is the file of image i. Two class indices with one `digest`
+    have the same images in the same classes, wherever their folders are.
     """
 
     def __init__(self, index_folder: str | os.PathLike) -> None:
-        """Map an index that `load_index` built.
+        """Map a class index that `load_index` built.
 
         Raises:
-            FileNotFoundError: If the list of names is gone.
-            ValueError: If the index is damaged, or its list was changed since.
+            FileNotFoundError: If the list of images is gone.
+            ValueError: If the class index is damaged, or its list was changed since.
         """
         self.index_folder = Path(index_folder)
-        meta = read_meta(self.index_folder)
+        meta = _read_meta(self.index_folder)
         try:
             self.params = PartitionParams(**meta["params"])
-            self.folder = meta["folder"]
+            self.folder, list_file = meta["folder"], meta["list_file"]
             self.num_listed_images = int(meta["num_listed_images"])
             self.digest = meta["digest"]
-            list_file, stamp = meta["list_file"], meta["stamp"]
-            stem = name_index(self.folder, list_file, self.params)
+            stem = _name_index(self.folder, list_file, self.params)
             if self.index_folder.name != f"{stem}_{self.digest}":
-                raise ValueError("its description is of another index")
-            arrays = map_arrays(self.index_folder, self.params)
-        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-            raise damaged(self.index_folder, error) from None
-        self.image_offsets = arrays.images
-        self.class_starts, self.class_cells = arrays.class_starts, arrays.class_cells
-        self.group_starts, self.group_ids = arrays.group_starts, arrays.group_ids
-        self._names = open(list_file or self.index_folder / WALKED_NAMES, "rb", buffering=0)  # noqa: SIM115
-        if list_file is not None:
-            self._check_list(NameSource(Path(self.folder), Path(list_file)), stamp)
+                raise ValueError("its description is of another one")
+            for file, crc32 in meta["crc32"].items():
+                if _checksum(self.index_folder / file) != crc32:
+                    raise ValueError(f"{file} is not as it was written")
+            list_stamp = meta["list_stamp"]
+            arrays = {name: _map_array(self.index_folder / f"{name}.npy") for name in ARRAYS}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(self.index_folder, error) from None
+        self.image_offsets = arrays["image_offsets"]
+        self.class_starts, self.class_cells = arrays["class_starts"], arrays["class_cells"]
+        self.group_starts, self.group_ids = arrays["group_starts"], arrays["group_ids"]
+        self._names = open(list_file or self.index_folder / _WALKED_NAMES, "rb", buffering=0)  # noqa: SIM115
+        is_touched = list_file is not None and _stamp(self._names.fileno()) != list_stamp
+        if is_touched and _hash_names(read_text(list_file), self.params) != self.digest:
+            raise ValueError(
+                f"{list_file} was changed after the class index {self.index_folder} was made of "
+                "it: start again"
+            )
 
     def __reduce__(self) -> tuple:
         """Pickle as the folder: a spawned worker maps the same files."""
@@ -78,36 +93,22 @@ class ClassIndex:
         return len(self.group_ids)
 
     def classes(self, group: int) -> range:
-        """Return the numbers of the classes of a group."""
+        """Return the classes of a group."""
         return range(int(self.group_starts[group]), int(self.group_starts[group + 1]))
 
     def images(self, class_num: int) -> range:
-        """Return the numbers of the images of a class.
-
-        Raises:
-            ValueError: If the index is damaged.
-        """
-        first, past = self.class_starts[class_num : class_num + 2].tolist()
-        if not 0 <= first < past <= len(self.image_offsets):
-            raise damaged(self.index_folder, f"class {class_num} has images {first} to {past - 1}")
-        return range(first, past)
+        """Return the indices of the images of a class."""
+        return range(*self.class_starts[class_num : class_num + 2].tolist())
 
     def num_images(self, group: int) -> int:
         """Return how many images the classes of a group hold together."""
         classes = self.classes(group)
-        return self.images(classes[-1]).stop - self.images(classes[0]).start
+        return int(self.class_starts[classes.stop] - self.class_starts[classes.start])
 
     def path(self, image: int) -> str:
-        """Return the absolute path of an image.
-
-        Raises:
-            ValueError: If the index is damaged: the line of the image is none of its class.
-        """
-        line = self._line(int(self.image_offsets[image]))
-        class_num = int(self.class_starts.searchsorted(image, side="right")) - 1
-        if fault := find_wrong_line(line, self.class_cells[class_num], self.params):
-            raise damaged(self.index_folder, f"image {image}: {fault}")
-        return path_of_line(self.folder, line)
+        """Return the absolute path of an image."""
+        line = self._read_line(int(self.image_offsets[image]))
+        return os.path.join(self.folder, os.fsdecode(line))
 
     def describe(self, num_groups: int | None = None) -> str:
         """Return the first groups (default all) with their classes and images, one a line."""
@@ -140,18 +141,11 @@ class ClassIndex:
                 f"Set --groups_num to {self.num_groups} or less, or lower --min_images_per_class"
             )
 
-    def _line(self, start: int) -> bytes:
-        """Read a line of the list; empty if none begins there."""
-        if start < 0 or not self._begins_line(start):
-            return b""
+    def _read_line(self, start: int) -> bytes:
         num_bytes = _LINE_BYTES
         while b"\n" not in (text := self._read(start, num_bytes)) and len(text) == num_bytes:
             num_bytes *= 2
         return text.partition(b"\n")[0].rstrip(b"\r")
-
-    def _begins_line(self, start: int) -> bool:
-        before = self._read(max(start - 3, 0), min(start, 3))
-        return before[-1:] in (b"", b"\n") or (start == 3 and before == BYTE_ORDER_MARK)
 
     def _read(self, start: int, num_bytes: int) -> bytes:
         """Read from the list; mapped, every page of it that was touched would count as memory."""
@@ -160,59 +154,145 @@ class ClassIndex:
         self._names.seek(start)
         return self._names.read(num_bytes)
 
-    def _check_list(self, source: NameSource, stamp: str) -> None:
-        """Make sure that the open list is the one that was indexed, which had this stamp."""
-        present = read_stamp(self._names.fileno(), if_settled=True)
-        if present and present == stamp:
-            return
-        if hash_names(source, self.params) != self.digest:
-            raise ValueError(
-                f"{source.list_file} was changed after the index {self.index_folder} was made of "
-                "it: start again"
-            )
-        renew_stamp(self.index_folder, present)
-
 
 def load_index(
     folder: str | os.PathLike, params: PartitionParams, cache_folder: str | os.PathLike
 ) -> ClassIndex:
-    """Open the index of a training folder, building it first if there is none.
+    """Open the class index of a training folder, building it first if there is none.
+
+    A folder without a list file is walked each time. A list file is not read if its size and time
+    of modification are those of the list that was indexed.
 
     Args:
         folder: Folder with the training images, '@' file names with UTM and heading.
         params: How images form classes and groups.
-        cache_folder: Where indices are kept.
+        cache_folder: Holds class indices.
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no images.
-        ValueError: If names lack UTM or heading.
+        ValueError: If names lack UTM or heading, or are of several UTM zones.
     """
     if not params.is_separated_at_north:
         _log.warning(
             f"360 degrees are not a multiple of alpha x L = {params.alpha} x {params.L}: around "
             "north, neighbouring classes share a group"
         )
-    source = find_names(folder)
-    stem = Path(cache_folder) / name_index(source.folder, source.list_file, params)
-    index_folder = _find(source, params, stem)
-    if index_folder is None:
-        _log.info(f"Splitting the images of {source.folder} into classes")
-        index_folder = build_index(source, params, stem)
+    real_folder, list_file = find_folder(folder)
+    stem = Path(cache_folder) / _name_index(real_folder, list_file, params)
+    stamp = _stamp(list_file) if list_file else None
+    if stamp and (index_folder := _find_by_stamp(stem, stamp)):
+        return ClassIndex(index_folder)
+    paths = list_images(folder)
+    digest = _hash_names(paths.blob, params)
+    index_folder = stem.with_name(f"{stem.name}_{digest}")
+    if not index_folder.is_dir():
+        _log.info(f"Splitting the images of {real_folder} into classes")
+        _build(paths, params, index_folder, digest, stamp)
+    elif stamp:
+        with suppress(OSError):  # a shared cache may be another user's: the list is hashed again
+            meta = _read_meta(index_folder) | {"list_stamp": stamp}
+            commons.write_json(meta, index_folder / _META)
     return ClassIndex(index_folder)
 
 
-def _find(source: NameSource, params: PartitionParams, stem: Path) -> Path | None:
-    """Return the folder of the index of these names, if there is one."""
-    require_images(source.first_block())
-    if not stem.parent.is_dir():
-        return None
-    built = [folder for folder in stem.parent.iterdir() if folder.name.startswith(stem.name)]
-    stamp = read_stamp(source.list_file, if_settled=True) if source.list_file else ""
-    for folder in built:
-        if stamp and read_meta(folder).get("stamp") == stamp:
-            return folder
-    folder = stem.with_name(f"{stem.name}_{hash_names(source, params)}") if built else None
-    if folder not in built:
-        return None
-    renew_stamp(folder, stamp)
-    return folder
+def _find_by_stamp(stem: Path, stamp: list[int]) -> Path | None:
+    """Return the class index that was built of a list file with this stamp, if there is one."""
+    built = stem.parent.iterdir() if stem.parent.is_dir() else ()
+    folders = (folder for folder in built if folder.name.startswith(stem.name))
+    return next((one for one in folders if _read_meta(one).get("list_stamp") == stamp), None)
+
+
+def _build(
+    paths: ImagePaths,
+    params: PartitionParams,
+    index_folder: Path,
+    digest: str,
+    stamp: list[int] | None,
+) -> None:
+    """Split images into classes and write their class index.
+
+    It is written under a temporary name and renamed: two processes may build it at once.
+    """
+    partition = group_cells(find_cells(*read_numbers(paths, _CELL_FIELDS), params), params)
+    image_offsets = paths.starts[partition.images]
+    contents = dict(zip(ARRAYS, (image_offsets, *list(vars(partition).values())[1:]), strict=True))
+    index_folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".building_", dir=index_folder.parent))
+    temporary.chmod(0o755)  # others may share the cache
+    try:
+        for name, array in contents.items():
+            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+        if paths.list_file is None:
+            paths.blob.tofile(temporary / _WALKED_NAMES)
+        meta = {
+            "format_version": FORMAT_VERSION,
+            "folder": str(paths.folder),
+            "list_file": paths.list_file and str(paths.list_file),
+            "list_stamp": stamp,
+            "num_listed_images": len(paths),
+            "params": dataclasses.asdict(params),
+            "digest": digest,
+            "crc32": {file.name: _checksum(file) for file in sorted(temporary.iterdir())},
+        }
+        commons.write_json(meta, temporary / _META)
+        for file in temporary.iterdir():
+            commons.sync_file(file)
+        temporary.rename(index_folder)
+        commons.sync_folder(index_folder.parent)
+    except OSError:
+        if not index_folder.is_dir():  # else another process was first: its class index is the same
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _hash_names(text: np.ndarray, params: PartitionParams) -> str:
+    """Return the digest of a list of names and of how they are split."""
+    digest = hashlib.blake2b(repr((_DIGEST_VERSION, params)).encode(), digest_size=12)
+    digest.update(text[mark_length(text) :])
+    return digest.hexdigest()
+
+
+def _name_index(
+    folder: str | os.PathLike, list_file: str | os.PathLike | None, params: PartitionParams
+) -> str:
+    """Return the name of a class index without its last part, the digest."""
+    label = "_".join(f"{name}{value}" for name, value in dataclasses.asdict(params).items())
+    place = f"{folder}\n{list_file}\n{FORMAT_VERSION}".encode(errors="surrogateescape")
+    place_hash = hashlib.blake2b(place, digest_size=6).hexdigest()
+    return f"{os.path.basename(folder)[:_MAX_LABEL]}_{label}_{place_hash}"
+
+
+def _stamp(file: Path | int) -> list[int]:
+    """Return size and time of modification of a file, by path or descriptor."""
+    status = os.stat(file)
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _checksum(file: Path) -> int:
+    """Return the CRC-32 of a file."""
+    crc32 = 0
+    with open(file, "rb") as stream:
+        while block := stream.read(_BYTES_PER_BLOCK):
+            crc32 = zlib.crc32(block, crc32)
+    return crc32
+
+
+def _map_array(file: Path) -> np.ndarray:
+    return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+def _read_meta(index_folder: Path) -> dict[str, Any]:
+    """Read the description of a class index.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    try:
+        return dict(json.loads((index_folder / _META).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise _damaged(index_folder, error) from None
+
+
+def _damaged(index_folder: Path, reason: object) -> ValueError:
+    return ValueError(f"The class index {index_folder} is damaged ({reason}): delete that folder")

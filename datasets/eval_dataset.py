@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets.ground_truth import GroundTruth
-from datasets.image_paths import ImagePaths
+from datasets.image_lists import ImagePaths
 from datasets.images import load_image, stack_images
 from datasets.positions import Positions
 

@@ -19,10 +19,10 @@ from datasets.catalog import (
 )
 from datasets.eval_dataset import EvalSet
 from datasets.ground_truth import GroundTruth, read_positives, within_distance, within_frames
-from datasets.image_paths import ImagePaths, list_images
+from datasets.image_lists import ImagePaths, list_images
+from datasets.image_names import count_repeats
 from datasets.msls import find_keys, read_cities, read_official_queries
 from datasets.positions import Positions, Utm, join_positions, read_utm
-from datasets.repeats import count_repeats
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
-from datasets.image_paths import ImagePaths
+from datasets.image_lists import ImagePaths
 from datasets.positions import Positions
 
 

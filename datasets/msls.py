@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.image_paths import ImagePaths, parse_image_name
+from datasets.image_lists import ImagePaths
+from datasets.image_names import parse_image_name
 
 _METADATA_FOLDERS = ("msls/train_val", "mapillary_sls/train_val")
 _VALIDATION_CITIES = ("cph", "sf")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import utm
 
-from datasets.image_paths import ImagePaths
-from datasets.name_fields import check_present, read_fields, read_prefixes
+from datasets.image_lists import ImagePaths
+from datasets.image_names import check_present, read_fields, read_prefixes
 
 REGION_GAP_M = 1e8  # between regions that do not touch, so that no distance joins them
 _SOUTHERN_NORTHING_M = 1e7  # the equator's northing, in a zone of the southern hemisphere

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from datasets.image_paths import parse_image_name
+from datasets.image_names import parse_image_name
 from datasets.images import open_image
 from reports.pictures import draw_predictions
 

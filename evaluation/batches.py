@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets.eval_dataset import ImageDataset, collate_by_size
-from datasets.image_paths import ImagePaths
+from datasets.image_lists import ImagePaths
 from datasets.workers import interrupts_held_back, outlive_signals
 
 _BATCHES_PER_WINDOW = 8

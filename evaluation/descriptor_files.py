@@ -12,7 +12,7 @@ from typing import Any
 
 import commons
 from datasets.array_files import map_array
-from datasets.image_paths import ImagePaths
+from datasets.image_lists import ImagePaths
 from evaluation.descriptors import Extraction, extraction_of, require_some
 from evaluation.partial_file import PartialFile
 from evaluation.rows import MemoryRows, Rows, gather_facts

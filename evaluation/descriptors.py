@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 import commons
-from datasets.image_paths import ImagePaths
+from datasets.image_lists import ImagePaths
 from evaluation.batches import load_windows, split_windows, window_size
 from evaluation.pipeline import Model, Pipeline
 from evaluation.rows import Described, Facts, MemoryRows, Rows, facts_of, find_missing

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import utm
 
-from datasets.image_paths import ImageName, parse_image_name
+from datasets.image_names import ImageName, parse_image_name
 from evaluation.place_index import PlaceIndex
 from evaluation.search import search_index
 

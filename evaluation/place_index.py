@@ -22,7 +22,7 @@ import numpy as np
 
 import commons
 from datasets.array_files import map_array
-from datasets.image_paths import ImagePaths, split_names
+from datasets.image_lists import ImagePaths, split_lines
 from datasets.positions import read_positions
 from evaluation.indexes import Index, IndexSpec, describe_index
 
@@ -134,7 +134,7 @@ def load_place_index(folder: str | os.PathLike) -> PlaceIndex:
     blob = np.fromfile(folder / _NAMES, np.uint8)
     if hashlib.sha256(blob).hexdigest() != facts["names_sha256"]:
         raise ValueError(f"{folder / _NAMES} was changed since the index was made: make it again")
-    paths = split_names(facts["database_folder"], blob)
+    paths = split_lines(facts["database_folder"], blob)
     index = _read_index(folder, facts["index_bytes"], facts["num_candidates"])
     if not index.num_descriptors == len(paths) == facts["num_images"]:
         raise ValueError(

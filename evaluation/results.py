@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import commons
-from datasets.name_fields import read_fields, read_prefixes
+from datasets.image_names import read_fields, read_prefixes
 from evaluation.protocol import Evaluation
 
 NUM_RANKED = 100  # predictions of each query in predictions.npz, for the curves of reports

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.image_paths import ImagePaths
+from datasets.image_lists import ImagePaths
 from evaluation.crops import merge_crops
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.descriptors import Extraction, Inference, Model, fill_rows

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.image_paths import ImageName, format_image_name
+from datasets.image_names import ImageName, format_image_name
 from mini_city import furniture, queries
 from mini_city.conditions import Conditions, draw_daylight, draw_night
 from mini_city.frame import Camera

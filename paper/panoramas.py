@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.folder_lists import LIST_ENDING
-from datasets.image_paths import ImagePaths, find_list_file, require_images
-from datasets.name_fields import hash_fields, read_fields, read_prefixes
-from datasets.name_source import NameSource, find_names
+from datasets.image_lists import LIST_ENDING, ImagePaths, find_list_file, list_images, read_list
+from datasets.image_names import hash_fields, read_fields, read_prefixes
 
 _IDENTITY = ("UTM east", "UTM north", "pano id", "timestamp")
 _NUM_EXAMPLES = 3
+_NAMES_PER_BLOCK = 1 << 17  # bounds the memory
 
 
 @dataclass(frozen=True)
@@ -115,18 +114,14 @@ def iterate_names(source: str | os.PathLike) -> Iterator[ImagePaths]:
     path = Path(os.path.abspath(source))
     list_file = path if path.is_file() else find_list_file(path, path.resolve())
     if list_file is None:
-        names = find_names(path)
-        require_images(names.first_block())
+        paths = list_images(path)
     else:
         folder = list_file.with_name(list_file.name.removesuffix(LIST_ENDING))
-        names = NameSource(folder, list_file)
-    is_empty = True
-    for _, paths in names.blocks():
-        if len(paths):
-            is_empty = False
-            yield paths
-    if is_empty:
+        paths = read_list(list_file, folder)
+    if not len(paths):
         raise FileNotFoundError(f"{list_file} is empty; expected one image path per line")
+    for first in range(0, len(paths), _NAMES_PER_BLOCK):
+        yield paths.subset(slice(first, first + _NAMES_PER_BLOCK))
 
 
 def _join(keys: np.ndarray, num_images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

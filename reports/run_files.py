@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.image_paths import ImageName, parse_image_name
+from datasets.image_names import ImageName, parse_image_name
 from reports.runs import NUM_SHOWN, iterate_queries, read_results
 
 MISSED, LATER, CORRECT = range(3)  # no correct prediction; correct below rank 1; correct top-1

@@ -18,7 +18,7 @@ from PIL import Image
 from training_runs import SMALL
 
 import commons
-from datasets.image_paths import ImageName, format_image_name
+from datasets.image_names import ImageName, format_image_name
 from model import build_network
 from model.files import save_atomically
 

@@ -7,7 +7,7 @@ import utm
 from conftest import write_image
 
 from datasets.catalog import TEST_SETS
-from datasets.image_paths import ImageName, format_image_name
+from datasets.image_names import ImageName, format_image_name
 
 ORIGIN_M = np.array([551_000.0, 4_180_000.0])
 COPENHAGEN, SAN_FRANCISCO = (55.68, 12.57), (37.76, -122.44)

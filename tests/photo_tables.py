@@ -5,7 +5,7 @@ import os
 import utm
 from conftest import write_image
 
-from datasets.image_paths import ImageName, format_image_name
+from datasets.image_names import ImageName, format_image_name
 from tools.convert.__main__ import main
 
 ROWS = [  # path, latitude, longitude, heading, timestamp

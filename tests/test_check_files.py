@@ -6,10 +6,10 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import name, write_image
+from conftest import write_image
 from PIL import Image
 
-from datasets.image_paths import list_images, split_names
+from datasets.image_lists import list_images, split_lines
 from tools.check.files import (
     find_repeated,
     hash_names,
@@ -66,7 +66,6 @@ def test_walk_finds_the_images_that_are_read_and_everything_else(tmp_path):
     ]
     for file in ("a.webp", "b/b.HEIC", "c.HEIC", "readme.txt", "LICENSE", "b/new\nline.jpg"):
         (folder / file).touch()
-    (folder / "tab\t.png").touch()
     (folder / "gone.jpg").symlink_to("nowhere.jpg")
     (folder / "self.jpg").symlink_to("self.jpg")
     (folder / "self").symlink_to("self")
@@ -77,12 +76,12 @@ def test_walk_finds_the_images_that_are_read_and_everything_else(tmp_path):
     assert texts(findings, ERROR) == [
         "2 links with the name of an image and no file behind:",
         "1 image name of a pipe or a device, not of a file:",
-        "2 images with a newline or a tab in the name:",
+        "1 image with a newline in the name:",
         "1 file of macOS, not images but read as such:",
     ]
     assert texts(findings, WARNING) == ["of types that are not read: .heic: 2, .webp: 1"]
     assert texts(findings, FACT) == ["not images, not read: no extension: 2, .txt: 1"]
-    assert findings[2].details == (r"again/new\nline.jpg", r"tab\t.png")
+    assert findings[2].details == (r"again/new\nline.jpg",)
 
 
 def test_folders_that_cannot_be_opened_are_counted(tmp_path, monkeypatch):
@@ -104,14 +103,12 @@ def test_folders_that_cannot_be_opened_are_counted(tmp_path, monkeypatch):
 def test_list_is_compared_with_the_folder(tmp_path):
     for file in ("a/1.jpg", "a/2.jpg", "3.jpg", "4.jpg"):
         write_image(tmp_path / "set" / file)
-    outside = write_image(tmp_path / "outside.jpg")
-    elsewhere = f"{outside}\t{name(1, 2)}"
-    listed = ["./a/1.jpg", "a/2.jpg", "gone/5.jpg", "6.jpg", elsewhere, "a/2.jpg", "a..b/c"]
+    listed = ["./a/1.jpg", "a/2.jpg", "gone/5.jpg", "6.jpg", "4.jpg", "a/2.jpg", "a..b/c"]
     (tmp_path / "set_images_paths.txt").write_text("\n".join(listed))
     facts = measure_files(tmp_path / "set" / "")
     assert facts.is_missing.tolist() == [False, False, True, True, False, False, True]
     assert (facts.listed_twice.num, facts.listed_twice.examples) == (1, ("a/2.jpg",))
-    assert facts.not_listed.num == 3, "a/1.jpg has another name in the list"
+    assert facts.not_listed.num == 2, "a/1.jpg has another name in the list"
     assert facts.num_by_extension == {".jpg": 6, "": 1}
     findings = judge_files(facts)
     assert texts(findings, ERROR) == ["3 of 7 listed images do not exist:"]
@@ -138,36 +135,23 @@ def test_wrong_lists_have_their_own_remedies(tmp_path, text, remedy):
     assert len(errors) == 1 and remedy in errors[0].remedy
 
 
-def test_lines_with_a_name_after_a_tab(tmp_path):
-    """Questions about files are asked of the path, questions about names of the '@' name."""
-    for file in ("set/1.jpg", "set/2.JPG", "photos/3.png"):
+def test_images_are_counted_by_path_and_shown_by_name(tmp_path):
+    for file in ("set/1.jpg", "set/2.JPG", "set/a/3.png"):
         write_image(tmp_path / file)
-    photo = tmp_path / "photos" / "3.png"
-    lines = ["1.jpg\t@1@2@a@.jpg", f"{photo}\t@3@4@a@.png", "1.jpg\t@5@6@b@.jpg"]
-    (tmp_path / "set_images_paths.txt").write_text("\n".join(lines))
+    (tmp_path / "set_images_paths.txt").write_text("\n".join(["1.jpg", "a/3.png", "1.jpg"]))
     facts = measure_files(tmp_path / "set")
     assert not facts.is_missing.any() and facts.num_by_extension == {".jpg": 2, ".png": 1}
     assert facts.listed_twice == Cases(1, ("1.jpg",)) and facts.not_listed == Cases(1, ("2.JPG",))
-    assert make_name_cases(facts.paths, np.array([2])).examples == ("@5@6@b@.jpg",)
+    assert make_name_cases(facts.paths, np.array([1])).examples == ("a/3.png",)
     assert facts.walk.images == [], "the names are kept once"
-
-    def remedy_of(line):
-        (tmp_path / "set_images_paths.txt").write_bytes(os.fsencode(line))
-        (error,) = (f for f in judge_files(measure_files(tmp_path / "set")) if f.level == ERROR)
-        assert "\t" not in error.details[0]
-        return error.remedy
-
-    assert "take its name off" in remedy_of("set/1.jpg\t@1@2@.jpg")
-    assert "must have / between" in remedy_of("a\\1.jpg\t@1@2@.jpg")
-    only_place_of_names = remedy_of("gone.jpg\t@1@2@a\\b@.jpg")
-    assert "bring 1 missing" in only_place_of_names and "delete" not in only_place_of_names
-    shown_with_a_backslash = remedy_of(b"g\xe9ant.jpg")
-    assert "bring 1 missing" in shown_with_a_backslash and "delete" in shown_with_a_backslash
+    (tmp_path / "set_images_paths.txt").write_bytes(b"g\xe9ant.jpg")
+    (error,) = (f for f in judge_files(measure_files(tmp_path / "set")) if f.level == ERROR)
+    assert "bring 1 missing" in error.remedy and "delete" in error.remedy, "shown with a backslash"
 
 
-def test_equal_names_are_found_whatever_the_files_are_called(tmp_path):
-    text = b"x/1.jpg\t@1@2@.jpg\nx/@1@2@.jpg\ny/@1@2@.jpg\t@3@4@.jpg\n"
-    hashes = hash_names(split_names(tmp_path, np.frombuffer(text, np.uint8)))
+def test_equal_names_are_found_whatever_their_folders_are(tmp_path):
+    text = b"x/@1@2@.jpg\n@1@2@.jpg\ny/@3@4@.jpg\n"
+    hashes = hash_names(split_lines(tmp_path, np.frombuffer(text, np.uint8)))
     assert hashes[0] == hashes[1] != hashes[2]
 
 

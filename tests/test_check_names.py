@@ -5,7 +5,7 @@ import pytest
 import utm
 from conftest import name
 
-from datasets.image_paths import list_images, split_names
+from datasets.image_lists import list_images, split_lines
 from datasets.partition import PartitionParams
 from tools.check.classes import judge_classes, measure_classes
 from tools.check.findings import ERROR, FACT, OK, WARNING
@@ -17,7 +17,7 @@ from tools.check.positions import Positions
 
 def listed(names, folder):
     blob = np.frombuffer("\n".join(names).encode(), np.uint8)
-    return split_names(folder, blob)
+    return split_lines(folder, blob)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
+import hashlib
 import multiprocessing
 import os
 import pickle
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -8,9 +10,10 @@ import numpy as np
 import pytest
 from conftest import name
 
-from datasets import index_files
-from datasets.class_index import load_index
-from datasets.partition import PartitionParams
+from benchmarks.odd_names import make_odd_lines
+from datasets.class_index import ARRAYS, ClassIndex, load_index
+from datasets.image_names import parse_image_name
+from datasets.partition import PartitionParams, find_cells
 
 PARAMS = PartitionParams(N=2, L=1, min_images_per_class=2)
 
@@ -58,7 +61,7 @@ def test_every_image_is_found_in_its_class(train_folder, tmp_path):
 
 def test_second_call_opens_the_same_index_without_building(train_folder, tmp_path, monkeypatch):
     first = load_index(train_folder, PARAMS, tmp_path / "cache")
-    monkeypatch.setattr("datasets.class_index.build_index", None)
+    monkeypatch.setattr("datasets.class_index._build", None)
     monkeypatch.chdir(tmp_path)
     second = load_index("train/../train/", PARAMS, tmp_path / "cache")
     assert second.index_folder == first.index_folder
@@ -116,23 +119,6 @@ def test_list_file_is_read_in_place(train_folder, tmp_path):
     assert not (listed.index_folder / "images_paths.txt").exists()
 
 
-def test_listed_files_may_have_other_names(train_folder, tmp_path):
-    files = sorted(train_folder.rglob("*.jpg"))
-    walked = load_index(train_folder, PARAMS, tmp_path / "cache")
-    (tmp_path / "photos").mkdir()
-    lines = []
-    for number, file in enumerate(files):
-        file.rename(tmp_path / "photos" / f"{number}.jpg")
-        lines.append(f"{tmp_path}/photos/{number}.jpg\t{file.name}")
-    (tmp_path / "train_images_paths.txt").write_text("\n".join(lines))
-    listed = load_index(train_folder, PARAMS, tmp_path / "cache")
-    for class_num in range(len(walked.class_cells)):
-        for image in walked.images(class_num):
-            photo = int(os.path.basename(listed.path(image)).removesuffix(".jpg"))
-            assert os.path.exists(listed.path(image))
-            assert str(files[photo]) == walked.path(image)
-
-
 def test_workers_get_the_folder_not_the_data(train_folder, tmp_path):
     index = load_index(train_folder, PARAMS, tmp_path / "cache")
     pickled = pickle.dumps(index)
@@ -150,27 +136,31 @@ def test_processes_may_build_at_once(train_folder, tmp_path):
 def test_the_process_that_finishes_second_uses_the_first_ones_index(
     train_folder, tmp_path, monkeypatch
 ):
-    def split_while_another_process_builds(*source_and_params):
-        monkeypatch.setattr("datasets.index_files._split", index_files_split)
+    def split_while_another_process_builds(*arguments):
+        monkeypatch.setattr("datasets.class_index.find_cells", find_cells)
         others.append(load_index(train_folder, PARAMS, tmp_path / "cache"))
-        return index_files_split(*source_and_params)
+        return find_cells(*arguments)
 
-    others, index_files_split = [], index_files._split
-    monkeypatch.setattr("datasets.index_files._split", split_while_another_process_builds)
+    others = []
+    monkeypatch.setattr("datasets.class_index.find_cells", split_while_another_process_builds)
     index = load_index(train_folder, PARAMS, tmp_path / "cache")
     assert index.index_folder == others[0].index_folder
     assert os.listdir(tmp_path / "cache") == [index.index_folder.name]
     assert index.path(0) == others[0].path(0)
 
 
-def test_damaged_index_is_an_error_that_says_what_to_delete(train_folder, tmp_path):
+@pytest.mark.parametrize("how", ["cut", "flipped", "empty", "gone"])
+@pytest.mark.parametrize("file", [*(f"{array}.npy" for array in ARRAYS), "images_paths.txt"])
+def test_a_damaged_index_is_an_error_that_says_what_to_delete(train_folder, tmp_path, file, how):
     folder = load_index(train_folder, PARAMS, tmp_path / "cache").index_folder
-    meta = (folder / "meta.json").read_bytes()
-    for file in ("class_starts.npy", "meta.json"):
-        (folder / file).write_bytes(b"")
-        with pytest.raises(ValueError, match=f"{folder.name} is damaged .* delete that folder"):
-            load_index(train_folder, PARAMS, tmp_path / "cache")
-        (folder / "meta.json").write_bytes(meta)
+    content = bytearray((folder / file).read_bytes())
+    content[-3] ^= 16  # one bit
+    (folder / file).write_bytes({"cut": content[:-9], "flipped": content}.get(how, b""))
+    if how == "gone":
+        (folder / file).unlink()
+    for read in (ClassIndex, lambda _: load_index(train_folder, PARAMS, tmp_path / "cache")):
+        with pytest.raises(ValueError, match=f"{folder.name} is damaged .*{file}.* delete that fo"):
+            read(folder)
 
 
 def test_an_index_is_on_the_disk_before_it_has_its_name(train_folder, tmp_path, monkeypatch):
@@ -193,7 +183,7 @@ def test_failed_build_leaves_nothing(train_folder, tmp_path, monkeypatch):
     def fail(*_args, **_kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("datasets.index_files.np.save", fail)
+    monkeypatch.setattr("datasets.class_index.np.save", fail)
     with pytest.raises(OSError, match="No space left"):
         load_index(train_folder, PARAMS, tmp_path / "cache")
     assert os.listdir(tmp_path / "cache") == []
@@ -223,13 +213,123 @@ def test_too_few_groups_are_listed_with_their_counts(train_folder, tmp_path):
         nothing.require_groups(1)
 
 
-def test_a_large_folder_is_walked_once(train_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.folder_lists._SETTLED_NS", 0)
-    monkeypatch.setattr("datasets.folder_lists._MIN_KEPT_IMAGES", 300)
-    first = load_index(train_folder, PARAMS, tmp_path / "cache")
-    assert (tmp_path / "train_images_paths.txt").read_text().count("\n") == 300
-    with monkeypatch.context() as patch:
-        patch.setattr("datasets.name_source.walk_images", None)
-        assert load_index(train_folder, PARAMS, tmp_path / "cache").digest == first.digest
-    (train_folder / "0" / name(1, 1, 1, pano_id="new")).touch()
-    assert load_index(train_folder, PARAMS, tmp_path / "cache").num_listed_images == 301
+def write_list(tmp_path, lines, line_end="\n", mark=b""):
+    """Write a list; only the first image exists."""
+    folder = tmp_path / "listed"
+    first = folder / lines[0]
+    first.parent.mkdir(parents=True, exist_ok=True)
+    first.touch()
+    list_file = tmp_path / "listed_images_paths.txt"
+    list_file.write_bytes(mark + line_end.join(lines).encode())  # the last line has no end
+    return folder, list_file
+
+
+def split_lines(lines: list[str], params: PartitionParams) -> dict[tuple, dict[tuple, list[str]]]:
+    """Split names one by one: {group id: {class cell: paths of its images}}, in order."""
+    classes = defaultdict(list)
+    for path in lines:
+        fields = parse_image_name(path)
+        cell = (
+            int(fields.utm_east_m // params.M) * params.M,
+            int(fields.utm_north_m // params.M) * params.M,
+            int(fields.heading_deg % 360 // params.alpha) * params.alpha,
+        )
+        classes[cell].append(path)
+    groups: dict[tuple, dict[tuple, list[str]]] = {}
+    for cell, paths in classes.items():
+        if len(paths) >= params.min_images_per_class:
+            group = (
+                cell[0] // params.M % params.N,
+                cell[1] // params.M % params.N,
+                cell[2] // params.alpha % params.L,
+            )
+            groups.setdefault(group, {})[cell] = paths
+    return groups
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\n\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("block", [1000, 1 << 20])
+def test_odd_names_are_split_as_one_by_one(tmp_path, monkeypatch, line_end, mark, block):
+    monkeypatch.setattr("datasets.image_lists._BYTES_PER_BLOCK", block)
+    lines = make_odd_lines(3000)
+    folder, _ = write_list(tmp_path, lines, line_end, mark)
+    expected = split_lines(lines, PARAMS)
+    index = load_index(folder, PARAMS, tmp_path / "cache")
+    assert [tuple(group_id) for group_id in index.group_ids.tolist()] == list(expected)
+    for group, classes in enumerate(expected.values()):
+        cells = [tuple(index.class_cells[number].tolist()) for number in index.classes(group)]
+        assert cells == sorted(classes)
+        for cell, number in zip(cells, index.classes(group), strict=True):
+            paths = [index.path(image) for image in index.images(number)]
+            assert paths == [os.path.join(folder, path) for path in classes[cell]]
+    assert index.num_listed_images == 3000 and len(expected) == 4
+
+
+def test_an_unchanged_list_is_not_read_again(tmp_path, monkeypatch):
+    folder, _ = write_list(tmp_path, make_odd_lines(300))
+    first = load_index(folder, PARAMS, tmp_path / "cache")
+    monkeypatch.setattr("datasets.class_index._hash_names", None)
+    second = load_index(folder, PARAMS, tmp_path / "cache")
+    assert second.index_folder == first.index_folder and second.digest == first.digest
+    assert pickle.loads(pickle.dumps(second)).path(0) == first.path(0)
+
+
+def test_a_touched_list_is_hashed_once_and_not_split_again(tmp_path, monkeypatch):
+    folder, list_file = write_list(tmp_path, make_odd_lines(300))
+    first = load_index(folder, PARAMS, tmp_path / "cache")
+    monkeypatch.setattr("datasets.class_index._build", None)
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(list_file.read_bytes())
+    copy.replace(list_file)
+    assert load_index(folder, PARAMS, tmp_path / "cache").index_folder == first.index_folder
+    monkeypatch.setattr("datasets.class_index._hash_names", None)
+    assert load_index(folder, PARAMS, tmp_path / "cache").index_folder == first.index_folder
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_changed_list_of_the_same_size_is_noticed(tmp_path, in_place):
+    lines = make_odd_lines(300)
+    folder, list_file = write_list(tmp_path, lines)
+    first, size = load_index(folder, PARAMS, tmp_path / "cache"), list_file.stat().st_size
+    new_file = list_file if in_place else tmp_path / "new.txt"
+    new_file.write_text("\n".join([lines[0], *lines[:0:-1]]))
+    new_file.replace(list_file)
+    assert list_file.stat().st_size == size
+    with pytest.raises(ValueError, match="was changed after the class index .* start again"):
+        pickle.loads(pickle.dumps(first))
+    second = load_index(folder, PARAMS, tmp_path / "cache")
+    assert second.index_folder != first.index_folder and second.digest != first.digest
+    list_file.write_text("\n".join(lines))
+    assert load_index(folder, PARAMS, tmp_path / "cache").index_folder == first.index_folder
+
+
+def test_a_list_that_was_emptied_or_deleted_is_noticed(tmp_path):
+    folder, list_file = write_list(tmp_path, make_odd_lines(300))
+    first = load_index(folder, PARAMS, tmp_path / "cache")
+    list_file.write_bytes(b"")
+    with pytest.raises(ValueError, match="was changed after the class index .* start again"):
+        ClassIndex(first.index_folder)
+    list_file.unlink()
+    with pytest.raises(FileNotFoundError, match="listed_images_paths.txt"):
+        ClassIndex(first.index_folder)
+
+
+def test_the_index_of_a_cache_that_others_own_can_be_used(tmp_path, monkeypatch):
+    folder, list_file = write_list(tmp_path, make_odd_lines(300))
+    first = load_index(folder, PARAMS, tmp_path / "cache")
+
+    def refuse(*_args):
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr("commons.write_json", refuse)
+    os.utime(list_file)
+    assert load_index(folder, PARAMS, tmp_path / "cache").path(0) == first.path(0)
+
+
+def test_digests_are_those_that_older_checkpoints_hold(tmp_path):
+    lines = [name(1, 2, 3, pano_id="a"), name(1, 2, 4, pano_id="b")]
+    folder, _ = write_list(tmp_path, lines)
+    text = repr((1, PARAMS)) + "\n".join(lines)
+    expected = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+    assert load_index(folder, PARAMS, tmp_path / "cache").digest == expected

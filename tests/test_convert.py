@@ -19,11 +19,11 @@ import eval as evaluation_command
 import train
 from datasets.class_index import load_index
 from datasets.eval_sets import load_test_set
-from datasets.image_paths import list_images, parse_image_name
-from datasets.name_fields import read_numbers
+from datasets.image_lists import list_images
+from datasets.image_names import parse_image_name, read_numbers
 from datasets.partition import PartitionParams
 from tools.convert.__main__ import main
-from tools.convert.output import _FILE_MODES
+from tools.convert.output import MODES
 
 
 @pytest.fixture
@@ -46,23 +46,14 @@ def test_images_get_names_that_say_what_the_table_says(photos, tmp_path, mode):
     assert one.timestamp == "20240501_123000" and one.heading_deg == 270
 
 
-def test_a_list_names_the_images_where_they_are(photos, tmp_path):
-    out = convert(tmp_path, "--mode=list", out="sets/database")
-    assert os.listdir(out) == [] and sorted(os.listdir(out.parent)) == [
-        "database", "database_images_paths.txt",
-    ]  # fmt: skip
-    paths = list_images(out)
-    assert [paths.name(number) for number in range(3)] == expected_names()
-    for number, (path, *_) in enumerate(ROWS):
-        assert os.path.samefile(paths[number], photos / path)
-    positions = [utm.from_latlon(*row[1:3])[:2] for row in ROWS]
-    np.testing.assert_allclose(read_numbers(paths).T, positions, atol=0.005)
-
-
-@pytest.mark.parametrize("mode", ["symlink", "list"])
-def test_summary_counts_and_says_what_comes_next(photos, tmp_path, caplog, mode):
+def test_summary_counts_and_says_what_comes_next(photos, tmp_path, caplog):
     caplog.set_level("INFO")
-    out = convert(tmp_path, f"--mode={mode}")
+    out = convert(tmp_path, "--mode=symlink")
+    positions = [utm.from_latlon(*row[1:3])[:2] for row in ROWS]
+    order = np.argsort(expected_names())
+    np.testing.assert_allclose(
+        read_numbers(list_images(out)).T, np.array(positions)[order], atol=0.005
+    )
     assert "3 images: 3 in UTM zone 33; heading of 2 (training needs" in caplog.text
     assert f"Next: python -m tools.check {out}" in caplog.text
 
@@ -83,7 +74,7 @@ def test_images_whose_fields_agree_are_told_apart(tmp_path):
     assert len(colours) == len({file.casefold() for file in names_of(out)}) == 6
 
 
-@pytest.mark.parametrize("mode", ["copy", "list"])
+@pytest.mark.parametrize("mode", ["copy", "symlink"])
 def test_names_of_any_bytes_are_kept(tmp_path, mode):
     folder = os.fsencode(tmp_path / "photos")
     os.makedirs(folder)
@@ -111,8 +102,7 @@ def test_a_folder_that_is_in_use_is_refused(photos, tmp_path, refused):
     assert convert(tmp_path) and len(names_of(tmp_path / "out")) == 3
     error = refused(main, ["csv", "photos/photos.csv", "--out=out"], 1)
     assert "out exists and is not empty" in error
-    convert(tmp_path, "--mode=list", out="list")
-    (tmp_path / "list").rmdir()
+    (tmp_path / "list_images_paths.txt").touch()
     error = refused(main, ["csv", "photos/photos.csv", "--out=list"], 1)
     assert "list_images_paths.txt exists and would be read instead" in error
 
@@ -124,7 +114,7 @@ def test_a_stopped_conversion_leaves_nothing(photos, tmp_path, refused, monkeypa
             raise failure
         os.link(source, target)
 
-    monkeypatch.setitem(_FILE_MODES, "hardlink", fail_at_the_second)
+    monkeypatch.setitem(MODES, "hardlink", fail_at_the_second)
     code = 1 if isinstance(failure, OSError) else 130
     error = refused(main, ["csv", "photos/photos.csv", "--out=out", "--mode=hardlink"], code)
     assert "Interrupted" in error or "two.JPG cannot be brought to" in error
@@ -141,10 +131,9 @@ def test_a_name_too_long_for_a_file_is_refused(tmp_path, refused):
 # ---- that it can be used ----
 
 
-@pytest.mark.parametrize("mode", ["symlink", "list"])
-def test_a_converted_set_is_evaluated(photos, tmp_path, mode):
-    convert(tmp_path, f"--mode={mode}", out="set/database")
-    convert(tmp_path, f"--mode={mode}", out="set/queries")
+def test_a_converted_set_is_evaluated(photos, tmp_path):
+    for role in ("database", "queries"):
+        convert(tmp_path, "--mode=symlink", out=f"set/{role}")
     eval_set = load_test_set(None, "", tmp_path / "set")
     np.testing.assert_array_equal(eval_set.positions.database_m, eval_set.positions.queries_m)
     evaluation_command.main(
@@ -158,7 +147,15 @@ def test_a_converted_set_is_evaluated(photos, tmp_path, mode):
     assert '"R@1": 100.0' in results and '"num_queries": 3' in results
 
 
-def test_a_listed_folder_is_trained_on(datasets_folder, flags, tmp_path):
+def classes_of(index):
+    """Return the files of each class."""
+    return {
+        tuple(cell): {os.path.realpath(index.path(image)) for image in index.images(class_num)}
+        for class_num, cell in enumerate(index.class_cells.tolist())
+    }
+
+
+def test_a_converted_folder_is_trained_on(datasets_folder, flags, tmp_path):
     """Give images of the mini city names of their own, and bring them back."""
     originals = list(list_images(datasets_folder / "mini_city/processed/train"))
     rows = []
@@ -169,15 +166,14 @@ def test_a_listed_folder_is_trained_on(datasets_folder, flags, tmp_path):
         utm_columns = (fields.utm_east_m, fields.utm_north_m, f"{fields.zone_number}S")
         rows.append((f"{number}.jpg", *utm_columns, fields.heading_deg))
     write_csv(tmp_path, "path,utm_east,utm_north,zone,heading\n" + lines(rows))
-    out = convert(tmp_path, "--mode=list")
+    out = convert(tmp_path, "--mode=symlink")
     params = PartitionParams(min_images_per_class=3)
     converted, original = (
         load_index(folder, params, tmp_path / "cache")
         for folder in (out, datasets_folder / "mini_city/processed/train")
     )
     assert converted.num_groups == original.num_groups > 1
-    for image in range(0, converted.images(len(converted.class_cells) - 1).stop, 37):
-        assert os.path.realpath(converted.path(image)) == original.path(image)
+    assert classes_of(converted) == classes_of(original)
     run = tmp_path / "run"
     train.main([*flags, "--epochs_num=1", f"--train_set_folder={out}", f"--save_dir={run}"])
     assert (run / "best_model.pth").exists()

@@ -6,7 +6,8 @@ import utm
 from conftest import write_image
 from PIL import Image
 
-from datasets.image_paths import list_images, parse_image_name
+from datasets.image_lists import list_images
+from datasets.image_names import parse_image_name
 from tools.convert.__main__ import main
 
 UNKNOWN = 123457.0  # is written as 0/0, what cameras put for a number that they do not know

@@ -5,8 +5,8 @@ import pytest
 from conftest import name
 from PIL import Image
 
-from datasets.image_paths import list_images, parse_image_name
-from datasets.name_fields import read_numbers
+from datasets.image_lists import list_images
+from datasets.image_names import parse_image_name, read_numbers
 from tools.convert.__main__ import main
 from tools.convert.panoramas import CropParams, cut_crops, find_rows
 

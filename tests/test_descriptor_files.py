@@ -7,7 +7,7 @@ import pytest
 from conftest import write_image
 
 import commons
-from datasets.image_paths import list_images
+from datasets.image_lists import list_images
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.partial_file import PartialFile
 from evaluation.rows import UNREADABLE, Described

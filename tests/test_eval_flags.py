@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import run, write_image
 
-from datasets.image_paths import parse_image_name
+from datasets.image_names import parse_image_name
 from eval import main as eval_main
 
 TEST_SET = "--dataset=mini_city_test_v1"

@@ -8,7 +8,7 @@ from layouts import write_set
 from datasets import catalog
 from datasets.catalog import TEST_SETS
 from datasets.eval_sets import Labels, load_test_set
-from datasets.image_paths import parse_image_name
+from datasets.image_names import parse_image_name
 
 THRESHOLD_M = 25.0
 

@@ -5,7 +5,7 @@ import pytest
 from conftest import name, write_image
 
 from datasets.ground_truth import read_positives, within_distance, within_frames
-from datasets.image_paths import list_images
+from datasets.image_lists import list_images
 from datasets.positions import Positions
 
 

@@ -10,7 +10,8 @@ import utm
 from conftest import name, run, write_image
 from PIL import Image
 
-from datasets.image_paths import list_images, parse_image_name
+from datasets.image_lists import list_images
+from datasets.image_names import parse_image_name
 from datasets.images import open_image
 from evaluation.localization import find_coordinates, measure_confidence, measure_spread
 from localize import main

@@ -7,7 +7,8 @@ import utm
 from benchmarks import make_names, name_figures
 from benchmarks.make_names import main, write_names
 from datasets.class_index import load_index
-from datasets.image_paths import format_image_name, list_images, parse_image_name
+from datasets.image_lists import list_images
+from datasets.image_names import format_image_name, parse_image_name
 from datasets.partition import PartitionParams
 
 

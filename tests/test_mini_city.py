@@ -8,7 +8,7 @@ import pytest
 import utm
 from PIL import Image
 
-from datasets.image_paths import parse_image_name
+from datasets.image_names import parse_image_name
 from mini_city import PRESETS, CityParams, DistrictParams, generate
 from mini_city.__main__ import main
 

@@ -6,8 +6,8 @@ from conftest import name, write_image
 from drawn_figures import assert_all_is_readable, keep_figures, read_csv, texts_of
 from matplotlib.colors import to_hex
 
-from datasets.image_paths import list_images, parse_image_name
-from datasets.name_fields import read_numbers
+from datasets.image_lists import list_images
+from datasets.image_names import parse_image_name, read_numbers
 from datasets.partition import PartitionParams, make_partition
 from paper import name_figures
 from paper.name_figures import draw_panorama_figures, draw_query_years

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from conftest import name
 
-from datasets import name_source
-from datasets.image_paths import parse_image_name
+from datasets.image_names import parse_image_name
 from paper.panoramas import (
     count_per_cell,
     iterate_names,
@@ -65,9 +64,9 @@ def expected_rows(names):
 
 
 @pytest.mark.parametrize("is_sorted", [True, False])
-@pytest.mark.parametrize("block", [300, 1 << 23])
+@pytest.mark.parametrize("block", [3, 1 << 17])
 def test_names_become_panoramas_as_in_a_loop(tmp_path, monkeypatch, is_sorted, block):
-    monkeypatch.setattr(name_source, "_BYTES_PER_BLOCK", block)
+    monkeypatch.setattr("paper.panoramas._NAMES_PER_BLOCK", block)
     rng = np.random.default_rng(0)
     names = random_names(150, rng)
     names = sorted(names) if is_sorted else rng.permutation(names).tolist()
@@ -78,7 +77,7 @@ def test_names_become_panoramas_as_in_a_loop(tmp_path, monkeypatch, is_sorted, b
 
 
 def test_a_walked_folder_and_its_list_are_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(name_source, "_BYTES_PER_BLOCK", 500)
+    monkeypatch.setattr("paper.panoramas._NAMES_PER_BLOCK", 3)
     names = sorted(set(random_names(6, np.random.default_rng(1))))
     for one in names:
         (tmp_path / "walked").mkdir(exist_ok=True)
@@ -153,7 +152,7 @@ def test_cells_are_counted_as_in_a_loop(tmp_path):
 
 
 def test_names_without_positions_are_counted_and_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr(name_source, "_BYTES_PER_BLOCK", 200)
+    monkeypatch.setattr("paper.panoramas._NAMES_PER_BLOCK", 3)
     good = random_names(2, np.random.default_rng(0))
     bad = ["a/photo_1.jpg", "@1@@10@S@.jpg", "photo_2.jpg", "@nan@1@.jpg", "photo_3.jpg"]
     with pytest.raises(ValueError) as error:
@@ -190,7 +189,7 @@ def test_samples_depend_on_the_seed_alone(tmp_path, monkeypatch):
     chosen = sample_images(source, 12, seed=0)
     assert len(set(chosen)) == 12 and sample_images(source, 12, seed=1) != chosen
     assert all(os.path.relpath(path, source) in names for path in chosen)
-    monkeypatch.setattr(name_source, "_BYTES_PER_BLOCK", 500)
+    monkeypatch.setattr("paper.panoramas._NAMES_PER_BLOCK", 3)
     assert sample_images(source, 12, seed=0) == chosen, "blocks do not matter"
     assert len(set(sample_images(source, 5000, seed=0))) == 2000
 

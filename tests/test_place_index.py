@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import name, write_image
 
-from datasets.image_paths import list_images
+from datasets.image_lists import list_images
 from evaluation.index_kinds import INDEXES
 from evaluation.indexes import IndexSpec, build_index, choose_params, parse_index
 from evaluation.place_index import load_place_index, save_place_index

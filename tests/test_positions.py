@@ -3,7 +3,7 @@ import pytest
 import utm
 from conftest import name, write_image
 
-from datasets.image_paths import list_images
+from datasets.image_lists import list_images
 from datasets.positions import read_positions
 
 

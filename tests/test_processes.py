@@ -14,8 +14,8 @@ from processes_at_work import make_batch, make_head, make_network
 from training_runs import SMALL, metrics_of, tensors_of
 
 from datasets.class_index import load_index
+from datasets.groups import GroupSampler
 from datasets.partition import PartitionParams
-from datasets.train_dataset import GroupSampler
 from model.files import read_checkpoint
 from train import main as train_main
 

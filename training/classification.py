@@ -20,8 +20,8 @@ from cosface_loss import MarginCosineProduct
 from datasets.augmentations import Augmentation, AugmentationParams
 from datasets.catalog import find_train_folder
 from datasets.class_index import ClassIndex, load_index
+from datasets.groups import GroupSampler, TrainDataset
 from datasets.partition import PartitionParams
-from datasets.train_dataset import GroupSampler, TrainDataset
 from training.objective import (
     Batch,
     adam,

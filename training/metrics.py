@@ -261,7 +261,7 @@ class Metrics:
 class UnreadableImages:
     """Counts unreadable images, lists them in `unreadable_images.txt`, refuses too many.
 
-    Others of their classes replaced them, see `datasets.train_dataset`.
+    Others of their classes replaced them, see `datasets.groups`.
     """
 
     def __init__(self, folder: Path, max_share: float, images_per_epoch: int) -> None:

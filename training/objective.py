@@ -14,7 +14,7 @@ from torch.optim import Adam, Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.augmentations import Augmentation
-from datasets.train_dataset import collate
+from datasets.groups import collate
 from datasets.workers import outlive_signals
 
 
@@ -133,7 +133,7 @@ def make_loader(
     """Make a loader whose workers live as long as it does, through all epochs.
 
     Args:
-        dataset: Gives `datasets.train_dataset.Sample`s.
+        dataset: Gives `datasets.groups.Sample`s.
         sampler: Of batches.
         num_workers: Loader processes.
         pin_memory: For copies to a CUDA device.
@@ -158,7 +158,7 @@ def batches_on_device(
     On CUDA the next batch is copied and augmented on its own stream during the current iteration.
 
     Args:
-        loader: Gives what `datasets.train_dataset.collate` returns.
+        loader: Gives what `datasets.groups.collate` returns.
         device: Where to.
         augmentation: For batches on the device; None if they come augmented.
     """

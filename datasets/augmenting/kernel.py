@@ -14,7 +14,7 @@ from filelock import FileLock
 from numba import njit
 
 from datasets.augmenting.recipes import NUM_STEPS, STEP, Recipe
-from datasets.compiled import compiled_by_numba
+from datasets.image_names import compile_cached
 from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 
 _F = np.float32  # numba takes a plain 0.5 for float64 and all that meets it becomes float64
@@ -58,7 +58,7 @@ def compile_kernel() -> None:
         augment_image(pixel, Recipe(np.zeros(NUM_STEPS, STEP), (0, 0, 1, 1)), 1)
 
 
-@compiled_by_numba
+@compile_cached
 def _augment(image, crop, steps, scale, shift, augmented):
     """Jitter the colours, crop, normalise, resize.
 

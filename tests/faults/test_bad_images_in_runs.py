@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 import eval as evaluation_command
 from datasets.augmentations import Augmentation, AugmentationParams
 from datasets.class_index import load_index
+from datasets.groups import Draw, GroupSampler, TrainDataset, collate
 from datasets.images import load_image
 from datasets.partition import PartitionParams
-from datasets.train_dataset import Draw, GroupSampler, TrainDataset, collate
 
 # ---- training ----
 
@@ -82,7 +82,7 @@ def test_many_unreadable_images_in_a_row_end_with_a_sentence(index, monkeypatch)
     message = str(raised.value)
     assert message.startswith("12 images in a row cannot be read. Is the disk there that holds")
     assert f"{index.folder}?" in message and f"The image {first} cannot be read" in message
-    monkeypatch.setattr("datasets.train_dataset._MAX_TRIES", 5)
+    monkeypatch.setattr("datasets.groups._MAX_TRIES", 5)
     with pytest.raises(ValueError, match="^5 images in a row"):
         TrainDataset(index, None)[Draw(1, 1, 3)]
 

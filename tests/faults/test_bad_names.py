@@ -17,8 +17,7 @@ import eval as evaluation_command
 import localize
 import train
 from datasets.class_index import load_index
-from datasets.folder_lists import walk_images
-from datasets.image_paths import list_images
+from datasets.image_lists import list_images, walk_images
 from datasets.partition import PartitionParams
 from reports import compare
 from tools.check import __main__ as check
@@ -155,15 +154,12 @@ def test_odd_names_are_checked_and_trained_on(pages, tmp_path, capfd):
     assert "Logging error" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("separator", ["\n", "\t"])
-def test_names_that_would_break_a_list_are_refused_by_all(tmp_path, refused, separator):
+def test_names_that_would_break_a_list_are_refused_by_all(tmp_path, refused):
     for role in ("database", "queries"):
-        write_image(tmp_path / "set" / role / name(1, 2, 3, note=f"a{separator}b"))
+        write_image(tmp_path / "set" / role / name(1, 2, 3, note="a\nb"))
     flags = [*UNTRAINED, f"--test_set_folder={tmp_path / 'set'}"]
     said = refused(evaluation_command.main, flags, 1)
-    assert (
-        "1 image names contain a newline or a tab" in said and repr(f"a{separator}b")[1:-1] in said
-    )
+    assert "1 image names contain a newline" in said and r"a\nb" in said
     assert "error" in refused(check.main, [str(tmp_path / "set"), "--num_workers=0"], 1)
 
 
@@ -173,7 +169,7 @@ def test_loops_of_links_end(tmp_path):
     (tmp_path / "set" / "a" / "x").symlink_to(tmp_path / "set" / "a" / "y")
     (tmp_path / "set" / "a" / "y").symlink_to(tmp_path / "set" / "a" / "x")
     (tmp_path / "set" / "self.jpg").symlink_to(tmp_path / "set" / "self.jpg")
-    assert b"".join(walk_images(tmp_path / "set").texts) == b"a/b/1.jpg\nself.jpg\n"
+    assert walk_images(tmp_path / "set") == b"a/b/1.jpg\nself.jpg\n"
 
 
 def test_folders_may_be_deep(tmp_path):
@@ -183,7 +179,7 @@ def test_folders_may_be_deep(tmp_path):
     with open(os.path.join(deep, "1.jpg"), "wb"):
         pass
     try:
-        assert b"".join(walk_images(tmp_path / "set").texts) == b"d/" * 1500 + b"1.jpg\n"
+        assert walk_images(tmp_path / "set") == b"d/" * 1500 + b"1.jpg\n"
     finally:
         subprocess.run(["rm", "-rf", tmp_path / "set"], check=True)
 

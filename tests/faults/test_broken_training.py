@@ -14,8 +14,8 @@ from forked_commands import run_forked, wait_until
 from training_runs import SMALL, assert_same_state, metrics_of, position_of, tensors_of
 
 from datasets.class_index import load_index
+from datasets.groups import GroupSampler, TrainDataset
 from datasets.partition import PartitionParams
-from datasets.train_dataset import GroupSampler, TrainDataset
 from model.files import read_checkpoint
 from train import main as train_main
 from training.classification import Classification

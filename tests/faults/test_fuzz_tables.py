@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from datasets.ground_truth import read_positives
-from datasets.image_paths import list_images
+from datasets.image_lists import list_images
 from tools.convert.table import read_table
 
 # ---- tables ----

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from datasets.array_files import map_array, read_header
 from datasets.ground_truth import read_positives
-from datasets.image_paths import split_names
+from datasets.image_lists import split_lines
 from evaluation.descriptor_files import _load
 from evaluation.partial_file import PartialFile
 from evaluation.place_index import _map_descriptors
@@ -68,7 +68,7 @@ def test_strange_headers(tmp_path, monkeypatch, name):
 
 def images(num_images):
     names = b"".join(b"%d.jpg\n" % number for number in range(num_images))
-    return split_names("folder", np.frombuffer(names, np.uint8))
+    return split_lines("folder", np.frombuffer(names, np.uint8))
 
 
 @FUZZ

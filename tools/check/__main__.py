@@ -15,7 +15,7 @@ from pathlib import Path
 
 import commons
 from datasets.catalog import TEST_SETS, TRAIN_SETS
-from datasets.image_paths import ImagePaths
+from datasets.image_lists import ImagePaths
 from datasets.partition import PartitionParams
 from parser import not_negative_int, positive_float
 from tools.check.classes import judge_classes, measure_classes

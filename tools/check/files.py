@@ -9,8 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.image_paths import IMAGE_EXTENSIONS, ImagePaths, find_list_file, split_names
-from datasets.list_lines import check_lines
+from datasets.image_lists import (
+    IMAGE_EXTENSIONS,
+    ImagePaths,
+    find_list_file,
+    read_list,
+    split_lines,
+)
 from tools.check.findings import (
     ERROR,
     OK,
@@ -58,13 +63,11 @@ def measure_files(folder: Path) -> FileFacts:
     walk = walk_folder(folder)
     blob = np.frombuffer(b"\n".join(walk.images), np.uint8)
     walk.images.clear()  # tens of millions of names take several GB
-    in_folder = split_names(folder, blob)
+    in_folder = split_lines(folder, blob)
     list_file, list_problem = find_list_file(given, folder), ""
     if list_file is not None:
         try:
-            listed = split_names(folder, np.fromfile(list_file, np.uint8), list_file)
-            check_lines(listed.blob, listed.starts, listed.ends, list_file)
-            return _compare(listed, in_folder, walk)
+            return _compare(read_list(list_file, folder), in_folder, walk)
         except OSError as error:
             list_problem = f"{show(str(list_file))}: {error.strerror}"
         except ValueError as error:
@@ -90,7 +93,7 @@ def make_name_cases(paths: ImagePaths, indices: np.ndarray) -> Cases:
 
 def hash_paths(paths: ImagePaths) -> np.ndarray:
     """Return a number per path, equal for equal paths within this process. int64 [num_images]."""
-    return _hash_lines(paths, _path_of)
+    return _hash_lines(paths, bytes)
 
 
 def hash_names(paths: ImagePaths) -> np.ndarray:
@@ -186,24 +189,18 @@ def _blocks_of_lines(paths: ImagePaths) -> Iterator[list[bytes]]:
 
 
 def _path(paths: ImagePaths, index: int) -> bytes:
-    return _path_of(paths.blob[paths.starts[index] : paths.ends[index]].tobytes())
-
-
-def _path_of(line: bytes) -> bytes:
-    """Return the path of the image: what follows a tab is its '@' name."""
-    return line.partition(b"\t")[0]
+    return os.fsencode(paths.name(index))
 
 
 def _basename_of(line: bytes) -> bytes:
     """Return the '@' name of the image, without folders."""
-    name = line.rpartition(b"\t")[2]
-    return name[name.rfind(b"/") + 1 :]
+    return line[line.rfind(b"/") + 1 :]
 
 
 def _count_extensions(paths: ImagePaths) -> dict[str, int]:
     counts: Counter[bytes] = Counter()
     for lines in _blocks_of_lines(paths):
-        counts.update(extension_of(_path_of(line)) for line in lines)
+        counts.update(map(extension_of, lines))
     return {show(extension): count for extension, count in counts.items()}
 
 
@@ -238,9 +235,7 @@ def _judge_missing(facts: FileFacts) -> Finding | None:
         return Finding(OK, "list", "every listed image exists")
     folder, name = show(str(facts.paths.folder)), show(facts.paths.list_file.name)
     num = plural(missing.num, "missing image")
-    remedy = f"bring {num} into {folder}"
-    if _is_optional(facts.paths):
-        remedy += f", or delete {name}: it is optional"
+    remedy = f"bring {num} into {folder}, or delete {name}: it is optional"
     if facts.begins_with_folder:
         remedy = f"lines of {name} must be relative to {folder}: take its name off their beginning"
     elif b"\\" in _path(facts.paths, np.argmax(facts.is_missing)):
@@ -253,9 +248,10 @@ def _judge_not_listed(facts: FileFacts) -> Finding | None:
     num = facts.not_listed.num
     if not num or facts.list_problem:
         return None
-    remedy = f"add {plural(num, 'image')} to {show(facts.paths.list_file.name)}"
-    if _is_optional(facts.paths):
-        remedy += ", or delete it: without it, all images are read"
+    remedy = (
+        f"add {plural(num, 'image')} to {show(facts.paths.list_file.name)}, or delete it: "
+        "without it, all images are read"
+    )
     return Finding(
         WARNING,
         "list",
@@ -263,11 +259,6 @@ def _judge_not_listed(facts: FileFacts) -> Finding | None:
         facts.not_listed.examples,
         remedy,
     )
-
-
-def _is_optional(listed: ImagePaths) -> bool:
-    """Tell whether a list says no more than the folder: no '@' names after tabs."""
-    return not (listed.blob == ord("\t")).any()
 
 
 def _judge_twice(facts: FileFacts) -> Finding | None:

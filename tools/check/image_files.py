@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.image_paths import ImagePaths
+from datasets.image_lists import ImagePaths
 from datasets.images import FORMATS, open_image
 from tools.check.files import find_repeated, make_cases
 from tools.check.findings import Cases, show

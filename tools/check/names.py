@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets.image_paths import ImagePaths
-from datasets.name_fields import read_fields, read_prefixes
+from datasets.image_lists import ImagePaths
+from datasets.image_names import read_fields, read_prefixes
 from tools.check.files import find_repeated, hash_names, hash_paths, make_name_cases
 from tools.check.findings import Cases
 from tools.check.positions import (

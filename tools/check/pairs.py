@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.neighbors import KDTree
 
-from datasets.image_paths import ImagePaths
+from datasets.image_lists import ImagePaths
 from datasets.positions import to_plane
 from tools.check.files import hash_names, make_name_cases
 from tools.check.findings import ERROR, FACT, OK, WARNING, Cases, Finding, plural

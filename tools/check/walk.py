@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets.image_paths import IMAGE_EXTENSIONS
+from datasets.image_lists import IMAGE_EXTENSIONS
 from tools.check.findings import ERROR, FACT, WARNING, Finding, format_counts, plural, show
 
 _OTHER_IMAGES = re.compile(
@@ -24,7 +24,7 @@ class Walk:
     others: dict[bytes, list[bytes]] = field(default_factory=dict)  # extension -> names
     broken_links: list[bytes] = field(default_factory=list)  # images that lead nowhere
     special: list[bytes] = field(default_factory=list)  # image names that are no regular files
-    with_separator: list[bytes] = field(default_factory=list)  # a newline or a tab in the name
+    with_newline: list[bytes] = field(default_factory=list)
     mac_metadata: list[bytes] = field(default_factory=list)  # "._x.jpg", among the images too
     unreadable_folders: list[bytes] = field(default_factory=list)  # whole paths
 
@@ -70,7 +70,7 @@ def judge_walk(walk: Walk) -> list[Finding]:
     for names, noun, text, remedy in (
         (walk.broken_links, "link", "with the name of an image and no file behind", "remove"),
         (walk.special, "image name", "of a pipe or a device, not of a file", "remove"),
-        (walk.with_separator, "image", "with a newline or a tab in the name", "rename"),
+        (walk.with_newline, "image", "with a newline in the name", "rename"),
         (walk.mac_metadata, "file", "of macOS, not images but read as such", "delete"),
         (walk.unreadable_folders, "folder", "that cannot be opened", "make readable"),
     ):
@@ -91,8 +91,8 @@ def _sort_in(walk: Walk, name: bytes, entry: os.DirEntry) -> None:
     extension = extension_of(name)
     if extension not in _EXTENSIONS:
         walk.others.setdefault(extension, []).append(name)
-    elif b"\n" in name or b"\t" in name:
-        walk.with_separator.append(name)
+    elif b"\n" in name:
+        walk.with_newline.append(name)
     elif _is(entry.is_file):
         walk.images.append(name)
         if entry.name.startswith(b"._"):

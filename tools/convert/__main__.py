@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import commons
-from datasets.image_paths import list_images
+from datasets.image_lists import list_images
 from tools.convert.exif import read_exif
 from tools.convert.output import MODES, check_free, write_images
 from tools.convert.panoramas import CropParams, crop_panoramas
@@ -115,9 +115,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             "--mode",
             choices=MODES,
             default="copy",
-            help="copy or link the images; or list: change no file and write no image, but "
-            "FOLDER_images_paths.txt with path and '@' name of each, and an empty FOLDER, which "
-            "training and evaluation take like any other (default copy)",
+            help="copy or link the images; links take no space and change no file (default copy)",
         )
         source.add_argument(
             "--zone",

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from datasets.file_reads import open_file
-from datasets.image_paths import list_images
+from datasets.image_lists import list_images
 from datasets.images import FORMATS, errors_naming
 from tools.convert.photos import Photos
 from tools.convert.positions import project

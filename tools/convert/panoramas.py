@@ -25,9 +25,9 @@ from PIL import Image
 from tqdm import tqdm
 
 import commons
-from datasets.image_paths import ImageName, ImagePaths, format_image_name, parse_image_name
+from datasets.image_lists import ImagePaths
+from datasets.image_names import ImageName, format_image_name, parse_image_name, read_numbers
 from datasets.images import open_image
-from datasets.name_fields import read_numbers
 from tools.convert.output import check_free
 
 SF_XL_WIDTH_PX, SF_XL_CROP_PX = 3328, 512

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from datasets.image_paths import ImageName, format_image_name
+from datasets.image_names import ImageName, format_image_name
 from tools.convert.positions import Positions
 
 MAX_NAME_BYTES = 255  # of a file, on all usual file systems

@@ -11,7 +11,7 @@ from typing import TextIO
 
 import numpy as np
 
-from datasets.image_paths import IMAGE_EXTENSIONS
+from datasets.image_lists import IMAGE_EXTENSIONS
 from tools.convert.photos import Photos
 from tools.convert.positions import NUM_ZONES, keep_utm, project
 from tools.convert.timestamps import format_timestamp

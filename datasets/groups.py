@@ -1,4 +1,4 @@
-"""What CosPlace trains on: class after class of one group, one random image of each.
+"""The draws of CosPlace: class after class of one group, one random image of each.
 
 All that is random is a function of (seed, epoch, position), so that training continues after an
 interruption as if there had been none, whatever the number of workers.
@@ -23,7 +23,7 @@ class Draw(NamedTuple):
     """One sample to be loaded."""
 
     class_num: int  # numbered through all groups, see ClassIndex
-    label: int  # numbered inside the group
+    label: int  # index of the class in its group
     seed: int  # decides the image and its augmentation
 
 
@@ -31,7 +31,7 @@ class Sample(NamedTuple):
     """One image to train on."""
 
     image: torch.Tensor  # float32 [3, image_size, image_size] if augmented, else uint8 [3, H, W]
-    label: int  # numbered inside the group
+    label: int  # index of the class in its group
     seed: int  # of the draw
     unreadable: tuple[str, ...]  # a sentence on each image that could not be read and was replaced
 
@@ -50,7 +50,7 @@ class TrainDataset(Dataset):
         Args:
             index: Classes and their images.
             augmentation: Applied to each image; None leaves it to the device.
-            io_retries: How often a read that failed is tried again, see `load_image`.
+            io_retries: How often a failed read is tried again, see `load_image`.
         """
         self.index = index
         self.augmentation = augmentation
@@ -59,15 +59,15 @@ class TrainDataset(Dataset):
     def __getitem__(self, draw: Draw) -> Sample:
         """Return one random image of a class.
 
-        In the place of one that cannot be read comes the next one of its class; if there is none,
-        the first one of the next class of the group that can be read, with the label of that class.
+        An image that cannot be read is replaced by the next one of its class; if there is none, by
+        the first readable one of the next class of the group, with the label of that class.
 
         Raises:
             ValueError: If 20 images in a row cannot be read, or none of the group.
         """
         unreadable: list[str] = []
-        for label, number in islice(self._candidates(draw), _MAX_TRIES):
-            path = self.index.path(number)
+        for label, image_index in islice(self._candidates(draw), _MAX_TRIES):
+            path = self.index.path(image_index)
             try:
                 image = load_image(path, self.io_retries)
             except (FileNotFoundError, ValueError) as error:
@@ -82,12 +82,12 @@ class TrainDataset(Dataset):
         )
 
     def path(self, draw: Draw) -> str:
-        """Return the image that a draw means, whether it can be read or not."""
-        _, number = next(self._candidates(draw))
-        return self.index.path(number)
+        """Return the path of the image drawn, whether it can be read or not."""
+        _, image_index = next(self._candidates(draw))
+        return self.index.path(image_index)
 
     def _candidates(self, draw: Draw) -> Iterator[tuple[int, int]]:
-        """Yield label and number of the image that is drawn, then of those that may replace it."""
+        """Yield label and index of the image drawn, then of those that may replace it."""
         first_class = draw.class_num - draw.label
         group = int(np.searchsorted(self.index.group_starts, first_class, side="right")) - 1
         classes = self.index.classes(group)
@@ -101,8 +101,8 @@ class TrainDataset(Dataset):
 class GroupSampler(Sampler[list[Draw]]):
     """Batches of draws from the group whose turn it is: epoch t trains group t mod groups_num.
 
-    Classes come in random order, each once, then in another order, and so on (class-balanced
-    sampling, whatever the number of images of a class).
+    Classes come in random order, each once, then in another order, and so on: sampling is
+    class-balanced, however many images a class has.
     """
 
     def __init__(
@@ -118,11 +118,11 @@ class GroupSampler(Sampler[list[Draw]]):
 
         Args:
             index: Classes and their images.
-            groups_num: How many groups take turns.
+            groups_num: Number of groups that take turns.
             batch_size: Images of an iteration, in all processes together.
             iterations: Batches of an epoch.
             seed: With the epoch, decides all draws.
-            share: Number of this process and how many share each batch evenly.
+            share: Rank of this process and number of processes; each batch is shared evenly.
         """
         self.index = index
         self.groups_num = groups_num
@@ -134,14 +134,13 @@ class GroupSampler(Sampler[list[Draw]]):
         self.first_iteration = 0
 
     def __len__(self) -> int:
-        """Return the number of batches that are left of an epoch."""
+        """Return the number of remaining batches of an epoch."""
         return max(0, self.iterations - self.first_iteration)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield this process's share of the batches of the epoch that is set in `epoch`.
+        """Yield this process's share of the batches of the epoch set in `epoch`.
 
-        The first is that of number `first_iteration`: all are the same as if there were those
-        before it.
+        The first is that of `first_iteration`: the earlier ones are drawn too, and left out.
         """
         for labels, seeds in islice(self._batches(self.epoch), self.first_iteration, None):
             yield self._own_draws(self.epoch, labels, seeds)
@@ -163,10 +162,8 @@ class GroupSampler(Sampler[list[Draw]]):
             yield batch, rng.integers(2**63, size=self.batch_size)
 
     def _own_draws(self, epoch: int, labels: np.ndarray, seeds: np.ndarray) -> list[Draw]:
-        number, num_shares = self.share
-        own = slice(
-            number * self.batch_size // num_shares, (number + 1) * self.batch_size // num_shares
-        )
+        rank, num_ranks = self.share
+        own = slice(rank * self.batch_size // num_ranks, (rank + 1) * self.batch_size // num_ranks)
         classes = self.index.classes(epoch % self.groups_num)
         return [
             Draw(classes[label], int(label), int(seed))
@@ -180,7 +177,7 @@ def collate(
     """Join samples.
 
     Returns:
-        Images as one tensor if their sizes agree, labels int64 [B], seeds, and the sentences on
+        Images, one tensor if their sizes agree; labels int64 [B]; seeds; and the sentences on
         images that could not be read.
     """
     images, labels, seeds, unreadable = zip(*samples, strict=True)

@@ -8,9 +8,9 @@ from torch.utils.data import DataLoader
 
 from datasets.augmentations import Augmentation, AugmentationParams
 from datasets.class_index import load_index
+from datasets.groups import GroupSampler, TrainDataset, collate
 from datasets.images import load_image
 from datasets.partition import PartitionParams
-from datasets.train_dataset import GroupSampler, TrainDataset, collate
 
 
 @pytest.fixture

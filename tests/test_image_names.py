@@ -1,15 +1,96 @@
+import subprocess
+import sys
+
+import numba
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
-from datasets.image_paths import list_images, parse_image_name
-from datasets.name_fields import (
+from datasets import image_names
+from datasets.image_lists import list_images, split_lines
+from datasets.image_names import (
     FIELDS,
-    NumberReader,
+    ImageName,
+    compiled,
+    count_repeats,
+    format_image_name,
     hash_fields,
+    parse_image_name,
     read_fields,
     read_numbers,
     read_prefixes,
 )
+
+SF_XL = (
+    "@0544388.51@4172758.25@10@S@037.70098@-122.49646@kPnABhWJ1kA61eMNPLs1vQ@@210@@@@201606@@.jpg"
+)
+
+
+def test_well_formed_name():
+    assert parse_image_name(f"37.70/{SF_XL}") == ImageName(
+        utm_east_m=544388.51,
+        utm_north_m=4172758.25,
+        zone_number=10,
+        zone_letter="S",
+        latitude_deg=37.70098,
+        longitude_deg=-122.49646,
+        pano_id="kPnABhWJ1kA61eMNPLs1vQ",
+        heading_deg=210.0,
+        timestamp="201606",
+    )
+
+
+def test_old_sf_xl_test_name_has_a_date_but_no_heading():
+    fields = parse_image_name(
+        "@0549678.37@4180874.60@10@S@037.77386@-122.43590@bZ1VXzxFCSKi9wcz8H5pZA0@201311.jpg"
+    )
+    assert (fields.utm_east_m, fields.utm_north_m) == (549678.37, 4180874.60)
+    assert (fields.heading_deg, fields.timestamp) == (None, "201311")
+    assert (fields.pano_id, fields.extension) == ("bZ1VXzxFCSKi9wcz8H5pZA0", ".jpg")
+
+
+@pytest.mark.parametrize(
+    ("file", "east_m", "heading_deg", "note"),
+    [
+        (
+            "@0584744.97@4476709.92@17@T@040.43672@-080.00082@000546@00@@@@@@pitch1_yaw1@.jpg",
+            584744.97,
+            None,
+            "pitch1_yaw1",
+        ),
+        (
+            "@0381523.71@3946790.15@54@S@035.65786@0139.69112@00685.jpg@@@@@@@@.jpg",
+            381523.71,
+            None,
+            "",
+        ),
+        ("@0@00088.1@@@@@37@@@@@@@@.jpg", 0.0, None, ""),
+        (SF_XL.replace("@210@", "@-12.5@"), 544388.51, -12.5, ""),
+        ("@123.4@567.8@.png", 123.4, None, ""),
+    ],
+)
+def test_names_of_other_sets(file, east_m, heading_deg, note):
+    fields = parse_image_name(file)
+    assert (fields.utm_east_m, fields.heading_deg, fields.note) == (east_m, heading_deg, note)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("photo.jpg", "No UTM position"),
+        ("@@4172758.25@10@S@.jpg", "No UTM position"),
+        ("@east@4172758.25@10@S@.jpg", "UTM east .* is 'east', not a number"),
+        (SF_XL.replace("@210@", "@north@"), "heading .* is 'north', not a number"),
+    ],
+)
+def test_bad_names_are_refused(file, message):
+    with pytest.raises(ValueError, match=message):
+        parse_image_name(file)
+
+
+def test_format_writes_what_parse_reads():
+    assert format_image_name(parse_image_name(SF_XL)) == SF_XL
+    assert len(SF_XL.split("@")) == 16
 
 
 def list_names(tmp_path, names):
@@ -65,23 +146,11 @@ def test_several_utm_zones_are_refused(tmp_path):
 
 
 def test_names_are_read_across_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.name_fields._NAMES_PER_BLOCK", 7)
+    monkeypatch.setattr("datasets.image_names._NAMES_PER_BLOCK", 7)
     names = [f"@{i}.25@{2 * i}@.jpg" for i in range(30)]
     east, north = read_numbers(list_names(tmp_path, names))
     assert east.tolist() == [i + 0.25 for i in range(30)]
     assert north.tolist() == [2.0 * i for i in range(30)]
-
-
-def test_fields_are_read_after_the_tab_of_a_line(tmp_path):
-    listed = "@1@2@10@S@@@pano@@30@@@@@@.jpg"
-    lines = [listed, f"a/b@9@9@/me@7@8@.jpg\t{listed}", f"c.jpg\t{listed}", f"d/{listed}"]
-    numbers = read_numbers(list_names(tmp_path, lines), ("UTM east", "UTM north", "heading"))
-    assert numbers.T.tolist() == [[1, 2, 30]] * 4
-    nameless = [listed, "@1@2@10@S@@@pano@@30@@@@@@.jpg\t", "e.jpg\t@1@@10@.jpg"]
-    with pytest.raises(
-        ValueError, match="UTM east .* in 1 of 3 .*; UTM north .* in 2 of 3.*10@.jpg"
-    ):
-        read_numbers(list_names(tmp_path / "again", nameless))
 
 
 def test_short_names_have_positions_but_no_heading(tmp_path):
@@ -110,7 +179,7 @@ def test_missing_numbers_are_counted_and_shown(tmp_path):
 
 
 def test_beginnings_of_fields_are_read_across_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.name_fields._NAMES_PER_BLOCK", 2)
+    monkeypatch.setattr("datasets.image_names._NAMES_PER_BLOCK", 2)
     texts = ["2014", "201406", "", "8", "a-b"]
     paths = list_names(tmp_path, [f"x@y/@1@2@{text}@S@{i}@.jpg" for i, text in enumerate(texts)])
     assert read_prefixes(paths, "UTM zone", 4).tolist() == [b"2014", b"2014", b"", b"8", b"a-b"]
@@ -134,7 +203,7 @@ def test_hashes_tell_texts_apart_and_are_the_same_in_every_block(tmp_path, monke
     written = [tuple(name.split("@")[FIELDS[field]] for field in fields) for name in names]
     assert len(set(hashes.tolist())) == len(set(written)) < len(names)
     assert len(set(zip(hashes.tolist(), written, strict=True))) == len(set(written))
-    monkeypatch.setattr("datasets.name_fields._NAMES_PER_BLOCK", 5)
+    monkeypatch.setattr("datasets.image_names._NAMES_PER_BLOCK", 5)
     np.testing.assert_array_equal(hash_fields(paths, fields), hashes)
     assert len(set(hash_fields(paths, fields[::-1]).tolist())) == len(set(written))
 
@@ -203,24 +272,74 @@ def test_strange_texts_are_what_float_makes_of_them(tmp_path):
     assert np.signbit(numbers[texts.index("-0")])
 
 
-def test_blocks_are_judged_together(tmp_path):
-    names = [
-        f"@1@2@{10 + (i > 25)}@S@@@pano{i}@@{'' if i % 9 == 4 else i}@@@@@@.jpg" for i in range(30)
-    ]
-    paths = list_names(tmp_path, names)
+def listed(text):
+    return split_lines("/set", np.frombuffer(text, np.uint8))
 
-    def message_of(blocks, fields):
-        reader = NumberReader(fields)
-        for block in blocks:
-            reader.read(block)
-        assert reader.num_names == 30
-        with pytest.raises(ValueError) as error:
-            reader.check(paths.folder)
-        return str(error.value)
 
-    for fields in (("heading",), ("UTM east",)):
-        blocks = [paths.subset(slice(first, first + 7)) for first in range(0, 30, 7)]
-        assert message_of(blocks, fields) == message_of([paths], fields)
-    assert "in 3 of 30 images" in message_of([paths], ("heading",))
-    assert all(f"pano{i}@" in message_of([paths], ("heading",)) for i in (4, 13, 22))
-    assert "(26 in zone 10, 4 in zone 11)" in message_of([paths], ("UTM east",))
+def count_in_a_set(paths):
+    return len(paths) - len(set(paths.lines()))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"a\nb\na\n", 1),
+        (b"a\na\na", 2),
+        (b"a.jpg\na.jp\nA.jpg\n", 0),
+        (b"12345678\n1234567\n12345678\r\n", 1),
+        (b"abcdefgh12345678\n12345678abcdefgh\n", 0),
+        (b"x", 0),
+    ],
+)
+def test_by_hand(text, expected):
+    assert count_repeats(listed(text)) == expected
+
+
+def test_equals_a_set_of_lines():
+    rng = np.random.default_rng(0)
+    for num_letters in (2, 60):  # of short lines many are the same
+        lines = [
+            bytes(rng.integers(97, 97 + num_letters, rng.integers(1, 30)).astype(np.uint8))
+            for _ in range(300)
+        ]
+        lines += [lines[number] for number in rng.integers(300, size=40)]
+        paths = listed(b"\n".join(lines))
+        assert count_repeats(paths) == count_in_a_set(paths) >= 40
+        some = paths.subset(rng.permutation(len(paths))[:200])
+        assert count_repeats(some) == count_in_a_set(some)
+
+
+def test_lines_with_the_same_hash_are_compared(monkeypatch):
+    monkeypatch.setattr(image_names, "_hash_texts", lambda text, bounds, hashes: hashes.fill(7))
+    assert count_repeats(listed(b"aa\nbb\ncc\nbb\nccc\n")) == 1
+
+
+def add_up(values):
+    total = 0
+    for value in values:
+        total += value
+    return total
+
+
+def test_a_compiled_loop_is_the_plain_one():
+    values = np.arange(1000)
+    fast = compiled(add_up)
+    assert fast(values) == fast.__wrapped__(values) == 499_500
+    assert fast.__name__ == "add_up"
+
+
+def test_without_a_place_for_machine_code_loops_are_compiled_each_time(monkeypatch):
+    def njit(cache=False, **flags):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return numba_njit(**flags)
+
+    numba_njit = numba.njit
+    monkeypatch.setattr("numba.njit", njit)
+    assert compiled(add_up)(np.arange(4)) == 6
+
+
+@pytest.mark.parametrize("module", ["datasets.class_index", "datasets.eval_sets"])
+def test_importing_does_not_wait_for_the_compiler(module):
+    code = f"import sys, {module}; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
