@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 import eval as evaluation_command
 from datasets.augmentations import Augmentation, AugmentationParams
-from datasets.class_index import load_index
+from datasets.class_index import ClassIndex, load_index
 from datasets.groups import Draw, GroupSampler, TrainDataset, collate
 from datasets.images import load_image
 from datasets.partition import PartitionParams
@@ -95,10 +95,12 @@ def test_training_tries_again(index, monkeypatch):
     assert "Stale file handle" in dataset[Draw(0, 0, 0)].unreadable[0]
 
 
-def test_a_damaged_index_is_no_unreadable_image(index):
+def test_an_index_that_is_cut_while_it_is_open_ends_the_training(index):
     os.truncate(index.index_folder / "images_paths.txt", 0)
-    with pytest.raises(ValueError, match="is damaged .* delete that folder"):
+    with pytest.raises(ValueError, match="12 images in a row cannot be read"):
         TrainDataset(index, None)[Draw(0, 0, 0)]
+    with pytest.raises(ValueError, match="is damaged .* delete that folder"):
+        ClassIndex(index.index_folder)
 
 
 @pytest.mark.parametrize("pin_memory", [False, torch.cuda.is_available()])
