@@ -13,8 +13,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -35,7 +33,7 @@ _CELL_FIELDS = ("UTM east", "UTM north", "heading")  # of '@' names
 _WALKED_NAMES = "images_paths.txt"  # the list of a folder that was walked
 _META = "meta.json"
 _DIGEST_VERSION = 1  # checkpoints hold digests: with another version they could not be resumed
-_MAX_LABEL = 40  # of the name of the folder: 255 bytes have to hold the parameters too
+_MAX_LABEL = 30  # of the name of the folder: 255 bytes have to hold the parameters too
 _LINE_BYTES = 256  # read at once for a path; more if the line is longer
 _BYTES_PER_BLOCK = 1 << 24  # of a file that is checked
 
@@ -209,41 +207,32 @@ def _build(
     digest: str,
     stamp: list[int] | None,
 ) -> None:
-    """Split images into classes and write their class index.
-
-    It is written under a temporary name and renamed: two processes may build it at once.
-    """
+    """Split images into classes and write their class index; two processes may do so at once."""
     partition = group_cells(find_cells(*read_numbers(paths, _CELL_FIELDS), params), params)
     image_offsets = paths.starts[partition.images]
     contents = dict(zip(ARRAYS, (image_offsets, *list(vars(partition).values())[1:]), strict=True))
-    index_folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".building_", dir=index_folder.parent))
-    temporary.chmod(0o755)  # others may share the cache
     try:
-        for name, array in contents.items():
-            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        if paths.list_file is None:
-            paths.blob.tofile(temporary / _WALKED_NAMES)
-        meta = {
-            "format_version": FORMAT_VERSION,
-            "folder": str(paths.folder),
-            "list_file": paths.list_file and str(paths.list_file),
-            "list_stamp": stamp,
-            "num_listed_images": len(paths),
-            "params": dataclasses.asdict(params),
-            "digest": digest,
-            "crc32": {file.name: _checksum(file) for file in sorted(temporary.iterdir())},
-        }
-        commons.write_json(meta, temporary / _META)
-        for file in temporary.iterdir():
-            commons.sync_file(file)
-        temporary.rename(index_folder)
-        commons.sync_folder(index_folder.parent)
+        with commons.atomic_folder(index_folder) as folder:
+            for name, array in contents.items():
+                np.save(folder / f"{name}.npy", array, allow_pickle=False)
+            if paths.list_file is None:
+                paths.blob.tofile(folder / _WALKED_NAMES)
+            meta = {
+                "format_version": FORMAT_VERSION,
+                "folder": str(paths.folder),
+                "list_file": paths.list_file and str(paths.list_file),
+                "list_stamp": stamp,
+                "num_listed_images": len(paths),
+                "params": dataclasses.asdict(params),
+                "digest": digest,
+                "crc32": {file.name: _checksum(file) for file in sorted(folder.iterdir())},
+            }
+            commons.write_json(meta, folder / _META)
+            for file in folder.iterdir():
+                commons.sync_file(file)
     except OSError:
         if not index_folder.is_dir():  # else another process was first: its class index is the same
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _hash_names(text: np.ndarray, params: PartitionParams) -> str:

@@ -4,7 +4,6 @@ import os
 import pickle
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,15 +165,15 @@ def test_a_damaged_index_is_an_error_that_says_what_to_delete(train_folder, tmp_
 def test_an_index_is_on_the_disk_before_it_has_its_name(train_folder, tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr("commons.sync_file", lambda path: synced.append(path.name))
-    rename = Path.rename
+    replace = os.replace
 
     def check(source, target):
         if source.is_dir():
             assert sorted(synced[-len(os.listdir(source)) :]) == sorted(os.listdir(source))
             synced.append("renamed")
-        return rename(source, target)
+        return replace(source, target)
 
-    monkeypatch.setattr(Path, "rename", check)
+    monkeypatch.setattr(os, "replace", check)
     load_index(train_folder, PARAMS, tmp_path / "cache")
     assert synced[-1] == "renamed"
 
