@@ -24,8 +24,7 @@ from torchvision import transforms
 from torchvision.transforms.functional import to_tensor
 
 from benchmarks.photos import write_photos
-from datasets.augmentations import Augmentation, AugmentationParams
-from datasets.augmenting.batch import augment_batch
+from datasets.augmentation import Augmentation, AugmentationParams, augment_batch
 from datasets.images import IMAGENET_MEAN, IMAGENET_STD, load_image, stack_images
 
 SIDE = 512  # of the augmented images, and of painted photos

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from datasets.augmentations import Augmentation
+from datasets.augmentation import Augmentation
 from datasets.class_index import ClassIndex
 from datasets.images import load_image, stack_images
 

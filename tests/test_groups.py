@@ -6,7 +6,7 @@ import torch
 from conftest import name, write_image
 from torch.utils.data import DataLoader
 
-from datasets.augmentations import Augmentation, AugmentationParams
+from datasets.augmentation import Augmentation, AugmentationParams
 from datasets.class_index import load_index
 from datasets.groups import GroupSampler, TrainDataset, collate
 from datasets.images import load_image

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 import commons
 from cosface_loss import MarginCosineProduct
-from datasets.augmentations import Augmentation, AugmentationParams
+from datasets.augmentation import Augmentation, AugmentationParams
 from datasets.catalog import find_train_folder
 from datasets.class_index import ClassIndex, load_index
 from datasets.groups import GroupSampler, TrainDataset

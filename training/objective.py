@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datasets.augmentations import Augmentation
+from datasets.augmentation import Augmentation
 from datasets.groups import collate
 from datasets.workers import outlive_signals
 

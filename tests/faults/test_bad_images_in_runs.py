@@ -11,7 +11,7 @@ from conftest import name, run, write_image
 from torch.utils.data import DataLoader
 
 import eval as evaluation_command
-from datasets.augmentations import Augmentation, AugmentationParams
+from datasets.augmentation import Augmentation, AugmentationParams
 from datasets.class_index import ClassIndex, load_index
 from datasets.groups import Draw, GroupSampler, TrainDataset, collate
 from datasets.images import load_image

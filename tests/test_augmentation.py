@@ -2,8 +2,7 @@ import pytest
 import torch
 from torchvision import transforms
 
-from datasets.augmentations import Augmentation, AugmentationParams
-from datasets.augmenting.batch import augment_batch
+from datasets.augmentation import Augmentation, AugmentationParams, augment_batch
 from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 
 NONE = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "random_resized_crop": 0}

@@ -13,7 +13,6 @@ import torch
 from filelock import FileLock
 from numba import njit
 
-from datasets.augmenting.recipes import NUM_STEPS, STEP, Recipe
 from datasets.image_names import compile_cached
 from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 
@@ -23,13 +22,16 @@ _SCALE = 1 / np.array(IMAGENET_STD, np.float32)
 _SHIFT = -np.array(IMAGENET_MEAN, np.float32) * _SCALE
 
 
-def augment_image(image: torch.Tensor, recipe: Recipe, image_size: int) -> torch.Tensor:
+def augment_image(
+    image: torch.Tensor, steps: np.ndarray, crop: tuple[int, int, int, int], image_size: int
+) -> torch.Tensor:
     """Augment an image.
 
     Args:
         image: uint8 [3, H, W] on the CPU; quickest if the colours of a pixel are side by side in
             memory, as `load_image` leaves them.
-        recipe: What is done to it.
+        steps: Of the colour jitter, see `augmentation.Recipe`. STEP [NUM_STEPS].
+        crop: top, left, height, width in pixels.
         image_size: Side of the result.
 
     Returns:
@@ -37,25 +39,28 @@ def augment_image(image: torch.Tensor, recipe: Recipe, image_size: int) -> torch
     """
     rows = image.permute(1, 2, 0).contiguous().flatten(1).numpy()  # [H, 3 * W]
     augmented = torch.empty(3, image_size, image_size)
-    _augment(rows, recipe.crop, recipe.steps, _SCALE, _SHIFT, augmented.numpy())
+    _augment(rows, crop, steps, _SCALE, _SHIFT, augmented.numpy())
     return augmented
 
 
-def compile_kernel() -> None:
-    """Compile (seconds, once for an installation) or load what was compiled (milliseconds).
+def compile_kernel(steps: np.ndarray) -> None:
+    """Compile (seconds, once for an installation) or load the machine code (milliseconds).
 
-    Done before loader workers start: those that are forked have it, others load it. Numba keeps
-    machine code in NUMBA_CACHE_DIR, else in __pycache__, else in the user's cache folder, in files
-    that are replaced whole; the lock keeps processes that start together from giving one name to
-    code for two processors.
+    Done before loader workers start: forked ones have it, others load it. Numba caches machine code
+    in NUMBA_CACHE_DIR, else in __pycache__, else in the user's cache folder, in files that are
+    written atomically; the lock keeps processes that start together from giving one name to code
+    for two processors.
+
+    Args:
+        steps: Any ones. STEP [NUM_STEPS].
     """
     folder = _augment.stats.cache_path
     with contextlib.ExitStack() as held:
         if folder is not None:
             with contextlib.suppress(OSError):  # another user's lock: then without it
-                held.enter_context(FileLock(os.path.join(folder, "augmenting.lock")))
+                held.enter_context(FileLock(os.path.join(folder, "augmentation.lock")))
         pixel = torch.zeros(3, 1, 1, dtype=torch.uint8)
-        augment_image(pixel, Recipe(np.zeros(NUM_STEPS, STEP), (0, 0, 1, 1)), 1)
+        augment_image(pixel, steps, (0, 0, 1, 1), 1)
 
 
 @compile_cached

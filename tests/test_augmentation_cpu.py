@@ -9,11 +9,16 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from datasets.augmentations import Augmentation, AugmentationParams
-from datasets.augmenting import batch, kernel
-from datasets.augmenting.batch import augment_batch
-from datasets.augmenting.kernel import augment_image
-from datasets.augmenting.recipes import NUM_STEPS, STEP, Recipe
+from datasets import augmentation_cpu
+from datasets.augmentation import (
+    NUM_STEPS,
+    STEP,
+    Augmentation,
+    AugmentationParams,
+    Recipe,
+    augment_batch,
+)
+from datasets.augmentation_cpu import augment_image
 from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 
 UNCHANGED = (1, 0, 0, 0)
@@ -23,7 +28,11 @@ def augment_alone_in_batch(image, recipe, image_size):
     return augment_batch([image], [recipe], image_size)[0]
 
 
-both_ways = pytest.mark.parametrize("augment", [augment_image, augment_alone_in_batch])
+def augment_by_kernel(image, recipe, image_size):
+    return augment_image(image, *recipe, image_size)
+
+
+both_ways = pytest.mark.parametrize("augment", [augment_by_kernel, augment_alone_in_batch])
 
 
 def make_recipe(crop, *steps):
@@ -95,10 +104,10 @@ def test_batch_of_mixed_sizes_equals_the_kernel(monkeypatch):
         draw = augmentation.recipes.draw
         recipes = [draw(image, first_seed + i) for i, image in enumerate(images)]
         expected = torch.stack(
-            [augment_image(*pair, 24) for pair in zip(images, recipes, strict=True)]
+            [augment_by_kernel(*pair, 24) for pair in zip(images, recipes, strict=True)]
         )
         for pixels in (1 << 23, 2 * 20 * 30, 1):
-            monkeypatch.setattr(batch, "_PIXELS_AT_ONCE", pixels)
+            monkeypatch.setattr("datasets.augmentation._PIXELS_AT_ONCE", pixels)
             actual = augment_batch(images, recipes, 24)
             torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
@@ -128,11 +137,11 @@ def test_copies_in_other_processes_do_the_same():
 
 AUGMENT = """
 import torch
-from datasets.augmentations import Augmentation, AugmentationParams
-from datasets.augmenting import kernel
+from datasets.augmentation import Augmentation, AugmentationParams
+from datasets import augmentation_cpu
 image = torch.arange(240).to(torch.uint8).view(3, 8, 10)
 augmented = Augmentation(AugmentationParams(8))(image, 4)
-loaded = sum(kernel._augment.stats.cache_hits.values())
+loaded = sum(augmentation_cpu._augment.stats.cache_hits.values())
 print(loaded, augmented.double().sum().item())
 """
 
@@ -173,7 +182,7 @@ def test_without_a_writable_folder_it_compiles_for_itself(tmp_path):
     shutil.copytree(
         REPOSITORY / "datasets", tmp_path / "datasets", ignore=shutil.ignore_patterns("__pycache__")
     )
-    (tmp_path / "datasets" / "augmenting" / "__pycache__").touch()  # no folder can be made
+    (tmp_path / "datasets" / "__pycache__").touch()  # no folder can be made
     nowhere = dict.fromkeys(("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME"), "/dev/null/nowhere")
     assert finish(start(tmp_path, **nowhere)) == (0, expected_total())
 
@@ -185,4 +194,4 @@ def test_one_signature_is_compiled():
         augmentation(image, 0)
         augmentation(image.contiguous(memory_format=torch.contiguous_format), 1)
         augmentation(image.permute(1, 2, 0).contiguous().permute(2, 0, 1), 2)
-    assert len(kernel._augment.signatures) == 1
+    assert len(augmentation_cpu._augment.signatures) == 1
