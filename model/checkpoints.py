@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from model.backbones import BACKBONES
-from model.files import read_checkpoint
+from model.checkpoint_files import read_checkpoint
 from model.layers import POOLINGS
 from model.network import GeoLocalizationNet, build_network
 

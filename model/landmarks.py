@@ -21,7 +21,7 @@ from torch import nn
 
 from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 from model.backbones import build_backbone
-from model.files import read_checkpoint
+from model.checkpoint_files import read_checkpoint
 from model.layers import GeM
 from model.published import LANDMARK_DIM
 

@@ -10,8 +10,8 @@ from torch import nn
 
 import commons
 from model.any_model import describe_any_model, load_any_model, parse_model_spec
+from model.checkpoint_files import read_checkpoint
 from model.checkpoints import network_of
-from model.files import read_checkpoint
 from model.landmarks import is_landmark_checkpoint, landmark_network_of
 
 

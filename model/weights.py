@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from model.files import read_checkpoint
+from model.checkpoint_files import read_checkpoint
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in a folder of the Hugging Face hub
 _ELSEWHERE = (

@@ -20,7 +20,7 @@ from training_runs import SMALL
 import commons
 from datasets.image_names import ImageName, format_image_name
 from model import build_network
-from model.files import save_atomically
+from model.checkpoint_files import save_atomically
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

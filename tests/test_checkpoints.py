@@ -6,8 +6,8 @@ import torch
 from state_dict_keys import descriptors_by_hand, network_shapes, random_state
 
 from model import build_network
+from model.checkpoint_files import read_checkpoint, save_atomically
 from model.checkpoints import load_network
-from model.files import read_checkpoint, save_atomically
 from model.layers import POOLINGS, GeM
 
 SHAPES = network_shapes("ResNet18", 32)

@@ -10,8 +10,8 @@ from state_dict_keys import descriptors_by_hand, network_shapes, random_state
 
 from model import build_network
 from model.any_model import describe_any_model, load_any_model
+from model.checkpoint_files import save_atomically
 from model.export import largest_difference, main
-from model.files import save_atomically
 
 # EfficientNet_Lite0 pads by the size of the images; the poolings without parameters keep their
 # names in the state dict.

@@ -16,7 +16,7 @@ from datasets.images import open_image
 from evaluation.localization import find_coordinates, measure_confidence, measure_spread
 from localize import main
 from model import build_network
-from model.files import save_atomically
+from model.checkpoint_files import save_atomically
 
 
 @pytest.fixture

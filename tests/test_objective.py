@@ -10,7 +10,7 @@ from forked_commands import run_forked, wait_until
 from training_runs import SMALL, assert_same_state, metrics_of, position_of, state_of
 
 from methods import METHODS
-from model.files import read_checkpoint
+from model.checkpoint_files import read_checkpoint
 from parser import parse_train_arguments
 from train import main as train_main
 from training.setup import OBJECTIVES, objective_of

@@ -16,7 +16,7 @@ from training_runs import SMALL, metrics_of, tensors_of
 from datasets.class_index import load_index
 from datasets.groups import GroupSampler
 from datasets.partition import PartitionParams
-from model.files import read_checkpoint
+from model.checkpoint_files import read_checkpoint
 from train import main as train_main
 
 

@@ -14,8 +14,8 @@ import torch
 from conftest import REPOSITORY, name, run, write_image
 from training_runs import SMALL, assert_same_state, metrics_of
 
+from model.checkpoint_files import read_checkpoint, save_atomically
 from model.checkpoints import load_network
-from model.files import read_checkpoint, save_atomically
 from train import main as train_main
 from training.checkpoints import note_changes
 

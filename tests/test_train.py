@@ -11,8 +11,8 @@ from training_runs import assert_same_state, metrics_of
 import commons
 from eval import main as eval_main
 from model import build_network
+from model.checkpoint_files import read_checkpoint
 from model.checkpoints import load_network
-from model.files import read_checkpoint
 from train import main as train_main
 
 

@@ -10,8 +10,8 @@ from training_runs import SMALL
 from eval import main as eval_main
 from localize import main as localize_main
 from model import build_network
+from model.checkpoint_files import read_checkpoint, save_atomically
 from model.checkpoints import load_network
-from model.files import read_checkpoint, save_atomically
 from train import main as train_main
 
 GIVEN = ("--backbone=", "--fc_output_dim=", "--image_size=", "--resize_test_imgs=")

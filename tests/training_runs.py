@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 
 from model import build_network
-from model.files import read_checkpoint
+from model.checkpoint_files import read_checkpoint
 from parser import parse_train_arguments
 from training.classification import Classification, ClassificationSettings
 from training.state import Optimization, Training
@@ -59,7 +59,7 @@ def assert_same_state(folder, other):
 
 def state_of(folder):
     """Read the last checkpoint, without flags and times."""
-    checkpoint = read_checkpoint(folder / "last_checkpoint.pth", needs_digest=True)
+    checkpoint = read_checkpoint(folder / "last_checkpoint.pth")
     del checkpoint["args"], checkpoint["progress"]["seconds"]
     return checkpoint | {"metrics": without_measurements(checkpoint["metrics"])}
 
@@ -76,5 +76,5 @@ def without_measurements(lines):
 
 def position_of(folder):
     """Return epoch and iteration of the last checkpoint."""
-    checkpoint = read_checkpoint(folder / "last_checkpoint.pth", needs_digest=True)
+    checkpoint = read_checkpoint(folder / "last_checkpoint.pth")
     return checkpoint["epoch_num"], checkpoint["progress"]["iteration"]

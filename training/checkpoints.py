@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import commons
-from model.files import DamagedFileError, read_checkpoint, save_atomically, save_keeping_previous
+from model.checkpoint_files import (
+    DamagedFileError,
+    read_checkpoint,
+    save_atomically,
+    save_keeping_previous,
+)
 from runs.folders import noticing_loss
 from runs.signals import StopSignals
 from training.metrics import Metrics, NotFiniteError, UnreadableImages
@@ -210,7 +215,7 @@ def read_training_checkpoint(path: Path, or_previous: bool = False) -> dict[str,
         ValueError: If it is damaged, or something else.
     """
     try:
-        checkpoint = read_checkpoint(path, needs_digest=True)
+        checkpoint = read_checkpoint(path)
     except DamagedFileError as error:
         return _read_previous(path, error, or_previous)
     _check_content(path, checkpoint)
@@ -252,7 +257,7 @@ def _read_previous(path: Path, error: DamagedFileError, or_previous: bool) -> di
     if path == previous or not previous.exists():
         raise error
     if not or_previous:
-        read_checkpoint(previous, needs_digest=True)
+        read_checkpoint(previous)
         raise ValueError(
             f"{error}. The previous one is intact: resume with --resume_train {previous}"
         ) from None

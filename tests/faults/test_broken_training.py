@@ -16,7 +16,7 @@ from training_runs import SMALL, assert_same_state, metrics_of, position_of, ten
 from datasets.class_index import load_index
 from datasets.groups import GroupSampler, TrainDataset
 from datasets.partition import PartitionParams
-from model.files import read_checkpoint
+from model.checkpoint_files import read_checkpoint
 from train import main as train_main
 from training.classification import Classification
 

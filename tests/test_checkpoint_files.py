@@ -1,18 +1,22 @@
-"""Files of tensors: whole or not at all, with a digest that other readers pass over."""
+"""Checkpoints: written atomically, read with all that state dicts and plain values need."""
 
 import hashlib
 import os
-import zipfile
+import struct
 from collections import OrderedDict
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
-from torch.torch_version import TorchVersion
 
 import commons
-from model.archives import check_content
-from model.files import DamagedFileError, read_checkpoint, save_atomically, save_keeping_previous
+from model.checkpoint_files import (
+    DamagedFileError,
+    read_checkpoint,
+    save_atomically,
+    save_keeping_previous,
+)
 
 
 def make_content():
@@ -51,7 +55,7 @@ def assert_equal(content, expected):
 
 def test_what_is_written_is_read(tmp_path):
     save_atomically(make_content(), tmp_path / "a.pth")
-    content = read_checkpoint(tmp_path / "a.pth", needs_digest=True)
+    content = read_checkpoint(tmp_path / "a.pth")
     assert_equal(content, make_content())
     versions = content["model_state_dict"]._metadata
     assert (
@@ -59,34 +63,35 @@ def test_what_is_written_is_read(tmp_path):
     )
 
 
-def test_bytes_are_let_through(tmp_path):
-    """Whether torch itself reads them depends on its version."""
-    save_atomically({"bytes": b"\x00\xff"}, tmp_path / "a.pth")
-    with open(tmp_path / "a.pth", "rb") as file:
-        check_content(file)
-    if torch.__version__ >= TorchVersion("2.6"):
-        assert read_checkpoint(tmp_path / "a.pth") == {"bytes": b"\x00\xff"}
-
-
 @pytest.mark.parametrize("mmap", [False, True])
 @pytest.mark.parametrize("weights_only", [False, True])
-def test_other_readers_pass_over_the_digest(tmp_path, mmap, weights_only):
+def test_torch_reads_what_is_written(tmp_path, mmap, weights_only):
     save_atomically(make_content(), tmp_path / "a.pth")
     content = torch.load(tmp_path / "a.pth", mmap=mmap, weights_only=weights_only)
     assert_equal(content, make_content())
 
 
-def test_a_file_is_an_archive_with_its_sha256_in_the_comment(tmp_path):
-    save_atomically(make_content(), tmp_path / "a.pth")
-    with zipfile.ZipFile(tmp_path / "a.pth") as archive:
-        assert archive.testzip() is None
-        kind, _, digest = archive.comment.decode().partition(":")
-    written = (tmp_path / "a.pth").read_bytes()[: -len(archive.comment)]
-    assert int.from_bytes(written[-2:], "little") == len(archive.comment)
-    assert kind == "SHA-256" and digest == hashlib.sha256(written[:-2] + b"\0\0").hexdigest()
-    with open(tmp_path / "plain.pth", "wb") as file:
-        torch.save(make_content(), file)
-    assert len(written) == (tmp_path / "plain.pth").stat().st_size
+def test_older_checkpoints_of_ours_are_read(tmp_path):
+    # Up to version 0.1.0 they had their SHA-256 in the comment of the zip archive.
+    path = tmp_path / "a.pth"
+    torch.save(make_content(), path)
+    written = path.read_bytes()
+    comment = f"SHA-256:{hashlib.sha256(written).hexdigest()}".encode()
+    path.write_bytes(written[:-2] + struct.pack("<H", len(comment)) + comment)
+    assert_equal(read_checkpoint(path), make_content())
+
+
+def test_safetensors_are_read(tmp_path):
+    content = {"a.count": torch.tensor(7), "a.weight": torch.rand(3, 4)}
+    save_file(content, tmp_path / "a.safetensors")
+    assert_equal(read_checkpoint(tmp_path / "a.safetensors"), content)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(8), b"\xff" * 8 + b"{}", b"no tensors at all"])
+def test_other_safetensors_are_refused(tmp_path, content):
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"a\.safetensors is not a checkpoint"):
+        read_checkpoint(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
@@ -103,8 +108,6 @@ def test_files_of_plain_torch_save_are_read(tmp_path, is_zip):
     loaded = read_checkpoint(path)
     assert_equal(loaded, torch.load(path, weights_only=True))
     assert loaded["shared"] is loaded["torch.int64"]
-    with pytest.raises(DamagedFileError, match=r"a\.pth is damaged: it has no SHA-256 at its end"):
-        read_checkpoint(path, needs_digest=True)
 
 
 def test_a_file_whose_path_is_not_ascii(tmp_path):
@@ -113,7 +116,7 @@ def test_a_file_whose_path_is_not_ascii(tmp_path):
     assert_equal(read_checkpoint(path), make_content())
 
 
-def test_a_pickle_of_python_2_with_pairs(tmp_path, monkeypatch):
+def test_a_pickle_of_python_2_with_pairs(tmp_path):
     # Python 2 made an OrderedDict of a list of [key, value] lists; old published files have that.
     content = OrderedDict(a=torch.arange(3), b=torch.ones(2))
 
@@ -163,7 +166,7 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path, 
 
     def fail(_):
         temporary = [file for file in tmp_path.iterdir() if file != path]
-        assert len(temporary) == 1  # half the work is done, elsewhere
+        assert len(temporary) == 1
         assert temporary[0].stat().st_size > 0
         raise OSError("a broken disk")
 
@@ -174,9 +177,9 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path, 
     assert [file.name for file in tmp_path.iterdir()] == ["model.pth"]
 
 
-def numbers(folder):
-    """Return the content of all checkpoints of a folder."""
-    return {file.name: read_checkpoint(file, True)["a"] for file in folder.iterdir()}
+def values_in(folder):
+    """Return the content of all checkpoints in a folder."""
+    return {file.name: read_checkpoint(file)["a"] for file in folder.iterdir()}
 
 
 @pytest.mark.parametrize("has_links", [True, False])
@@ -187,7 +190,7 @@ def test_the_previous_file_is_kept(tmp_path, monkeypatch, has_links):
     for number in range(4):
         save_keeping_previous({"a": number}, last, previous)
         expected = {"last.pth": number} | ({"previous.pth": number - 1} if number else {})
-        assert numbers(tmp_path) == expected
+        assert values_in(tmp_path) == expected
 
 
 def refuse_links(*_):
@@ -205,7 +208,7 @@ def test_a_damaged_file_never_takes_the_place_of_the_previous_before_a_new_one_i
 
     def check(source, target):
         if target == previous:
-            assert read_checkpoint(last, needs_digest=True)["a"] == 2
+            assert read_checkpoint(last)["a"] == 2
         replace(source, target)
 
     monkeypatch.setattr("os.replace", check)
@@ -213,9 +216,7 @@ def test_a_damaged_file_never_takes_the_place_of_the_previous_before_a_new_one_i
     assert previous.read_bytes() == b"damaged"
 
 
-def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_all_goes_on(
-    tmp_path, monkeypatch
-):
+def test_a_file_is_synced_before_its_name_and_its_name_before_saving_returns(tmp_path, monkeypatch):
     events = []
     fsync, replace = os.fsync, os.replace
 
