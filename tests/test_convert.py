@@ -2,7 +2,6 @@ import os
 
 import numpy as np
 import pytest
-import utm
 from conftest import write_image
 from photo_tables import (
     ROWS,
@@ -23,7 +22,7 @@ from datasets.image_lists import list_images
 from datasets.image_names import parse_image_name, read_numbers
 from datasets.partition import PartitionParams
 from tools.convert.__main__ import main
-from tools.convert.output import MODES
+from tools.convert.photos import MODES
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def read_gps_of_jpeg(path):
 
 
 def test_lund_is_where_the_bytes_of_its_photos_say(shared_data, tmp_path):
-    main(["exif", str(shared_data / "lund"), f"--out={tmp_path / 'out'}", "--mode=list"])
+    main(["exif", str(shared_data / "lund"), f"--out={tmp_path / 'out'}", "--mode=symlink"])
     paths = list_images(tmp_path / "out")
     assert len(paths) == 29
     for number, path in enumerate(paths):

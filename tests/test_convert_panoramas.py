@@ -129,19 +129,6 @@ def test_processes_write_the_same_into_the_same_sub_folders(tmp_path):
     assert {str(path.parent) for path in contents[0]} == {"37.70", "37.71", "37.72"}
 
 
-def test_listed_panoramas_have_the_fields_of_their_list(tmp_path):
-    photo = tmp_path / "raw" / "R0010023.png"
-    photo.parent.mkdir()
-    Image.fromarray(make_panorama(90, 416, 64)).save(photo)
-    (tmp_path / "in").mkdir()
-    line = f"{photo}\t{name(1, 2, 90, pano_id='R0010023', extension='.png')}\n"
-    (tmp_path / "in_images_paths.txt").write_text(line)
-    main(["panoramas", str(tmp_path / "in"), f"--out={tmp_path / 'out'}", "--jobs=1"])
-    files = sorted(os.listdir(tmp_path / "out"))
-    assert len(files) == 12 and sorted(os.listdir(photo.parent)) == [photo.name]
-    assert parse_image_name(files[3]).heading_deg == 90
-
-
 # ---- what is refused ----
 
 

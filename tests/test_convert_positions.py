@@ -72,7 +72,7 @@ def test_zones_far_apart_are_kept_with_a_warning(caplog):
     assert "far apart and keep them (10, 32, 54)" in caplog.text
 
 
-def test_metres_go_on_across_the_equator():
+def test_metres_continue_across_the_equator():
     places = [(0.001, 32.6), (-0.001, 32.6), (-0.002, 32.6)]
     for chosen, sign in ((places, -1), ([*places, (0.002, 32.6), (0.003, 32.6)], 1)):
         positions = project(*make(*chosen))

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.neighbors import KDTree
 
+from datasets.ground_truth import within_distance
 from datasets.image_lists import ImagePaths
-from datasets.positions import to_plane
+from datasets.positions import Utm, join_positions
 from tools.check.files import hash_names, make_name_cases
 from tools.check.findings import ERROR, FACT, OK, WARNING, Cases, Finding, plural
 from tools.check.image_files import ImageFacts
@@ -84,18 +84,11 @@ def count_positives(database: Positions, queries: Positions, threshold_m: float)
     known = [side.is_known for side in (database, queries)]
     if not (known[0].any() and known[1].any()):
         return num_positives
-    sides = list(zip((database, queries), known, strict=True))
-    zones = np.concatenate([side.zone[is_known] for side, is_known in sides])
-    positions_m, _ = to_plane(
-        np.concatenate([side.east_m[is_known] for side, is_known in sides]),
-        np.concatenate([side.north_m[is_known] for side, is_known in sides]),
-        np.where(zones == 0, np.nan, abs(zones)),
-        zones < 0,
-    )
-    num_database = known[0].sum()
-    num_positives[known[1]] = _count_near(
-        positions_m[:num_database], positions_m[num_database:], threshold_m
-    )
+    sides = [
+        _make_utm(side, is_known) for side, is_known in zip((database, queries), known, strict=True)
+    ]
+    truth = within_distance(join_positions(*sides), threshold_m)
+    num_positives[known[1]] = list(map(len, truth.positives_per_query))
     return num_positives
 
 
@@ -142,12 +135,11 @@ def _find_zones_apart(database: Positions, queries: Positions) -> list[int]:
     return query_zones[~np.isin(apart, (0, 1, 59)).any(axis=1)].tolist()
 
 
-def _count_near(database: np.ndarray, queries: np.ndarray, threshold_m: float) -> np.ndarray:
-    """Count database positions near each query; equal positions are looked up once."""
-    as_complex = np.ascontiguousarray(database).view(np.complex128)[:, 0]
-    places, counts = np.unique(as_complex, return_counts=True)
-    tree = KDTree(places.view(np.float64).reshape(-1, 2), leaf_size=64)
-    return np.array([counts[near].sum() for near in tree.query_radius(queries, threshold_m)])
+def _make_utm(positions: Positions, is_known: np.ndarray) -> Utm:
+    zones = positions.zone[is_known]
+    letters = np.select([zones < 0, zones > 0], [ord("M"), ord("N")]).astype(np.uint8)
+    numbers = np.where(zones == 0, np.nan, abs(zones))
+    return Utm(positions.east_m[is_known], positions.north_m[is_known], numbers, letters)
 
 
 def _judge_positives(facts: PairFacts) -> Finding:

@@ -15,11 +15,10 @@ import numpy as np
 
 import commons
 from datasets.image_lists import list_images
+from datasets.positions import NUM_ZONES
 from tools.convert.exif import read_exif
-from tools.convert.output import MODES, check_free, write_images
 from tools.convert.panoramas import CropParams, crop_panoramas
-from tools.convert.photos import Photos, format_names
-from tools.convert.positions import NUM_ZONES
+from tools.convert.photos import MODES, Photos, check_free, format_names, write_images
 from tools.convert.table import ALIASES, read_table
 
 _DESCRIPTION = """Bring photos into the '@' file names of SF-XL, which say where each was taken:
@@ -115,7 +114,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             "--mode",
             choices=MODES,
             default="copy",
-            help="copy or link the images; links take no space and change no file (default copy)",
+            help="copy or link the images; links take no space (default copy)",
         )
         source.add_argument(
             "--zone",

@@ -12,9 +12,8 @@ from tqdm import tqdm
 from datasets.file_reads import open_file
 from datasets.image_lists import list_images
 from datasets.images import FORMATS, errors_naming
-from tools.convert.photos import Photos
+from tools.convert.photos import Photos, format_timestamp
 from tools.convert.positions import project
-from tools.convert.timestamps import format_timestamp
 
 _NUM_SHOWN = 20
 _GPS = ExifTags.GPS

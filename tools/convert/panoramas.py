@@ -28,7 +28,7 @@ import commons
 from datasets.image_lists import ImagePaths
 from datasets.image_names import ImageName, format_image_name, parse_image_name, read_numbers
 from datasets.images import open_image
-from tools.convert.output import check_free
+from tools.convert.photos import check_free
 
 SF_XL_WIDTH_PX, SF_XL_CROP_PX = 3328, 512
 _SPHERE_MIDDLE = 768 / 1664  # of the height: the middle of the rows that SF-XL keeps
@@ -157,11 +157,8 @@ def find_rows(width: int, height: int, crop_width_share: float) -> tuple[int, in
 
 def _target(name: str) -> tuple[str, ImageName]:
     """Return the sub-folder of a panorama and the fields of its crops."""
-    subfolder = os.path.dirname(name)
-    if os.path.isabs(subfolder) or ".." in Path(subfolder).parts:  # the list names files elsewhere
-        subfolder = ""
     fields = parse_image_name(name)
-    return subfolder, replace(fields, extension=fields.extension.lower())
+    return os.path.dirname(name), replace(fields, extension=fields.extension.lower())
 
 
 def _check_different(

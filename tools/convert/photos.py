@@ -1,37 +1,54 @@
-"""Photos with what is known of each, and the '@' names that say it."""
+"""Photos, the '@' names that they get, and the folder that they are written to."""
 
+import datetime
 import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
+import commons
+from datasets.image_lists import LIST_ENDING
 from datasets.image_names import ImageName, format_image_name
-from tools.convert.positions import Positions
+from tools.convert.positions import PhotoPositions
 
 MAX_NAME_BYTES = 255  # of a file, on all usual file systems
 _UNSAFE = re.compile(r'[@/\\<>:"|?*\x00-\x1f\x7f]')  # '@' and what some file system does not take
+MODES = {"copy": shutil.copy2, "symlink": os.symlink, "hardlink": os.link}
+_TIME = re.compile(
+    r"(?P<year>\d{4})"
+    r"(?:[-:/.]?(?P<month>\d\d)"
+    r"(?:[-:/.]?(?P<day>\d\d)"
+    r"(?:[T_ ]*(?P<hour>\d\d)"
+    r"(?::?(?P<minute>\d\d)"
+    r"(?::?(?P<second>\d\d)(?:[.,]\d*)?"
+    r")?)?)?)?)?"
+    r"\s*(?:Z|UTC|[+-]\d\d:?\d\d)?"
+)
 
 
 @dataclass(frozen=True)
 class Photos:
-    """Image files and what is known of each, columns of equal length.
+    """Image files and the fields of their names, columns of equal length.
 
     Attributes:
         files: Absolute paths.
         positions: Where they were taken.
-        heading_deg: Clockwise from north, NaN if not known. float64 [num_images].
-        pitch_deg: NaN if not known. float64 [num_images].
-        roll_deg: NaN if not known. float64 [num_images].
-        height_m: NaN if not known. float64 [num_images].
+        heading_deg: Clockwise from north, NaN if unknown. float64 [num_images].
+        pitch_deg: NaN if unknown. float64 [num_images].
+        roll_deg: NaN if unknown. float64 [num_images].
+        height_m: NaN if unknown. float64 [num_images].
         pano_ids: "" for the stem of the file.
         timestamps: As SF-XL writes them, or "".
         notes: Any text, or "".
     """
 
     files: list[str]
-    positions: Positions
+    positions: PhotoPositions
     heading_deg: np.ndarray
     pitch_deg: np.ndarray
     roll_deg: np.ndarray
@@ -44,8 +61,8 @@ class Photos:
 def format_names(photos: Photos) -> list[str]:
     """Return one '@' name per photo, all different, also where case does not count.
 
-    Images that all fields agree on are told apart by a number after the pano_id: 2, 3 and so on.
-    The pano_id and the note get "_" for characters that file systems or '@' names do not allow.
+    Photos whose fields are all equal get a number after the pano_id: 2, 3 and so on. In the pano_id
+    and the note, "_" replaces characters that file systems or '@' names do not allow.
 
     Raises:
         ValueError: If a name is longer than a file system takes.
@@ -65,8 +82,75 @@ def format_names(photos: Photos) -> list[str]:
 
 
 def safe_text(text: str) -> str:
-    """Return text for a field of an '@' name, with "_" for characters that cannot be in it."""
+    """Return text for a field of an '@' name; "_" replaces characters that it cannot hold."""
     return _UNSAFE.sub("_", text)
+
+
+def format_timestamp(text: str) -> str:
+    """Write a time the way SF-XL does: YYYY[MM[DD[_hh[mm[ss]]]]].
+
+    Args:
+        text: YYYYMMDD and the like, ISO 8601 ("2016-06-01T12:30:00+02:00") or as EXIF writes it
+            ("2016:06:01 12:30:00"); or empty. Fractions of a second and the time zone are dropped.
+
+    Raises:
+        ValueError: If it is none of these, or no date of the calendar.
+    """
+    if not (text := text.strip()):
+        return ""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise ValueError(f"'{text}' is no time as in 20160601, 2016-06-01T12:30:00 or 201606")
+    parts = [part for part in match.groups() if part is not None]
+    try:
+        datetime.datetime(
+            *map(int, parts), *(1, 1)[len(parts) - 1 :]
+        )  # month and day may be absent
+    except ValueError as error:
+        raise ValueError(f"'{text}' is no time: {error}") from None
+    return "".join(parts[:3]) + ("_" if len(parts) > 3 else "") + "".join(parts[3:])
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that is not empty, or that has a list file beside it.
+
+    Raises:
+        FileExistsError: If it does.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not empty: choose another --out")
+    list_file = folder.with_name(f"{folder.name}{LIST_ENDING}")
+    if list_file.exists():
+        raise FileExistsError(
+            f"{list_file} exists and would be read instead of the images in {folder}: "
+            "choose another --out, or remove that file"
+        )
+
+
+def write_images(files: Sequence[str], names: Sequence[str], folder: Path, mode: str) -> None:
+    """Copy or link image files into a folder, under their '@' names.
+
+    Args:
+        files: Absolute paths.
+        names: Their '@' names, all different.
+        folder: Absolute; must be empty or absent.
+        mode: Key of MODES.
+
+    Raises:
+        FileExistsError: If the folder is not free.
+        OSError: If a file cannot be copied or linked; then nothing is written.
+    """
+    check_free(folder)
+    with commons.atomic_folder(folder) as temporary:
+        pairs = zip(files, names, strict=True)
+        for file, name in tqdm(pairs, desc=f"Images ({mode})", total=len(files), unit="img"):
+            try:
+                MODES[mode](file, temporary / name)
+            except OSError as error:
+                raise OSError(
+                    f"{file} cannot be brought to {folder} with --mode {mode} "
+                    f"({error.strerror}); nothing was written"
+                ) from None
 
 
 def _fields_of(photos: Photos) -> Iterator[ImageName]:

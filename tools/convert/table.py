@@ -12,9 +12,9 @@ from typing import TextIO
 import numpy as np
 
 from datasets.image_lists import IMAGE_EXTENSIONS
-from tools.convert.photos import Photos
-from tools.convert.positions import NUM_ZONES, keep_utm, project
-from tools.convert.timestamps import format_timestamp
+from datasets.positions import NUM_ZONES
+from tools.convert.photos import Photos, format_timestamp
+from tools.convert.positions import keep_utm, project
 
 # Field -> headers that mean it, the first of them that is there; case, "_" and blanks do not count.
 ALIASES = {

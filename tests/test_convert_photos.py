@@ -1,6 +1,6 @@
 import pytest
 
-from tools.convert.timestamps import format_timestamp
+from tools.convert.photos import format_timestamp
 
 
 @pytest.mark.parametrize(
