@@ -2,6 +2,7 @@ import os
 
 import numpy as np
 import pytest
+import utm
 from conftest import write_image
 from photo_tables import (
     ROWS,
