@@ -28,6 +28,8 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 VERSION = "0.1.0"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB from 0 to 1; images are normalised by these two
+IMAGENET_STD = (0.229, 0.224, 0.225)
 T = TypeVar("T")
 _NOISY_LOGGERS = (
     *("PIL", "matplotlib", "fontTools", "faiss", "tensorboard", "urllib3"),

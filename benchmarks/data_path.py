@@ -24,8 +24,9 @@ from torchvision import transforms
 from torchvision.transforms.functional import to_tensor
 
 from benchmarks.photos import write_photos
+from commons import IMAGENET_MEAN, IMAGENET_STD
 from datasets.augmentation import Augmentation, AugmentationParams, augment_batch
-from datasets.images import IMAGENET_MEAN, IMAGENET_STD, load_image, stack_images
+from datasets.images import load_image, stack_images
 
 SIDE = 512  # of the augmented images, and of painted photos
 BATCH_SIZE = 32

@@ -29,8 +29,8 @@ from torchvision import transforms
 
 from benchmarks.markdown import write_remark, write_table, write_title
 from benchmarks.photos import write_photos
+from commons import IMAGENET_MEAN, IMAGENET_STD
 from datasets.image_lists import ImagePaths, list_images
-from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 from evaluation.descriptors import Inference, Model, extract_descriptors
 from evaluation.views import View
 from model import build_network

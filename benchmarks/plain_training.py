@@ -12,9 +12,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from commons import IMAGENET_MEAN, IMAGENET_STD
 from cosface_loss import MarginCosineProduct
 from datasets.class_index import ClassIndex
-from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 from model import GeoLocalizationNet, build_network
 from training.state import Optimization
 

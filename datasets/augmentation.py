@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
+from commons import IMAGENET_MEAN, IMAGENET_STD
 from datasets.augmentation_cpu import augment_image, compile_kernel
-from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 
 NUM_STEPS = 4  # of the colour jitter, in random order
 STEP = np.dtype([(name, np.float32) for name in ("amount", "mean_grey", "grey", "hue")])

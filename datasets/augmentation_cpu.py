@@ -13,8 +13,8 @@ import torch
 from filelock import FileLock
 from numba import njit
 
+from commons import IMAGENET_MEAN, IMAGENET_STD
 from datasets.image_names import compile_cached
-from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 
 _F = np.float32  # numba takes a plain 0.5 for float64 and all that meets it becomes float64
 _FASTMATH = {"contract", "reassoc", "arcp", "nsz", "nnan", "ninf"}  # pixels are finite

@@ -13,8 +13,6 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from datasets.file_reads import read_file
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 # What Pillow may take a file for, whatever its extension. It knows some 40 formats more, among them
 # PostScript, which is a program that it lets another program run.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torchvision.transforms.v2 import functional
 
-from datasets.images import IMAGENET_MEAN, IMAGENET_STD
+from commons import IMAGENET_MEAN, IMAGENET_STD
 
 BENCHMARK_SIZE = "480x640"  # what the benchmark resizes to
 

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import commons
-from datasets.images import IMAGENET_MEAN, IMAGENET_STD
+from commons import IMAGENET_MEAN, IMAGENET_STD
 from model.checkpoints import load_network
 from model.exported import load_onnx, load_torchscript, require_packages
 from model.network import IMAGE_SIZE, GeoLocalizationNet

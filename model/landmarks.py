@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from datasets.images import IMAGENET_MEAN, IMAGENET_STD
+from commons import IMAGENET_MEAN, IMAGENET_STD
 from model.backbones import build_backbone
 from model.checkpoint_files import read_checkpoint
 from model.layers import GeM

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torchvision import transforms
 
+from commons import IMAGENET_MEAN, IMAGENET_STD
 from datasets.augmentation import Augmentation, AugmentationParams, augment_batch
-from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 
 NONE = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "random_resized_crop": 0}
 PAPER = {"brightness": 0.7, "contrast": 0.7, "saturation": 0.7, "hue": 0.5}

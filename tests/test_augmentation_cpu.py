@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
+from commons import IMAGENET_MEAN, IMAGENET_STD
 from datasets import augmentation_cpu
 from datasets.augmentation import (
     NUM_STEPS,
@@ -19,7 +20,6 @@ from datasets.augmentation import (
     augment_batch,
 )
 from datasets.augmentation_cpu import augment_image
-from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 
 UNCHANGED = (1, 0, 0, 0)
 

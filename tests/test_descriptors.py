@@ -6,8 +6,8 @@ import torch
 from conftest import write_image
 from PIL import Image
 
+from commons import IMAGENET_MEAN, IMAGENET_STD
 from datasets.image_lists import list_images
-from datasets.images import IMAGENET_MEAN, IMAGENET_STD
 from evaluation.batches import window_size
 from evaluation.descriptors import Inference, extract_descriptors, fill_rows
 from evaluation.rows import UNREADABLE, MemoryRows

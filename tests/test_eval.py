@@ -10,7 +10,7 @@ from conftest import run
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from datasets.images import IMAGENET_MEAN, IMAGENET_STD
+from commons import IMAGENET_MEAN, IMAGENET_STD
 from eval import main as eval_main
 from model import build_network
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from datasets.images import IMAGENET_MEAN, IMAGENET_STD
+from commons import IMAGENET_MEAN, IMAGENET_STD
 from evaluation.views import TEST_METHODS, View, parse_resize
 
 
