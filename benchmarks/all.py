@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def run(name: str) -> tuple[str, bool]:
-    """Run a benchmark; return what it prints, and whether it failed."""
+    """Run a benchmark; return its output, and whether it failed."""
     command, start_s = [sys.executable, "-m", f"benchmarks.{name}", "--quick"], time.perf_counter()
     sys.stderr.write(f"{' '.join(command[1:])}\n")
     result = subprocess.run(command, cwd=FOLDER.parent, stdout=subprocess.PIPE, text=True)
@@ -56,7 +56,7 @@ def run(name: str) -> tuple[str, bool]:
 
 
 def describe_machine() -> str:
-    """Return a heading with what the numbers depend on."""
+    """Return a heading with machine and versions."""
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     packages = ", ".join(f"{name} {version_of(name)}" for name in PACKAGES)
@@ -72,7 +72,7 @@ def describe_machine() -> str:
 
 
 def processor() -> str:
-    """Return the name of the processor, as Linux tells it."""
+    """Return the name of the processor."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()

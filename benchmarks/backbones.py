@@ -1,4 +1,4 @@
-"""What each backbone costs, in the network that it gets by default.
+"""Costs of each backbone, with its default head.
 
 python -m benchmarks.backbones
 python -m benchmarks.backbones --backbone ResNet18 ViT_B16
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.markdown import write_table, write_title
+from benchmarks.common import write_table, write_title
 from model import GeoLocalizationNet, build_network
 from model.backbones import BACKBONES
 from model.network import IMAGE_SIZE
@@ -25,7 +25,7 @@ COLUMNS = ("backbone", "descriptor", "image size", "parameters", "GFLOPs", "imag
 QUICK = ("ResNet18", "ResNet50", "VGG16", "EfficientNet_Lite0", "ViT_B16", "DINOv2_S")
 
 
-class Cost(NamedTuple):
+class BackboneCost(NamedTuple):
     """Of one network."""
 
     dim: int  # of its descriptors
@@ -41,7 +41,7 @@ def main() -> None:
     add = cli.add_argument
     add("--backbone", nargs="+", choices=BACKBONES, default=list(BACKBONES), metavar="NAME")
     add("--batch_size", type=int, default=4, help="images per batch")
-    add("--seconds", type=float, default=10.0, help="repeat at least so long")
+    add("--seconds", type=float, default=10.0, help="repeat for at least this time")
     add("--device", default="cpu", help="cpu or cuda")
     add("--quick", action="store_true", help="a few backbones, for 2 seconds each")
     args = cli.parse_args()
@@ -71,14 +71,14 @@ def main() -> None:
     )
 
 
-def measure(name: str, batch_size: int, seconds: float, device: torch.device) -> Cost:
+def measure(name: str, batch_size: int, seconds: float, device: torch.device) -> BackboneCost:
     """Count and time the network of a backbone."""
     with torch.device("meta"):
         network = build_network(name, backbone_weights="none").eval()
     side = network.image_size or IMAGE_SIZE
     flops = count_flops(network, side)
     network = build_network(name, backbone_weights="none").eval().to(device)
-    return Cost(
+    return BackboneCost(
         network.out_dim,
         side,
         sum(parameter.numel() for parameter in network.parameters()),

@@ -23,7 +23,7 @@ from torch.utils.data import default_collate
 from torchvision import transforms
 from torchvision.transforms.functional import to_tensor
 
-from benchmarks.photos import write_photos
+from benchmarks.common import write_photos
 from commons import IMAGENET_MEAN, IMAGENET_STD
 from datasets.augmentation import Augmentation, AugmentationParams, augment_batch
 from datasets.images import load_image, stack_images
@@ -41,7 +41,7 @@ From a JPEG of {kilobytes:.0f} kB to a normalised image of {side} x {side}, mill
 core an image: medians of {count} runs in {turns} turns over {num_photos} photos. The reference \
 is Pillow and torchvision's transforms of floats.
 
-| what | ours, ms | reference, ms | ratio | bar |
+| step | ours, ms | reference, ms | ratio | bar |
 |---|---:|---:|---:|---:|
 """
 T = TypeVar("T")
@@ -89,12 +89,12 @@ def plain_load(path: Path) -> torch.Tensor:
 
 
 def plain_augment(image: torch.Tensor) -> torch.Tensor:
-    """Augment floats; what is random comes from the global generator."""
+    """Augment floats with the global random generator."""
     return NORMALISE(CROP(JITTER(image)))
 
 
 def write_stages(paths: Sequence[Path], repetitions: int) -> None:
-    """Print what decoding and augmentation cost, and both together."""
+    """Print the costs of decoding, of augmentation, and of both."""
     augmentation, seeds = Augmentation(AugmentationParams(SIDE)), itertools.count()
     image, floats = load_image(paths[0]), plain_load(paths[0])
     cropped = CROP(floats)
@@ -121,7 +121,7 @@ def write_stages(paths: Sequence[Path], repetitions: int) -> None:
 
 
 def write_worker(paths: Sequence[Path], repetitions: int) -> None:
-    """Print what is left to a loader's worker if the device augments: images of a batch, joined."""
+    """Print the remaining cost of a loader's worker if the device augments."""
     batch = paths[:BATCH_SIZE]
     cost_ms = time_in_turns(
         {
@@ -136,7 +136,7 @@ def write_worker(paths: Sequence[Path], repetitions: int) -> None:
 
 
 def write_batch(images: Sequence[torch.Tensor], device: torch.device) -> None:
-    """Print what an image costs in a batch that is augmented on a device."""
+    """Print the cost of an image in a batch augmented on a device."""
     augmentation, seeds = Augmentation(AugmentationParams(SIDE)), itertools.count()
     images = [image.to(device) for image in images]
     floats = [image.contiguous() / 255 for image in images]

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
+from benchmarks.common import write_remark, write_table, write_title
 from benchmarks.make_names import write_names
-from benchmarks.markdown import write_remark, write_table, write_title
 from datasets.eval_sets import load_test_set
 from datasets.ground_truth import within_distance
 from datasets.positions import Positions

@@ -2,7 +2,7 @@
 
 python -m benchmarks.evaluation --num_images 8000
 
-A set of so many database images and so many queries of 512 x 512 goes through every part of
+A set of database images and queries of 512 x 512 goes through every part of
 eval.py. The descriptors are random; how long their extraction would take is measured on a few of
 the images with a ResNet-18, the smallest network of the paper.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.markdown import write_remark, write_table, write_title
+from benchmarks.common import write_remark, write_table, write_title
 from datasets.eval_sets import load_test_set
 from datasets.image_lists import ImagePaths
 from datasets.image_names import ImageName, format_image_name
@@ -38,7 +38,7 @@ PROVENANCE |= {"code_version": "", "seed": 0}
 
 
 def main() -> None:
-    """Evaluate a made-up set, print the seconds of each part."""
+    """Evaluate a random set, print the seconds of each part."""
     cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cli.add_argument("--num_images", type=int, default=8000, help="of database and of queries")
     cli.add_argument("--num_workers", type=int, default=2)
@@ -67,7 +67,7 @@ def main() -> None:
         extraction_s = measure_extraction(eval_set.database, inference) * 2 * num_images
     write_title(
         "Evaluation without the network",
-        f"What eval.py does with {num_images:,} database images and as many queries of "
+        f"eval.py with {num_images:,} database images and as many queries of "
         f"{IMAGE_SIZE_PX} x {IMAGE_SIZE_PX} beside their descriptors.",
     )
     write_table(("part", "seconds"), ((part, f"{value:.2f}") for part, value in seconds.items()))

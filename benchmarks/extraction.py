@@ -27,8 +27,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.markdown import write_remark, write_table, write_title
-from benchmarks.photos import write_photos
+from benchmarks.common import write_photos, write_remark, write_table, write_title
 from commons import IMAGENET_MEAN, IMAGENET_STD
 from datasets.image_lists import ImagePaths, list_images
 from evaluation.descriptors import Inference, Model, extract_descriptors
@@ -39,10 +38,10 @@ from model.inference import optimize
 PLAIN_BATCH = 4
 NUM_PROCESSES = 2
 SIZES = ((512, 512), (640, 480), (480, 640), (512, 384))  # width, height
-Describe = Callable[[ImagePaths], np.ndarray]  # to float32 [num_images, D]
+Extract = Callable[[ImagePaths], np.ndarray]  # to float32 [num_images, D]
 
 
-class Setting(NamedTuple):
+class ExtractionSetting(NamedTuple):
     """What is measured."""
 
     backbone: str
@@ -57,14 +56,14 @@ class Way(NamedTuple):
 
     name: str
     bar: str  # that its ratio is to reach for a database
-    describe: Describe
+    extract: Extract
     tolerance: float = 1e-5  # of the numbers of a descriptor
 
 
 def main() -> None:
     """Race all ways on images of one size and of several; print a Markdown table."""
     args = parse_arguments()
-    setting = Setting(
+    setting = ExtractionSetting(
         args.backbone,
         args.fc_output_dim,
         torch.device(args.device),
@@ -111,38 +110,38 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def measure_all(
-    setting: Setting, database: ImagePaths, mixed: ImagePaths, repetitions: int
+    setting: ExtractionSetting, database: ImagePaths, mixed: ImagePaths, repetitions: int
 ) -> Iterator[tuple[str, ...]]:
     """Yield a row for each kind of images and each way."""
     network = make_network(setting)
     in_batches, one_by_one = (
-        partial(describe_plainly, network, setting, batch_size) for batch_size in (PLAIN_BATCH, 1)
+        partial(extract_plainly, network, setting, batch_size) for batch_size in (PLAIN_BATCH, 1)
     )
     fast = optimize(network)
-    ways = [Way("default", "1.35", partial(describe, fast, setting))]
+    ways = [Way("default", "1.35", partial(extract, fast, setting))]
     if setting.device.type == "cuda":
-        ways.append(Way("16 bits", "", partial(describe, fast, setting, use_amp16=True), 1e-2))
+        ways.append(Way("16 bits", "", partial(extract, fast, setting, use_amp16=True), 1e-2))
     else:
         onnx = optimize(network, "onnxruntime")
-        ways.append(Way("onnxruntime", "1.8", partial(describe, onnx, setting)))
+        ways.append(Way("onnxruntime", "1.8", partial(extract, onnx, setting)))
     yield from race("database", database, in_batches, ways, repetitions)
     ways = [way._replace(bar="") for way in ways]
     yield from race("queries of one size", database, one_by_one, ways, repetitions)
     yield from race("queries of four sizes", mixed, one_by_one, ways, repetitions)
     if setting.device.type == "cpu":
         with Processes(setting) as processes:
-            ways = [Way(f"default, {NUM_PROCESSES} processes", "", processes.describe)]
+            ways = [Way(f"default, {NUM_PROCESSES} processes", "", processes.extract)]
             yield from race("database", database, in_batches, ways, repetitions)
 
 
 def race(
-    images: str, paths: ImagePaths, plain: Describe, ways: list[Way], repetitions: int
+    images: str, paths: ImagePaths, plain: Extract, ways: list[Way], repetitions: int
 ) -> Iterator[tuple[str, ...]]:
     """Run the plain loop and all ways in turns; yield a row for each way."""
     expected = plain(paths)  # all run once before they are timed
-    differences = [np.abs(way.describe(paths) - expected).max() for way in ways]
+    differences = [np.abs(way.extract(paths) - expected).max() for way in ways]
     speeds = [
-        [measure_speed(one, paths) for one in (plain, *(way.describe for way in ways))]
+        [measure_speed(one, paths) for one in (plain, *(way.extract for way in ways))]
         for _ in range(repetitions)
     ]
     plain_speeds, *ways_speeds = zip(*speeds, strict=True)
@@ -154,15 +153,15 @@ def race(
         yield images, way.name, *medians, ratio, way.bar, f"{difference:.1g}"
 
 
-def measure_speed(describe_all: Describe, paths: ImagePaths) -> float:
+def measure_speed(extract_all: Extract, paths: ImagePaths) -> float:
     """Return images per second."""
     start_s = time.perf_counter()
-    describe_all(paths)
+    extract_all(paths)
     return len(paths) / (time.perf_counter() - start_s)
 
 
-def describe(
-    model: Model, setting: Setting, paths: ImagePaths, use_amp16: bool = False
+def extract(
+    model: Model, setting: ExtractionSetting, paths: ImagePaths, use_amp16: bool = False
 ) -> np.ndarray:
     """Return descriptors as eval.py makes them."""
     inference = Inference(
@@ -171,7 +170,7 @@ def describe(
     return extract_descriptors(model, paths, View(), inference).descriptors
 
 
-class PlainDataset(Dataset):
+class PlainEvalDataset(Dataset):
     """Images as normalised float tensors."""
 
     def __init__(self, paths: ImagePaths) -> None:
@@ -190,13 +189,13 @@ class PlainDataset(Dataset):
         return self.transform(Image.open(self.paths[index]).convert("RGB"))
 
 
-def describe_plainly(
-    network: nn.Module, setting: Setting, batch_size: int, paths: ImagePaths
+def extract_plainly(
+    network: nn.Module, setting: ExtractionSetting, batch_size: int, paths: ImagePaths
 ) -> np.ndarray:
     """Return descriptors as the obvious program makes them."""
     is_cuda = setting.device.type == "cuda"
     loader = DataLoader(
-        PlainDataset(paths), batch_size, num_workers=setting.num_workers, pin_memory=is_cuda
+        PlainEvalDataset(paths), batch_size, num_workers=setting.num_workers, pin_memory=is_cuda
     )
     descriptors = np.empty((len(paths), setting.dim), np.float32)
     first = 0
@@ -211,18 +210,18 @@ def describe_plainly(
 class Processes:
     """Processes that share images and threads as those of torchrun do."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: ExtractionSetting) -> None:
         """Start them, each with a network."""
         threads = max(torch.get_num_threads() // NUM_PROCESSES, 1)
         self._pool = ProcessPoolExecutor(
             NUM_PROCESSES, get_context("spawn"), _prepare, (setting, threads)
         )
 
-    def describe(self, paths: ImagePaths) -> np.ndarray:
-        """Return descriptors; each process describes a shard."""
+    def extract(self, paths: ImagePaths) -> np.ndarray:
+        """Return descriptors; each process takes a shard."""
         bounds = [len(paths) * number // NUM_PROCESSES for number in range(NUM_PROCESSES + 1)]
         shards = [paths.subset(slice(*pair)) for pair in zip(bounds, bounds[1:], strict=False)]
-        return np.concatenate(list(self._pool.map(_describe_shard, shards)))
+        return np.concatenate(list(self._pool.map(_extract_shard, shards)))
 
     def __enter__(self) -> "Processes":
         """Lend them."""
@@ -233,17 +232,17 @@ class Processes:
         self._pool.shutdown()
 
 
-def _prepare(setting: Setting, threads: int) -> None:
+def _prepare(setting: ExtractionSetting, threads: int) -> None:
     torch.set_num_threads(threads)
-    global _describe_shard_with
-    _describe_shard_with = partial(describe, optimize(make_network(setting)), setting)
+    global _extract_shard_with
+    _extract_shard_with = partial(extract, optimize(make_network(setting)), setting)
 
 
-def _describe_shard(paths: ImagePaths) -> np.ndarray:
-    return _describe_shard_with(paths)
+def _extract_shard(paths: ImagePaths) -> np.ndarray:
+    return _extract_shard_with(paths)
 
 
-def make_network(setting: Setting) -> nn.Module:
+def make_network(setting: ExtractionSetting) -> nn.Module:
     """Return a network with random weights, and BatchNorms as if it had been trained."""
     torch.manual_seed(0)
     network = build_network(setting.backbone, setting.dim, backbone_weights="none").eval()

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
-from benchmarks.markdown import write_remark, write_table, write_title
+from benchmarks.common import write_remark, write_table, write_title
 from benchmarks.tiled_city import DIM, TiledCity, make_tiled_city
 from evaluation.indexes import (
     EXACT,
@@ -46,7 +46,7 @@ NUM_TRAINED, TRAINED_PER_LIST = 65_536, 64  # descriptors, at least; see `build_
 WORTH_IT = 0.8  # of the time of the exact search, below which another one is recommended
 
 
-class Cost(NamedTuple):
+class IndexCost(NamedTuple):
     """What an index took, and what it found."""
 
     spec: IndexSpec  # with all parameters
@@ -105,14 +105,14 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def measure(city: TiledCity, spec: IndexSpec) -> Cost:
+def measure(city: TiledCity, spec: IndexSpec) -> IndexCost:
     """Build and search in a new process."""
     sys.stderr.write(f"{describe_index(spec)}\n")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measured, (city, spec))
 
 
-def _measured(city: TiledCity, spec: IndexSpec) -> Cost:
+def _measured(city: TiledCity, spec: IndexSpec) -> IndexCost:
     database, queries = city.database, city.queries
     spec = choose_params(spec, *database.shape)
     search_index(Index(database), queries[:1], 1)  # so that the file is in memory
@@ -127,7 +127,7 @@ def _measured(city: TiledCity, spec: IndexSpec) -> Cost:
         searches_s.append(time.perf_counter() - start_s)
     in_memory, on_disk = measure_bytes(index, city.folder)
     search_s = statistics.median(searches_s)
-    return Cost(spec, build_s, train_s, search_s, in_memory, on_disk, predictions)
+    return IndexCost(spec, build_s, train_s, search_s, in_memory, on_disk, predictions)
 
 
 def measure_training(database: np.ndarray, spec: IndexSpec, build_s: float) -> float:
@@ -154,7 +154,7 @@ def measure_bytes(index: Index, folder: Path) -> tuple[float, float]:
     return os.path.getsize(folder / "index.faiss") / index.num_descriptors, on_disk
 
 
-def describe(city: TiledCity, cost: Cost, exact: Cost) -> tuple[str, ...]:
+def describe(city: TiledCity, cost: IndexCost, exact: IndexCost) -> tuple[str, ...]:
     """Return a row of the table."""
     shared = [
         np.isin(right, row).mean()
@@ -172,12 +172,12 @@ def describe(city: TiledCity, cost: Cost, exact: Cost) -> tuple[str, ...]:
     )
 
 
-def measure_top_1(cost: Cost, exact: Cost) -> float:
+def measure_top_1(cost: IndexCost, exact: IndexCost) -> float:
     """Return how many nearest neighbours are the exact ones, in percent."""
     return 100 * float((cost.predictions[:, 0] == exact.predictions[:, 0]).mean())
 
 
-def recommend(costs: Mapping[str, Cost], num_measured: int, size: int) -> tuple[str, ...]:
+def recommend(costs: Mapping[str, IndexCost], num_measured: int, size: int) -> tuple[str, ...]:
     """Return a row with the cheapest index for a database of some size, used once or kept."""
     projected = {name: project(costs, name, num_measured, size) for name in costs}
     fitting = {
@@ -202,7 +202,7 @@ def recommend(costs: Mapping[str, Cost], num_measured: int, size: int) -> tuple[
 
 
 def project(
-    costs: Mapping[str, Cost], name: str, num_measured: int, size: int
+    costs: Mapping[str, IndexCost], name: str, num_measured: int, size: int
 ) -> tuple[float, float]:
     """Return the seconds of build and search at another size than the measured one."""
     cost, growth = costs[name], size / num_measured

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.common import measure, median_cost
 from benchmarks.make_names import write_names
-from benchmarks.memory import measure, median_cost
 from datasets.image_lists import LIST_ENDING, list_images, walk_images
 
 QUICK = {"num_images": 150_000, "repetitions": 1}
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{args.num_images:,} empty files in {num_folders:,} folders, all known to the system's "
         f"cache. Medians of {args.repetitions}, in turn, each run a process of its own; memory is "
         "the peak of anonymous memory above the imports.\n\n"
-        "| what | s | of a processor, s | memory, MB | x faster than glob | bar |\n"
+        "| step | s | of a processor, s | memory, MB | x faster than glob | bar |\n"
         "|---|---:|---:|---:|---:|---:|\n"
     )
     reference = costs[list_by_glob].seconds
@@ -57,7 +57,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     cli.add_argument("--num_images", type=int, default=1_000_000)
     cli.add_argument("--repetitions", type=int, default=3, help="of which the median is shown")
     cli.add_argument(
-        "--folder", type=Path, help="with room for so many files (default: that of tempfile)"
+        "--folder", type=Path, help="for the generated files (default: that of tempfile)"
     )
     cli.add_argument("--quick", action="store_true", help=f"as {QUICK}")
     if cli.parse_args(argv).quick:

@@ -1,11 +1,11 @@
-"""Write a list of as many file names as SF-XL has, or any other number, without the images.
+"""Write a list of file names of any length, that of SF-XL or another, without the images.
 
 python -m benchmarks.make_names --num_images 41200000 --folder data/names/train
 
-A made-up city: streets 100 m apart that are not aligned with the UTM axes, driven once or often
+A procedural city: streets 100 m apart that are not aligned with the UTM axes, driven once or often
 between 2009 and 2021, a panorama about every 10 m, 12 crops a panorama. The list stands beside the
 folder, sorted as a listing is. Of the images only the first one exists, as an empty file, so that
-the folder can be listed. Another seed is another city.
+the folder can be listed. The seed decides the city.
 """
 
 import argparse
@@ -27,6 +27,8 @@ _ORIGIN_M = (545_000.0, 4_175_000.0)  # a corner of the city, in zone 10 S
 _STREET_ANGLE_DEG = 9.6
 _BLOCK_M, _SPACING_M = 100.0, 10.0  # between streets; between panoramas of a drive
 _PANORAMAS_PER_DRIVE = int(_BLOCK_M / _SPACING_M)  # a drive passes one block of one street
+_ODD_NUMBERS = ("{:.0f}", "{:010.2f}", "{:.5f}", "{:.14f}", "{!r}", "{:e}", "{:+.3f}", "{:09.1f}")
+_ODD_FOLDERS = ("", "37.70/", "a@b@c/", "deep/er@/", "x/" * 150)
 _DRIVES_MEDIAN, _DRIVES_SPREAD = 18.0, 0.6  # of a block, log-normal
 _LANE_M, _NOISE_M = 2.0, 0.5  # standard deviations of a drive and of a panorama, across
 _STRAY_SHARE, _STRAY_M = 0.02, 25.0  # panoramas on paths and in yards beside the street
@@ -193,6 +195,33 @@ def _fill(template: bytes, fields: Mapping[bytes, np.ndarray], num_lines: int) -
 
 def _columns(template: bytes, letter: bytes) -> np.ndarray:
     return np.flatnonzero(np.frombuffer(template, np.uint8) == ord(letter))
+
+
+def make_odd_lines(num_lines: int, seed: int = 0) -> list[str]:
+    """Return lines with headings that are negative, huge or fractions, and '@' in folders."""
+    rng = np.random.default_rng(seed)
+
+    def number(low: float, high: float) -> str:
+        return str(rng.choice(_ODD_NUMBERS)).format(float(rng.uniform(low, high)))
+
+    lines = []
+    for image in range(num_lines):
+        east, north, heading = number(-60, 60), number(-60, 60), number(-400, 800)
+        rest = "@" * int(rng.integers(1, 9))
+        name = f"@{east}@{north}@10@S@@@pano{image}@@{heading}{rest}.jpg"
+        lines.append(f"{rng.choice(_ODD_FOLDERS)}{name}")
+    return lines
+
+
+def write_odd_names(folder: Path, num_lines: int) -> Path:
+    """Write odd lines with a byte order mark and CRLF, and an empty first image."""
+    lines = make_odd_lines(num_lines)
+    first = folder / lines[0]
+    first.parent.mkdir(parents=True)
+    first.touch()
+    list_file = folder.with_name(f"{folder.name}_images_paths.txt")
+    list_file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    return list_file
 
 
 def main(argv: Sequence[str] | None = None) -> None:

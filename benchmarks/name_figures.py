@@ -3,7 +3,7 @@
 python -m benchmarks.name_figures --num_images 41200000
 
 Both count the panoramas of a list of a million names. The loop is the obvious program: split each
-name, put its panorama into a dict. Then the figures are drawn from as many names as SF-XL has.
+name, put its panorama into a dict. Then the figures are drawn from a list as long as SF-XL.
 Every run is a process of its own, so that peak memories compare.
 """
 
@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common import measure, write_table, write_title
 from benchmarks.make_names import write_names
-from benchmarks.markdown import write_table, write_title
-from benchmarks.memory import measure
 from datasets.partition import PartitionParams
 from paper.name_figures import draw_panorama_figures, draw_query_years
 from paper.panoramas import count_per_cell, read_panoramas
@@ -87,7 +86,7 @@ def count_by_loop(train: Path) -> tuple[Counter, Counter]:
 
 
 def count_by_columns(train: Path) -> tuple[Counter, Counter]:
-    """Count what `count_by_loop` does."""
+    """Count like `count_by_loop`."""
     panoramas = read_panoramas(train)
     per_cell, _ = count_per_cell(panoramas, PartitionParams().M)
     counted = (np.unique(values, return_counts=True) for values in (per_cell, panoramas.years))

@@ -17,9 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import plain_partition
-from benchmarks.make_names import write_names
-from benchmarks.memory import Cost, measure, median_cost, read_memory_mb
-from benchmarks.odd_names import write_odd_names
+from benchmarks.common import Cost, measure, median_cost, read_memory_mb
+from benchmarks.make_names import write_names, write_odd_names
 from datasets.class_index import ClassIndex, load_index
 from datasets.partition import PartitionParams
 
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{args.num_images:,} names of `make_names`. Medians of {args.repetitions}, in turn, each "
         "run a process of its own, lists in the page cache; memory is the peak of anonymous memory "
         "above the imports. Bars are those of 5 M and of 41.2 M names.\n\n"
-        "| what | index | plain loop | ratio | bar |\n|---|---:|---:|---:|---:|\n"
+        "| step | index | plain loop | ratio | bar |\n|---|---:|---:|---:|---:|\n"
     )
     sys.stdout.writelines(f"| {' | '.join(row)} |\n" for row in rows_of_both(both, args.num_images))
     if alone:
@@ -153,7 +152,7 @@ def open_groups(folder: Path, cache_folder: Path) -> None:
 
 
 def load_groups(cache_file: Path) -> None:
-    """Open as many groups by loading, keep all of them, and take an image of each."""
+    """Load as many groups, all at once, and take an image of each."""
     groups = [plain_partition.open_group(cache_file, group) for group in range(GROUPS_NUM)]
     for classes, images in groups:
         images[classes[0]][0]
@@ -230,7 +229,7 @@ def rows_alone(alone: Alone, num_images: int) -> list[tuple[str, ...]]:
 
 
 def project(both: Both, num_images: int, alone: Alone, num_alone: int) -> str:
-    """Say what the largest list would take, if memory and time go on as between two lists."""
+    """Extrapolate time and memory from two lists to the largest."""
     if num_alone <= num_images:
         return ""
     steps = num_alone - num_images

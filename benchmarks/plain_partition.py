@@ -1,6 +1,6 @@
 """The obvious program for classes and groups: loops over names, a dict of lists, torch.save.
 
-It is what `partition` is measured against, and takes the steps that CosPlace's own code takes. To
+The reference of `partition`, with the steps of the original CosPlace. To
 open a group is to load all of them.
 """
 

@@ -19,7 +19,7 @@ from model import GeoLocalizationNet, build_network
 from training.state import Optimization
 
 
-class Setting(NamedTuple):
+class TrainingSetting(NamedTuple):
     """What is measured."""
 
     backbone: str
@@ -35,13 +35,13 @@ class Setting(NamedTuple):
     classifiers_lr: float  # of the head
 
 
-def make_network(setting: Setting) -> GeoLocalizationNet:
+def make_network(setting: TrainingSetting) -> GeoLocalizationNet:
     """Return the same random network each time; the head that is made next is the same, too."""
     torch.manual_seed(0)
     return build_network(setting.backbone, backbone_weights="none")
 
 
-def random_batch(setting: Setting) -> tuple[torch.Tensor, torch.Tensor]:
+def random_batch(setting: TrainingSetting) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images and labels on the device."""
     generator = torch.Generator().manual_seed(0)
     side = setting.image_size
@@ -53,7 +53,7 @@ def random_batch(setting: Setting) -> tuple[torch.Tensor, torch.Tensor]:
 class PlainTraining:
     """Network, head and optimizers as PyTorch makes them."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: TrainingSetting) -> None:
         """Put them on the device."""
         self.device = setting.device
         self.network = make_network(setting).to(self.device).train()
@@ -77,7 +77,7 @@ class PlainTraining:
         return loss.item()
 
 
-def plain_step(setting: Setting) -> Callable[[], float]:
+def plain_step(setting: TrainingSetting) -> Callable[[], float]:
     """Return the plain counterpart of `benchmarks.training.our_step`."""
     training, batch = PlainTraining(setting), random_batch(setting)
 
@@ -90,7 +90,7 @@ def plain_step(setting: Setting) -> Callable[[], float]:
     return run
 
 
-class PlainDataset(Dataset):
+class PlainTrainDataset(Dataset):
     """One random image of each class as floats, augmented or not."""
 
     def __init__(self, index: ClassIndex, augmentation: Callable | None) -> None:
@@ -111,7 +111,7 @@ class PlainDataset(Dataset):
             return self.augmentation(transforms.functional.to_tensor(image.convert("RGB"))), label
 
 
-def plain_loop(setting: Setting, index: ClassIndex) -> Callable[[], float]:
+def plain_loop(setting: TrainingSetting, index: ClassIndex) -> Callable[[], float]:
     """Return the plain counterpart of `benchmarks.training.our_loop`."""
     augmentation = transforms.Compose(
         [
@@ -122,7 +122,7 @@ def plain_loop(setting: Setting, index: ClassIndex) -> Callable[[], float]:
     )
     on_cuda = setting.device.type == "cuda"
     loader = DataLoader(
-        PlainDataset(index, None if on_cuda else augmentation),
+        PlainTrainDataset(index, None if on_cuda else augmentation),
         setting.batch_size,
         shuffle=True,
         num_workers=setting.num_workers,

@@ -21,8 +21,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from benchmarks.markdown import write_remark, write_table, write_title
-from benchmarks.memory import measure
+from benchmarks.common import measure, write_remark, write_table, write_title
 from evaluation.search import find_neighbors, merge_neighbors
 
 NUM_NEIGHBORS = 20
@@ -191,7 +190,7 @@ def check_equal(ours: Found, reference: Found) -> None:
 
 
 def check_parts(folder: Path) -> None:
-    """Stop if parts of the database, searched one by one, do not give what all of it gives."""
+    """Stop if searching parts of the database gives other results than all of it."""
     database = np.load(folder / "float32.npy", mmap_mode="r")
     queries = np.load(folder / "queries.npy")[:100]
     whole = find_neighbors(database, queries, NUM_NEIGHBORS)

@@ -46,7 +46,7 @@ class TiledCity:
 
 
 def make_tiled_city(folder: Path, num_database: int, num_queries: int) -> TiledCity:
-    """Draw the test district of the demo's mini city, describe and repeat it.
+    """Extract the test district of the demo's mini city, and repeat it.
 
     The network is the untrained one of `make demo`, an EfficientNet-Lite0 with ImageNet weights.
     Each copy of a descriptor gets a noise of its own, with the spectrum of the descriptors: it is
@@ -79,7 +79,7 @@ def make_tiled_city(folder: Path, num_database: int, num_queries: int) -> TiledC
 def _write_tiles(
     file: Path, descriptors: np.ndarray, pool: np.ndarray, num: int, rng: np.random.Generator
 ) -> None:
-    """Write so many noisy copies in turn; noise is the difference of two rows of the pool."""
+    """Write noisy copies in turn; noise is the difference of two rows of the pool."""
     tiles = np.lib.format.open_memmap(file, "w+", np.float32, (num, DIM))
     for first in range(0, num, _ROWS_PER_BLOCK):
         rows = np.arange(first, min(first + _ROWS_PER_BLOCK, num))

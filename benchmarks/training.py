@@ -21,11 +21,10 @@ from types import SimpleNamespace
 
 import torch
 
-from benchmarks.markdown import write_remark, write_table, write_title
-from benchmarks.photos import write_photos
+from benchmarks.common import write_photos, write_remark, write_table, write_title
 from benchmarks.plain_training import (
     PlainTraining,
-    Setting,
+    TrainingSetting,
     make_network,
     plain_loop,
     plain_step,
@@ -93,7 +92,7 @@ def measure_all(args: argparse.Namespace, index: ClassIndex) -> Iterator[tuple[s
     """Yield two rows for each backbone and batch size."""
     use_amp16, amp_dtype = args.amp is not None, args.amp or "fp16"
     for backbone, batch_size in product(args.backbones, args.batch_size):
-        setting = Setting(
+        setting = TrainingSetting(
             backbone,
             batch_size,
             args.image_size,
@@ -114,7 +113,7 @@ def measure_all(args: argparse.Namespace, index: ClassIndex) -> Iterator[tuple[s
 
 
 def race(
-    what: str, ours: Callable[[], float], plain: Callable[[], float], setting: Setting
+    what: str, ours: Callable[[], float], plain: Callable[[], float], setting: TrainingSetting
 ) -> tuple[str, ...]:
     """Run both in turns; return a row with their images per second."""
     speeds = [(ours(), plain()) for _ in range(1 + setting.repetitions)][1:]  # 1 to warm up
@@ -123,14 +122,14 @@ def race(
     return setting.backbone, str(setting.batch_size), what, *medians, f"{ratio:.2f}"
 
 
-def our_step(setting: Setting) -> Callable[[], float]:
+def our_step(setting: TrainingSetting) -> Callable[[], float]:
     """Return a function that trains on one batch again and again, and returns images/s."""
     images, labels = random_batch(setting)
     images = images.contiguous(memory_format=torch.channels_last)
     return training_on_one_batch(setting, images, labels)[1]
 
 
-def our_loop(setting: Setting, index: ClassIndex) -> Callable[[], float]:
+def our_loop(setting: TrainingSetting, index: ClassIndex) -> Callable[[], float]:
     """Return a function that trains on images of an index, and returns images/s."""
     training = make_training(setting, index)
     return lambda: train_iterations(training).images_per_second
@@ -142,7 +141,7 @@ def train_iterations(training: Training) -> EpochStats:
     return train_one_epoch(training, lambda training, unreadable: training.progress.check())
 
 
-def make_training(setting: Setting, index: ClassIndex | SimpleNamespace) -> Training:
+def make_training(setting: TrainingSetting, index: ClassIndex | SimpleNamespace) -> Training:
     """Return our training, of one group of an index."""
     flags = {
         "groups_num": 1,
@@ -159,7 +158,7 @@ def make_training(setting: Setting, index: ClassIndex | SimpleNamespace) -> Trai
 
 
 def training_on_one_batch(
-    setting: Setting, images: torch.Tensor, labels: torch.Tensor
+    setting: TrainingSetting, images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[Training, Callable[[], float]]:
     """Return a training whose batches are all the same, and a function that measures it."""
     classes = SimpleNamespace(classes=lambda group: range(setting.num_classes), digest="")
@@ -169,7 +168,7 @@ def training_on_one_batch(
     return training, lambda: train_iterations(training).images_per_second
 
 
-def check_same_losses(setting: Setting) -> None:
+def check_same_losses(setting: TrainingSetting) -> None:
     """Stop if some steps of both do not give the same mean loss."""
     batch = random_batch(setting)
     ours = train_iterations(training_on_one_batch(setting, *batch)[0]).loss
@@ -179,7 +178,7 @@ def check_same_losses(setting: Setting) -> None:
     assert abs(ours - theirs) < tolerance * theirs, f"the losses differ: {ours}, {theirs}"
 
 
-def find_largest_batch(setting: Setting) -> int:
+def find_largest_batch(setting: TrainingSetting) -> int:
     """Return the largest power of two of images that our step takes without running out."""
     batch_size = 32
     while True:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import name
 
-from benchmarks.odd_names import make_odd_lines
+from benchmarks.make_names import make_odd_lines
 from datasets.class_index import ARRAYS, ClassIndex, load_index
 from datasets.image_names import parse_image_name
 from datasets.partition import PartitionParams, find_cells

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks import listing, partition, plain_partition
+from benchmarks.common import measure
 from benchmarks.make_names import write_names
-from benchmarks.memory import measure
 from datasets.class_index import load_index
 
 

@@ -3,13 +3,13 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.indexes import Cost, measure_bytes, project, recommend
-from benchmarks.memory import measure
+from benchmarks.common import measure
+from benchmarks.indexes import IndexCost, measure_bytes, project, recommend
 from evaluation.indexes import IndexSpec, build_index, parse_index
 
 
 def cost(name, build_s, train_s, search_s, in_memory, on_disk):
-    return Cost(
+    return IndexCost(
         IndexSpec(name), build_s, train_s, search_s, in_memory, on_disk, np.zeros((1, 1), int)
     )
 
