@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     sys.stdout.write(
         "\nGroups, classes and members are the same, in the same order; so they are for "
-        f"{NUM_ODD:,} odd names (fractions, exponents, negative headings, '@' in folders, tabs, "
+        f"{NUM_ODD:,} odd names (fractions, exponents, negative headings, '@' in folders, "
         "CRLF, a byte order mark).\n"
     )
     if alone:

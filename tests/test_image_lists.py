@@ -2,9 +2,9 @@ import os
 
 import numpy as np
 import pytest
-from benchmarks.odd_names import make_odd_lines
 from conftest import name, write_image
 
+from benchmarks.make_names import make_odd_lines
 from datasets import image_lists
 from datasets.image_lists import (
     IMAGE_EXTENSIONS,
