@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     flags = vars(args) | provenance
     with (
-        StopSignals(*how_to_go_on(args.save_descriptors)),
+        StopSignals(*how_to_continue(args.save_descriptors)),
         run_folder(args.save_dir, "eval", flags) as folder,
     ):
         commons.setup_logging(folder)
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
 
-def how_to_go_on(save_descriptors: str | None) -> tuple[str, bool]:
+def how_to_continue(save_descriptors: str | None) -> tuple[str, bool]:
     """Return what is to be said when an evaluation is stopped, and whether it can be continued."""
     if save_descriptors is None:
         return "Start again; with --save_descriptors FOLDER it could be continued", False

@@ -11,7 +11,7 @@ from datasets.catalog import find_train_folder
 from datasets.class_index import load_index
 from datasets.partition import PartitionParams
 from paper.dimensions import CNNS, DATASETS, TRANSFORMERS, curve_sources
-from paper.judgements import Finding, Judgement, compare
+from paper.judgements import ClaimPart, Judgement, compare
 from paper.networks import CHOSEN, Source
 from paper.published import load_elsewhere, load_scalars, load_table
 from paper.results_of_runs import Study
@@ -29,33 +29,33 @@ def judge_claims(study: Study) -> list[Judgement]:
     return [Judgement(statement, tuple(check(study))) for statement, check in _CLAIMS.items()]
 
 
-def _max_beats_gem(study: Study) -> Iterator[Finding]:
+def _max_beats_gem(study: Study) -> Iterator[ClaimPart]:
     for dataset in study.scale.datasets(["pitts250k"]):
         yield _compare_rows(study, "table1", ("Max",), ("GeM",), dataset, operator.gt)
 
 
-def _gem_is_best_elsewhere(study: Study) -> Iterator[Finding]:
+def _gem_is_best_elsewhere(study: Study) -> Iterator[ClaimPart]:
     for dataset in study.scale.datasets(_TABLE_SETS[1:]):
         yield _compare_rows(study, "table1", ("GeM",), ("Max",), dataset, operator.ge)
 
 
-def _average_is_lowest(study: Study) -> Iterator[Finding]:
+def _average_is_lowest(study: Study) -> Iterator[ClaimPart]:
     for dataset in study.scale.datasets(_TABLE_SETS):
         for other in ("Max", "GeM"):
             yield _compare_rows(study, "table1", ("Average",), (other,), dataset, operator.le)
 
 
-def _max_beats_all_methods(study: Study) -> Iterator[Finding]:
+def _max_beats_all_methods(study: Study) -> Iterator[ClaimPart]:
     yield from _against_methods(study, "table2", source_of("table1", ("Max",), study.scale))
 
 
-def _cosplace_is_first(study: Study) -> Iterator[Finding]:
+def _cosplace_is_first(study: Study) -> Iterator[ClaimPart]:
     for table in ("table2", "table3"):
         source = source_of(table, ("CosPlace", "512", "SF-XL"), study.scale)
         yield from _against_methods(study, table, source)
 
 
-def _sf_xl_beats_landmarks(study: Study) -> Iterator[Finding]:
+def _sf_xl_beats_landmarks(study: Study) -> Iterator[ClaimPart]:
     for backbone in ("ResNet-50", "ResNet-101"):
         for better, worse in (("SF-XL", "GLD"), ("GLD", "SfM120k")):
             for dataset in study.scale.datasets(_TABLE_SETS):
@@ -63,7 +63,7 @@ def _sf_xl_beats_landmarks(study: Study) -> Iterator[Finding]:
                 yield _compare_rows(study, "table4", *rows, dataset, operator.gt)
 
 
-def _one_group_costs_a_point(study: Study) -> Iterator[Finding]:
+def _one_group_costs_a_point(study: Study) -> Iterator[ClaimPart]:
     drop = load_scalars()["one_group_drop"].value
     eight, one = (_val(study, "groups_num", value) for value in (CHOSEN["groups_num"], 1))
     yield compare(
@@ -71,7 +71,7 @@ def _one_group_costs_a_point(study: Study) -> Iterator[Finding]:
     )
 
 
-def _eight_groups_are_best(study: Study) -> Iterator[Finding]:
+def _eight_groups_are_best(study: Study) -> Iterator[ClaimPart]:
     chosen = CHOSEN["groups_num"]
     for value in study.scale.sweeps["groups_num"]:
         if value != chosen:
@@ -79,7 +79,7 @@ def _eight_groups_are_best(study: Study) -> Iterator[Finding]:
             yield compare(*sides, operator.ge, "val")
 
 
-def _128_beats_netvlad(study: Study) -> Iterator[Finding]:
+def _128_beats_netvlad(study: Study) -> Iterator[ClaimPart]:
     published: dict[str, float] = {}  # the highest, where several measured it
     for result in load_elsewhere():
         if (result.method, result.dim) == ("NetVLAD", 4096):
@@ -94,7 +94,7 @@ def _128_beats_netvlad(study: Study) -> Iterator[Finding]:
             )
 
 
-def _resnets_are_comparable(study: Study) -> Iterator[Finding]:
+def _resnets_are_comparable(study: Study) -> Iterator[ClaimPart]:
     networks = dict(_networks(study, 512))
     for dataset in study.scale.datasets(list(DATASETS)):
         vgg = ("VGG16 512-D", _recall(study, networks["VGG16"], dataset))
@@ -103,7 +103,7 @@ def _resnets_are_comparable(study: Study) -> Iterator[Finding]:
             yield compare(ours, vgg, lambda a, b: a >= b - _COMPARABLE, _title(dataset))
 
 
-def _transformers_are_lower(study: Study) -> Iterator[Finding]:
+def _transformers_are_lower(study: Study) -> Iterator[ClaimPart]:
     networks = dict(_networks(study, 512))
     for dataset in study.scale.datasets(list(DATASETS)):
         cnns = {name: _recall(study, networks[name], dataset) for name in networks}
@@ -115,14 +115,14 @@ def _transformers_are_lower(study: Study) -> Iterator[Finding]:
             yield compare(theirs, ("best 512-D CNN", best), operator.lt, _title(dataset))
 
 
-def _split_of_sf_xl(study: Study) -> Iterator[Finding]:
+def _split_of_sf_xl(study: Study) -> Iterator[ClaimPart]:
     if study.scale.stand_ins is not None:
-        yield Finding("the statement is about SF-XL", None)
+        yield ClaimPart("the statement is about SF-XL", None)
         return
     try:
         folder = find_train_folder("sf_xl_raw", study.log.datasets_folder)
     except FileNotFoundError:
-        yield Finding("no training set sf_xl_raw", None)
+        yield ClaimPart("no training set sf_xl_raw", None)
         return
     index = load_index(folder, PartitionParams(), "cache")
     sizes = [(len(index.classes(g)), index.num_images(g)) for g in range(index.num_groups)]
@@ -138,10 +138,10 @@ def _split_of_sf_xl(study: Study) -> Iterator[Finding]:
     for name, value in found.items():
         stated = load_scalars()[name].value
         is_near = abs(value - stated) <= _ROUGHLY * stated
-        yield Finding(f"{name.replace('_', ' ')} {value:,.1f} against {stated:,g}", is_near)
+        yield ClaimPart(f"{name.replace('_', ' ')} {value:,.1f} against {stated:,g}", is_near)
 
 
-_CLAIMS: dict[str, Callable[[Study], Iterator[Finding]]] = {
+_CLAIMS: dict[str, Callable[[Study], Iterator[ClaimPart]]] = {
     "Max pooling beats GeM on Pitts250k (Table 1)": _max_beats_gem,
     "GeM is at least as good as max on the other sets (Table 1)": _gem_is_best_elsewhere,
     "Average pooling is the lowest (Table 1)": _average_is_lowest,
@@ -185,7 +185,7 @@ def _compare_rows(
     right: tuple[str, ...],
     dataset: str,
     test: Callable[[float, float], bool],
-) -> Finding:
+) -> ClaimPart:
     sides = [
         (" ".join(labels), _recall(study, source_of(table, labels, study.scale), dataset))
         for labels in (left, right)
@@ -193,11 +193,11 @@ def _compare_rows(
     return compare(*sides, test, _title(dataset))
 
 
-def _against_methods(study: Study, name: str, source: Source) -> Iterator[Finding]:
+def _against_methods(study: Study, name: str, source: Source) -> Iterator[ClaimPart]:
     """Compare a network with the paper's numbers of all other methods of a table."""
     table = load_table(name)
     if study.scale.stand_ins is not None:
-        yield Finding("the other methods are not implemented yet", None)
+        yield ClaimPart("the other methods are not implemented yet", None)
         return
     for row in table.rows:
         for column in table.columns if row.method != "CosPlace" else ():

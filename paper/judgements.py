@@ -16,7 +16,7 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class ClaimPart:
     """One comparison of a statement."""
 
     text: str  # the numbers, or the missing one
@@ -28,7 +28,7 @@ class Judgement:
     """A statement of the paper and its comparisons."""
 
     statement: str
-    parts: tuple[Finding, ...]
+    parts: tuple[ClaimPart, ...]
 
     @property
     def verdict(self) -> Verdict:
@@ -59,7 +59,7 @@ def compare(
     right: tuple[str, float | str],
     test: Callable[[float, float], bool],
     where: str,
-) -> Finding:
+) -> ClaimPart:
     """Compare two numbers, each with its name; a text instead of a number says why it is missing.
 
     Args:
@@ -70,9 +70,9 @@ def compare(
     """
     for name, value in (left, right):
         if isinstance(value, str):
-            return Finding(f"{name} on {where}: {value}", None)
+            return ClaimPart(f"{name} on {where}: {value}", None)
     numbers = " against ".join(f"{name} {value:.1f}" for name, value in (left, right))
-    return Finding(f"{where}: {numbers}", test(left[1], right[1]))
+    return ClaimPart(f"{where}: {numbers}", test(left[1], right[1]))
 
 
 def format_judgements(judgements: Sequence[Judgement], mark: str) -> str:

@@ -8,7 +8,7 @@ from paper_studies import KnownNumbers, fill, make_study
 from paper.claims import judge_claims
 from paper.dimensions import CNNS, DATASETS, curve_sources
 from paper.judgements import (
-    Finding,
+    ClaimPart,
     Judgement,
     Verdict,
     compare,
@@ -38,21 +38,21 @@ def judge(text, numbers, **fields):
     ],
 )
 def test_one_counterexample_refutes_and_a_missing_number_leaves_open(parts, verdict):
-    assert Judgement("x", tuple(Finding("y", holds) for holds in parts)).verdict is verdict
+    assert Judgement("x", tuple(ClaimPart("y", holds) for holds in parts)).verdict is verdict
 
 
 def test_evidence_names_what_decided():
-    parts = (Finding("a 1 against b 2", True), Finding("c is not run", None))
+    parts = (ClaimPart("a 1 against b 2", True), ClaimPart("c is not run", None))
     assert Judgement("x", parts).evidence == "1 hold, 1 missing: c is not run"
-    refuted = Judgement("x", (*parts, Finding("d 3 against e 4", False)))
+    refuted = Judgement("x", (*parts, ClaimPart("d 3 against e 4", False)))
     assert refuted.evidence == "1 hold, 1 fail, 1 missing: d 3 against e 4"
 
 
 def test_numbers_are_compared_and_reasons_passed_on():
     left, right = ("a", 1.0), ("b", 2.0)
     part = compare(left, right, lambda a, b: a < b, "there")
-    assert part == Finding("there: a 1.0 against b 2.0", True)
-    assert compare(left, ("b", "not run"), max, "there") == Finding("b on there: not run", None)
+    assert part == ClaimPart("there: a 1.0 against b 2.0", True)
+    assert compare(left, ("b", "not run"), max, "there") == ClaimPart("b on there: not run", None)
 
 
 @pytest.mark.parametrize("scale", [PAPER, MINI], ids=lambda scale: scale.name)
@@ -159,8 +159,8 @@ def test_the_split_of_sf_xl_is_measured_on_its_names(tmp_path, monkeypatch):
 
 
 def test_judgements_as_text():
-    open_one = Judgement("C", (Finding("c: not run", None),))
-    judgements = [Judgement("A", (Finding("a against b", True),)), open_one]
+    open_one = Judgement("C", (ClaimPart("c: not run", None),))
+    judgements = [Judgement("A", (ClaimPart("a against b", True),)), open_one]
     markdown = format_judgements(judgements, "mini city")
     assert "**mini city**" in markdown
     assert "| A | holds | 1 hold: a against b |" in markdown

@@ -83,12 +83,12 @@ def test_other_errors_are_said_in_a_line_and_keep_their_traceback(tmp_path, capf
 @pytest.mark.parametrize(
     ("stopped", "code", "text"),
     [
-        (Stopped(signal.SIGTERM, "Go on with X"), 0, "Go on with X"),
+        (Stopped(signal.SIGTERM, "Continue with X"), 0, "Continue with X"),
         (Stopped(signal.SIGTERM, "Start again", can_continue=False), 1, "Start again"),
         (Stopped(signal.SIGINT), 130, "Stopped by SIGINT"),
     ],
 )
-def test_a_stopped_run_says_how_to_go_on(capfd, stopped, code, text):
+def test_a_stopped_run_says_how_to_continue(capfd, stopped, code, text):
     def stop():
         try:
             raise stopped

@@ -22,7 +22,7 @@ def test_a_checkpoint_has_no_losses_that_were_not_checked(tmp_path):
     with pytest.raises(NotFiniteError):
         checkpointer.save(training)
     assert not list(tmp_path.glob("*.pth"))
-    assert signals.how_to_go_on == "Start again"
+    assert signals.how_to_continue == "Start again"
 
 
 def test_nothing_is_kept_of_an_epoch_without_its_checkpoint(flags, tmp_path, monkeypatch):
