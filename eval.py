@@ -22,8 +22,7 @@ from torch import nn
 
 import commons
 from datasets.catalog import look_up_test_set
-from datasets.eval_dataset import EvalSet
-from datasets.eval_sets import Labels, load_named_sets, load_own_sets
+from datasets.eval_set import EvalSet, Labels, load_named_sets, load_own_sets
 from evaluation import Evaluation, Protocol
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.descriptors import Inference

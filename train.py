@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 import commons
-from datasets.eval_dataset import EvalSet
+from datasets.eval_set import EvalSet
 from evaluation import Evaluation, Protocol, evaluate
 from evaluation.descriptors import Inference, Model
 from evaluation.results import NUM_RANKED, write_results

@@ -22,7 +22,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.common import write_remark, write_table, write_title
 from benchmarks.make_names import write_names
-from datasets.eval_sets import load_test_set
+from datasets.eval_set import load_own_set
 from datasets.ground_truth import within_distance
 from datasets.positions import Positions
 
@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = write_set(Path(name) / "set", args.num_database, args.num_queries)
         ours, plain = (
-            lambda: load_test_set(None, "", folder).truth.positives_per_query,
+            lambda: load_own_set(folder).truth.positives_per_query,
             lambda: load_plainly(folder),
         )
         whole = race(ours, plain, args.repetitions)

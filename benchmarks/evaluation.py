@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from benchmarks.common import write_remark, write_table, write_title
-from datasets.eval_sets import load_test_set
+from datasets.eval_set import load_own_set
 from datasets.image_lists import ImagePaths
 from datasets.image_names import ImageName, format_image_name
 from evaluation.descriptor_files import DescriptorFiles
@@ -51,7 +51,7 @@ def main() -> None:
         write_images(root, num_images)
         run_folder.mkdir()
         with timed(seconds, "list images, read positions, find positives"):
-            eval_set = load_test_set(None, "", root)
+            eval_set = load_own_set(root)
         kept = Path(folder) / "kept"
         kept.mkdir()
         files = DescriptorFiles("random", save_folder=kept, load_folder=kept)

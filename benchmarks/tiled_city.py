@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets.eval_sets import load_test_set
+from datasets.eval_set import load_test_set
 from evaluation.descriptors import Inference, extract_descriptors
 from evaluation.views import View
 from mini_city import PRESETS, generate

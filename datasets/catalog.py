@@ -1,4 +1,4 @@
-"""Names of data sets: their folders, protocols and known counts, and what to do without them."""
+"""Data sets by name: folders, protocols, known counts and how to get them."""
 
 import difflib
 import os
@@ -16,13 +16,13 @@ class TestSet:
 
     __test__ = False  # not a test, though pytest would think so
 
-    folders: tuple[str, ...]  # below the datasets folder; the first one that is there counts
+    folders: tuple[str, ...]  # below the datasets folder; the first that exists
     queries: str = "queries"
     database: tuple[str, ...] = DATABASE_FOLDERS
     num_database: int | None = None  # known counts; others are warned of
     num_queries: int | None = None
     threshold_m: float = 25.0  # a database image this near is a positive
-    frames: int | None = None  # positives by frame number instead: at most so many frames away
+    frames: int | None = None  # instead of metres: largest difference of frame numbers
     every_nth_query: int = 1
     only_official_queries: bool = False  # of MSLS; those without positives are left out
     per_city: bool = False  # search only the city of the query
@@ -194,20 +194,12 @@ TRAIN_SETS = {
 }
 
 
-@dataclass(frozen=True)
-class FoundSet:
-    """Where the images of a test set are."""
-
-    database: Path
-    queries: Path
-
-
 def find_train_folder(name: str, datasets_folder: str | os.PathLike) -> Path:
     """Return the folder of a training set.
 
     Raises:
         ValueError: If the name is unknown.
-        FileNotFoundError: If the folder is not there; says how to get it.
+        FileNotFoundError: If the folder is missing; says how to get it.
     """
     train_set = _look_up(name, TRAIN_SETS, "training set")
     folder = Path(datasets_folder).resolve() / train_set.folder
@@ -217,12 +209,12 @@ def find_train_folder(name: str, datasets_folder: str | os.PathLike) -> Path:
     return folder
 
 
-def find_test_set(name: str, datasets_folder: str | os.PathLike) -> FoundSet:
-    """Return the folders of a test set.
+def find_test_set(name: str, datasets_folder: str | os.PathLike) -> tuple[Path, Path]:
+    """Return the folders of the database and the queries of a test set.
 
     Raises:
         ValueError: If the name is unknown.
-        FileNotFoundError: If a folder is not there; shows the expected tree, says how to get it.
+        FileNotFoundError: If a folder is missing; shows the expected tree, says how to get it.
     """
     test_set = look_up_test_set(name)
     root = Path(datasets_folder).resolve()
@@ -230,7 +222,7 @@ def find_test_set(name: str, datasets_folder: str | os.PathLike) -> FoundSet:
     found = next((place for place in places if place.is_dir()), None)
     database = found and find_database(found, test_set.database)
     if database and (found / test_set.queries).is_dir():
-        return FoundSet(database, found / test_set.queries)
+        return database, found / test_set.queries
     if found is None:
         missing = f"is not at {' or '.join(map(str, places))}"
     else:
@@ -248,7 +240,7 @@ def find_database(folder: Path, names: tuple[str, ...] = DATABASE_FOLDERS) -> Pa
 
 
 def look_up_test_set(name: str) -> TestSet:
-    """Return the description of a test set; raises a ValueError that lists names near to it."""
+    """Return the description of a test set; raises a ValueError that lists similar names."""
     return _look_up(name, TEST_SETS, "test set")
 
 
@@ -261,7 +253,7 @@ def _look_up(name: str, table: Mapping[str, Any], kind: str) -> Any:
 
 
 def describe_counts(test_set: TestSet, num_database: int, num_queries: int) -> list[str]:
-    """Return a sentence for each count that is not the known one."""
+    """Return a sentence for each count that differs from the known one."""
     counts = (
         ("database images", num_database, test_set.num_database),
         ("queries", num_queries, test_set.num_queries),

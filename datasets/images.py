@@ -1,31 +1,39 @@
-"""Open image files."""
+"""Open image files, on disks that may fail for a moment."""
 
 import contextlib
+import errno
 import io
 import os
+import stat
+import time
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import simplejpeg
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from datasets.file_reads import read_file
-
-# What Pillow may take a file for, whatever its extension. It knows some 40 formats more, among them
-# PostScript, which is a program that it lets another program run.
+# The formats that Pillow may decode, whatever the extension of a file. It knows 40 others, among
+# them PostScript, a program that it would run.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+FIRST_PAUSE_S = 0.1  # before a read is tried again; each further pause is twice as long
+MAX_FILE_BYTES = 1 << 30  # no photo is larger; protects the memory
+_FINAL_ERRORS = {  # these do not pass; all others may, on a network disk
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV, errno.EINVAL),
+}
 
 
 def open_image(path: str | os.PathLike) -> Image.Image:
     """Read an image as RGB, upright as its EXIF orientation says.
 
-    Transparency is left out; of 16 bits of a colour, the upper 8 are taken.
+    Transparency is dropped; of 16 bits of a colour, the upper 8 are used.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be decoded whole, or has more than 179 million pixels.
+        ValueError: If it cannot be decoded completely, or has more than 179 million pixels.
     """
     with errors_naming(path):
         return _decode(read_file(path))
@@ -36,8 +44,8 @@ def load_image(path: str | os.PathLike, io_retries: int = 0) -> torch.Tensor:
 
     Args:
         path: The file; it is read once.
-        io_retries: How often a read that failed is tried again, after growing pauses, if the
-            reason may pass.
+        io_retries: Number of further attempts, after growing pauses, if a read fails for a reason
+            that may pass.
 
     Returns:
         uint8 [3, H, W]; in memory, the colours of a pixel are side by side.
@@ -56,9 +64,9 @@ def load_image(path: str | os.PathLike, io_retries: int = 0) -> torch.Tensor:
 
 @contextlib.contextmanager
 def errors_naming(path: str | os.PathLike) -> Iterator[None]:
-    """Turn whatever reading and decoding a file raises into a sentence that names it.
+    """Turn any error of reading or decoding a file into a sentence that names it.
 
-    What Pillow warns of, metadata and large images, does not reach the console.
+    Warnings of Pillow, about metadata and large images, are suppressed.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -70,7 +78,7 @@ def errors_naming(path: str | os.PathLike) -> Iterator[None]:
             yield
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no image {path}") from None
-    except Exception as error:  # what Pillow raises for broken contents is anything
+    except Exception as error:  # Pillow raises anything for broken contents
         raise ValueError(f"The image {path} cannot be read: {_reason(error)}") from None
 
 
@@ -78,11 +86,59 @@ def stack_images(images: Sequence[torch.Tensor]) -> torch.Tensor:
     """Join images of one size, [3, H, W], into [B, 3, H, W].
 
     If the colours of a pixel are side by side in memory, as `load_image` leaves them, they stay so
-    (channels_last): that is a plain copy, while `torch.stack` would take them apart.
+    (channels_last): a plain copy, while `torch.stack` would separate them.
     """
     if images[0].is_contiguous():
         return torch.stack(images)
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+
+
+def read_file(path: str | os.PathLike, io_retries: int = 0) -> bytes:
+    """Read a file into memory.
+
+    Args:
+        path: The file.
+        io_retries: Number of further attempts if a read fails for a reason that may pass.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: See `open_file`; or if it is too large for an image.
+    """
+    for retry in range(io_retries):
+        try:
+            return _read(path)
+        except OSError as error:
+            if error.errno in _FINAL_ERRORS:
+                raise
+        time.sleep(FIRST_PAUSE_S * 2**retry)
+    return _read(path)
+
+
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """Open a regular file, and nothing else.
+
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If it is a pipe or a device, whose bytes may never come or never end.
+    """
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError("it is a pipe or a device, not a file")
+    return file
+
+
+def _read(path: str | os.PathLike) -> bytes:
+    with open_file(path) as file:
+        num_bytes = os.fstat(file.fileno()).st_size
+        if num_bytes > MAX_FILE_BYTES:
+            raise ValueError(f"its {num_bytes:,} bytes are too many for an image")
+        return file.read()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting for somebody to write, should it be a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _reason(error: Exception) -> str:
@@ -103,8 +159,7 @@ def _decode_plain_jpeg(data: bytes) -> np.ndarray | None:
     """Decode an upright JPEG in colour with simplejpeg, to the pixels that Pillow gives.
 
     Returns:
-        uint8 [H, W, 3]. None for any other file, a damaged one as well: Pillow reads it, or says
-        what is wrong.
+        uint8 [H, W, 3]. None for any other or damaged file: Pillow reads it, or says the fault.
     """
     with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)

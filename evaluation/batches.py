@@ -13,9 +13,8 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
-from datasets.eval_dataset import ImageDataset, collate_by_size
 from datasets.image_lists import ImagePaths
-from datasets.workers import interrupts_held_back, outlive_signals
+from datasets.loading import ImageDataset, collate_by_size, defer_interrupts, ignore_job_signals
 
 _BATCHES_PER_WINDOW = 8
 _MAX_WAITING_BYTES = 1 << 28  # of images that wait for others of their size
@@ -84,10 +83,10 @@ def load_windows(
         num_workers=num_workers,
         collate_fn=collate_by_size,
         pin_memory=pin_memory,
-        worker_init_fn=outlive_signals,
+        worker_init_fn=ignore_job_signals,
         generator=torch.Generator(),  # so that the loader leaves the global one alone
     )
-    with interrupts_held_back():
+    with defer_interrupts():
         loads = iter(loader)
     for window in windows:
         loads_of_window = islice(loads, len(_split(window, batch_size)))

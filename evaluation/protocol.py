@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.eval_dataset import EvalSet
+from datasets.eval_set import EvalSet
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.descriptors import Extraction, Inference, Model
 from evaluation.indexes import EXACT, IndexSpec

@@ -76,7 +76,7 @@ def _draw_from_names(target: str, study: Study, folder: Path) -> list[Path]:
         )
         return draw_panorama_figures(train, folder, mark, [target], params)
     v1, v2 = (
-        find_test_set(study.scale.dataset(f"sf_xl_test_{version}"), root).queries
+        find_test_set(study.scale.dataset(f"sf_xl_test_{version}"), root)[1]
         for version in ("v1", "v2")
     )
     if target == "fig3":

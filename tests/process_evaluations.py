@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import commons
-from datasets.eval_sets import Labels, load_test_set
+from datasets.eval_set import Labels, load_own_set
 from evaluation import Evaluation, Protocol
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.descriptors import Inference
@@ -34,7 +34,7 @@ def noise(images):
 def evaluate_each(folder: str | Path, kept: str | Path) -> Iterator[tuple[str, Evaluation]]:
     """Yield the evaluations of the set in a folder in each of SETTINGS."""
     for setting, (protocol, inference, labels) in SETTINGS.items():
-        eval_set = load_test_set(None, "", folder, labels=Labels(**labels))
+        eval_set = load_own_set(folder, labels=Labels(**labels))
         settings = {"batch_size": 1, "skip_unreadable": True} | inference
         [evaluation] = evaluate_all(
             noise,

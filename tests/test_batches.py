@@ -7,8 +7,8 @@ import torch
 from conftest import write_image
 from torch.utils.data import DataLoader
 
-from datasets.eval_dataset import ImageDataset, collate_by_size
 from datasets.image_lists import list_images
+from datasets.loading import ImageDataset, collate_by_size
 from evaluation import batches
 from evaluation.batches import batch_by_size, load_windows, split_windows, window_size
 

@@ -10,7 +10,7 @@ from datasets.catalog import (
     find_train_folder,
     look_up_test_set,
 )
-from datasets.eval_sets import load_test_set
+from datasets.eval_set import load_test_set
 from parser import parse_train_arguments
 
 
@@ -22,9 +22,8 @@ def test_sets_are_found_in_each_of_their_layouts(tmp_path, set_name):
             root = tmp_path / f"{number}{database}"
             for part in (database, test_set.queries):
                 (root / folder / part).mkdir(parents=True)
-            found = find_test_set(set_name, root)
-            assert found.database == root / folder / database
-            assert found.queries == root / folder / test_set.queries
+            expected = root / folder / database, root / folder / test_set.queries
+            assert find_test_set(set_name, root) == expected
 
 
 def test_what_the_issue_of_published_recalls_needs():

@@ -14,7 +14,7 @@ from photo_tables import convert, write_photos
 
 from datasets.catalog import TEST_SETS, TRAIN_SETS
 from datasets.class_index import load_index
-from datasets.eval_sets import load_test_set
+from datasets.eval_set import load_test_set
 from datasets.partition import PartitionParams
 from tools.check.__main__ import main
 from tools.check.findings import ERROR, OK, WARNING

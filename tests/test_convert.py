@@ -18,7 +18,7 @@ from PIL import Image
 import eval as evaluation_command
 import train
 from datasets.class_index import load_index
-from datasets.eval_sets import load_test_set
+from datasets.eval_set import load_own_set
 from datasets.image_lists import list_images
 from datasets.image_names import parse_image_name, read_numbers
 from datasets.partition import PartitionParams
@@ -134,7 +134,7 @@ def test_a_name_too_long_for_a_file_is_refused(tmp_path, refused):
 def test_a_converted_set_is_evaluated(photos, tmp_path):
     for role in ("database", "queries"):
         convert(tmp_path, "--mode=symlink", out=f"set/{role}")
-    eval_set = load_test_set(None, "", tmp_path / "set")
+    eval_set = load_own_set(tmp_path / "set")
     np.testing.assert_array_equal(eval_set.positions.database_m, eval_set.positions.queries_m)
     evaluation_command.main(
         [

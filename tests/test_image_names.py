@@ -339,7 +339,7 @@ def test_without_a_place_for_machine_code_loops_are_compiled_each_time(monkeypat
     assert compiled(add_up)(np.arange(4)) == 6
 
 
-@pytest.mark.parametrize("module", ["datasets.class_index", "datasets.eval_sets"])
+@pytest.mark.parametrize("module", ["datasets.class_index", "datasets.eval_set"])
 def test_importing_does_not_wait_for_the_compiler(module):
     code = f"import sys, {module}; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0

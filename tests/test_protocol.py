@@ -6,7 +6,7 @@ import torch
 from conftest import name, write_image
 from layouts import write_set
 
-from datasets.eval_sets import Labels, load_test_set
+from datasets.eval_set import Labels, load_own_set, load_test_set
 from datasets.images import load_image
 from evaluation import Protocol, evaluate
 from evaluation.descriptor_files import DescriptorFiles
@@ -51,7 +51,7 @@ def city(tmp_path):
 
 
 def load(folder, part, **labels):
-    return load_test_set(None, "unused", folder, part, Labels(**labels))
+    return load_own_set(folder, part, Labels(**labels))
 
 
 def test_sets_with_one_database_share_one_pass(city, tmp_path):

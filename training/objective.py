@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.augmentation import Augmentation
 from datasets.groups import collate
-from datasets.workers import outlive_signals
+from datasets.loading import ignore_job_signals
 
 
 class Batch(NamedTuple):
@@ -145,7 +145,7 @@ def make_loader(
         persistent_workers=num_workers > 0,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=outlive_signals,
+        worker_init_fn=ignore_job_signals,
         generator=torch.Generator(),  # so that the loader leaves the global one alone
     )
 

@@ -8,8 +8,7 @@ import torch
 
 import commons
 from datasets.catalog import TRAIN_SETS
-from datasets.eval_dataset import EvalSet
-from datasets.eval_sets import Labels, load_test_set
+from datasets.eval_set import EvalSet, Labels, load_own_set, load_test_set
 from evaluation import Protocol
 from methods import METHODS
 from model import GeoLocalizationNet, build_network
@@ -68,12 +67,16 @@ def read_settings(flags: dict[str, Any]) -> Settings:
 
 def load_eval_sets(flags: dict[str, Any]) -> tuple[EvalSet, EvalSet]:
     """Return the sets for validation and test."""
-    root, named = flags["datasets_folder"], TRAIN_SETS[flags["dataset"]]
-    labels = Labels(flags["positive_dist_threshold"])
-    own_test_set = (flags["test_set_folder"], flags["queries_folder"])
+    named, labels = TRAIN_SETS[flags["dataset"]], Labels(flags["positive_dist_threshold"])
+
+    def load(name: str, folder: str | None, queries_folder: str | None) -> EvalSet:
+        if folder is not None:
+            return load_own_set(folder, queries_folder, labels)
+        return load_test_set(name, flags["datasets_folder"], labels)
+
     return (
-        load_test_set(named.val, root, flags["val_set_folder"], labels=labels),
-        load_test_set(named.test, root, *own_test_set, labels),
+        load(named.val, flags["val_set_folder"], None),
+        load(named.test, flags["test_set_folder"], flags["queries_folder"]),
     )
 
 

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from datasets import file_reads
+from datasets import images
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 GREY16 = np.random.default_rng(1).integers(0, 1 << 16, (20, 30), dtype=np.uint16)
@@ -130,8 +130,8 @@ class FlakyDisk:
 
     def __init__(self, monkeypatch, failures, error, step):
         self.failures, self.error, self.pauses, self.tries = failures, error, [], 0
-        self.read = getattr(file_reads, step)
-        monkeypatch.setattr(file_reads, step, self.fail)
+        self.read = getattr(images, step)
+        monkeypatch.setattr(images, step, self.fail)
         monkeypatch.setattr(time, "sleep", self.pauses.append)
 
     def fail(self, *arguments):

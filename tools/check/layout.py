@@ -137,13 +137,13 @@ def _find_train_set(name: str, datasets_folder: str | os.PathLike) -> Layout:
 
 def _find_pair(name: str, datasets_folder: str | os.PathLike, label: str) -> Layout:
     try:
-        found = find_test_set(name, datasets_folder)
+        database_folder, queries_folder = find_test_set(name, datasets_folder)
     except FileNotFoundError as error:
         text, *how_to_get = str(error).split("\n")
         return Layout(findings=(_missing(name, text, tuple(how_to_get)),))
     num_database = TEST_SETS[name].num_database
-    database = Part(f"{label}{found.database.name}", found.database, DATABASE, num_database)
-    queries = Part(f"{label}{found.queries.name}", found.queries, QUERIES)  # not all may be asked
+    database = Part(f"{label}{database_folder.name}", database_folder, DATABASE, num_database)
+    queries = Part(f"{label}{queries_folder.name}", queries_folder, QUERIES)  # not all may be asked
     return Layout((database, queries), (Pair(database, queries, name),))
 
 

@@ -5,8 +5,7 @@ import os
 import numpy as np
 
 from datasets.catalog import TEST_SETS, describe_counts
-from datasets.eval_dataset import EvalSet
-from datasets.eval_sets import Labels, load_test_set
+from datasets.eval_set import EvalSet, Labels, load_test_set
 from tools.check.files import hash_names, judge_expected, make_name_cases
 from tools.check.findings import ERROR, FACT, Finding, plural, show
 from tools.check.pairs import PairFacts, find_median, judge_pair

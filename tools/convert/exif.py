@@ -9,9 +9,8 @@ import numpy as np
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
-from datasets.file_reads import open_file
 from datasets.image_lists import list_images
-from datasets.images import FORMATS, errors_naming
+from datasets.images import FORMATS, errors_naming, open_file
 from tools.convert.photos import Photos, format_timestamp
 from tools.convert.positions import project
 

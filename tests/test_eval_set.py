@@ -7,7 +7,7 @@ from layouts import write_set
 
 from datasets import catalog
 from datasets.catalog import TEST_SETS
-from datasets.eval_sets import Labels, load_test_set
+from datasets.eval_set import Labels, load_own_set, load_test_set
 from datasets.image_names import parse_image_name
 
 THRESHOLD_M = 25.0
@@ -155,19 +155,19 @@ def test_cities_may_be_sub_folders(tmp_path):
     for part in ("database", "queries"):
         for city in ("miami", "athens"):
             write_image(tmp_path / part / city / name(1, 2))
-    cities = load_test_set(None, "unused", tmp_path, labels=Labels(per_city=True)).cities
+    cities = load_own_set(tmp_path, labels=Labels(per_city=True)).cities
     assert [city.tolist() for city in cities] == [[0, 1], [0, 1]]
     write_image(tmp_path / "queries" / name(3, 4))
     with pytest.raises(ValueError, match="does not say its city"):
-        load_test_set(None, "unused", tmp_path, labels=Labels(per_city=True))
+        load_own_set(tmp_path, labels=Labels(per_city=True))
 
 
 def test_queries_of_cities_without_a_database_image_are_counted(tmp_path):
     for part, cities in (("database", ["miami"]), ("queries", ["miami", "athens"])):
         for city in cities:
             write_image(tmp_path / part / city / name(1, 2))
-    notes = load_test_set(None, "unused", tmp_path, labels=Labels(per_city=True)).notes
-    assert notes == ("1 queries are of cities without a database image: nothing is found",)
+    notes = load_own_set(tmp_path, labels=Labels(per_city=True)).notes
+    assert notes == ("1 queries are of cities without a database image",)
 
 
 def make(folder, database, queries):
@@ -177,13 +177,13 @@ def make(folder, database, queries):
 
 
 def queries_of(*arguments):
-    return load_test_set(None, "unused", *arguments).positions.queries_m.tolist()
+    return load_own_set(*arguments).positions.queries_m.tolist()
 
 
 @pytest.mark.parametrize("database", ["database", "gallery"])
 def test_own_folders(tmp_path, database):
     folder = make(tmp_path / "mine", database, "queries")
-    eval_set = load_test_set(None, "unused", folder)
+    eval_set = load_own_set(folder)
     assert eval_set.name.endswith("mine/queries")
     assert eval_set.positions.database_m.tolist() == [[1, 2]]
     write_image(folder / "queries_v1" / name(5, 6))
@@ -192,34 +192,34 @@ def test_own_folders(tmp_path, database):
     write_image(tmp_path / "photos" / name(7, 8))
     assert queries_of(folder, str(tmp_path / "photos")) == [[7, 8]]
     with pytest.raises(FileNotFoundError, match="night does not exist"):
-        load_test_set(None, "unused", folder, "night")
+        load_own_set(folder, "night")
 
 
 def test_names_without_position_are_refused_unless_labels_come_from_elsewhere(tmp_path):
     folder = make(tmp_path / "mine", "database", "queries")
     write_image(folder / "queries" / "photo.jpg")
     with pytest.raises(ValueError, match="UTM east .* in 1 of 2 images, for example photo.jpg"):
-        load_test_set(None, "unused", folder)
-    retrieval = load_test_set(None, "unused", folder, labels=Labels(none=True))
+        load_own_set(folder)
+    retrieval = load_own_set(folder, labels=Labels(none=True))
     assert retrieval.truth is None and retrieval.positions is None
     right = tmp_path / "right.csv"
     right.write_text("query,database\nphoto.jpg,0\n")
-    told = load_test_set(None, "unused", folder, labels=Labels(positives_file=str(right)))
+    told = load_own_set(folder, labels=Labels(positives_file=str(right)))
     assert [row.tolist() for row in told.truth.positives_per_query] == [[], [0]]
     assert told.truth.rule == f"read from {right}"
 
 
 def test_a_threshold_may_be_asked_for(tmp_path):
     folder = make(tmp_path / "mine", "database", "queries")
-    near = load_test_set(None, "unused", folder, labels=Labels(threshold_m=1.5)).truth
+    near = load_own_set(folder, labels=Labels(threshold_m=1.5)).truth
     assert near.threshold_m == 1.5 and not near.has_positives.any()
-    assert load_test_set(None, "unused", folder).truth.has_positives.all()
+    assert load_own_set(folder).truth.has_positives.all()
 
 
 def test_images_that_are_listed_twice_count_twice_and_are_said(tmp_path):
     folder = make(tmp_path / "mine", "database", "queries")
     (folder / "database_images_paths.txt").write_text(f"{name(1, 2)}\n" * 2)
-    eval_set = load_test_set(None, "unused", folder)
+    eval_set = load_own_set(folder)
     assert len(eval_set.database) == 2
     assert eval_set.truth.positives_per_query[0].tolist() == [0, 1]
     [note] = eval_set.notes

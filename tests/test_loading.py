@@ -10,7 +10,7 @@ import torch
 from conftest import REPOSITORY, name, run, write_image
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.workers import interrupts_held_back, outlive_signals
+from datasets.loading import defer_interrupts, ignore_job_signals
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "sigwaitinfo"), reason="tells whom signals are from"
@@ -31,13 +31,17 @@ class Pids(Dataset):
 
 def start_loading(items):
     loader = DataLoader(
-        Pids(), sampler=items, num_workers=2, worker_init_fn=outlive_signals, prefetch_factor=1
+        Pids(),
+        sampler=items,
+        num_workers=2,
+        worker_init_fn=ignore_job_signals,
+        prefetch_factor=1,
     )
     return iter(loader)
 
 
 def load_in(has_begun):
-    outlive_signals(0)
+    ignore_job_signals(0)
     has_begun.set()
     time.sleep(1000)
 
@@ -105,7 +109,7 @@ def test_a_main_process_that_fails_ends_with_its_workers(num_signals):
 
 def test_ctrl_c_while_processes_start_reaches_the_main_process_afterwards():
     loading = None
-    with pytest.raises(KeyboardInterrupt), interrupts_held_back():
+    with pytest.raises(KeyboardInterrupt), defer_interrupts():
         os.kill(os.getpid(), signal.SIGINT)  # a terminal gives it to all processes
         loading = start_loading(range(1, 41))
         for worker in loading._workers:
@@ -115,9 +119,9 @@ def test_ctrl_c_while_processes_start_reaches_the_main_process_afterwards():
 
 
 def test_where_nothing_is_held_back_nothing_is_raised():
-    with interrupts_held_back():
+    with defer_interrupts():
         pass
-    with pytest.raises(ZeroDivisionError), interrupts_held_back():
+    with pytest.raises(ZeroDivisionError), defer_interrupts():
         1 / 0  # noqa: B018
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
