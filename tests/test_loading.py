@@ -97,7 +97,7 @@ def test_the_main_process_ends_a_worker_that_is_stuck():
 @pytest.mark.parametrize("num_signals", [0, 1])
 def test_a_main_process_that_fails_ends_with_its_workers(num_signals):
     """At exit, multiprocessing sends each one SIGTERM and waits without limit."""
-    code = "import os, sys; sys.path.insert(0, 'tests'); import test_workers as t; "
+    code = "import os, sys; sys.path.insert(0, 'tests'); import test_loading as t; "
     code += (
         "loading = t.start_loading([1, 2, 0, 0]); pids = [int(next(loading)) for _ in range(2)]; "
     )
@@ -118,7 +118,7 @@ def test_ctrl_c_while_processes_start_reaches_the_main_process_afterwards():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_where_nothing_is_held_back_nothing_is_raised():
+def test_where_nothing_is_deferred_nothing_is_raised():
     with defer_interrupts():
         pass
     with pytest.raises(ZeroDivisionError), defer_interrupts():
