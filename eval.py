@@ -33,10 +33,9 @@ from evaluation.results import NUM_RANKED, write_results
 from evaluation.retrieval import Database
 from evaluation.tables import format_result, format_table
 from model import build_network
-from model.any_model import hash_tensors, parse_model_spec
 from model.inference import check_engine, optimize
-from model.loading import identify, load_model
 from model.network import choose_resize
+from model.other_models import hash_tensors, identify, load_model, parse_model_spec
 from parser import parse_eval_arguments
 from reports.pictures import save_pictures
 from reports.report import write_report

@@ -6,8 +6,9 @@ torch.hub.load("OWNER/REPO", "cosplace", weights="best_model.pth")
 
 dependencies = ["torch", "torchvision"]
 
-from model import GeoLocalizationNet, build_network, published  # noqa: E402
+from model import GeoLocalizationNet, build_network  # noqa: E402
 from model.checkpoints import load_network  # noqa: E402
+from model.published import fetch_published, parse_published  # noqa: E402
 
 
 def get_trained_model(backbone: str = "ResNet18", fc_output_dim: int = 32) -> GeoLocalizationNet:
@@ -23,7 +24,8 @@ def get_trained_model(backbone: str = "ResNet18", fc_output_dim: int = 32) -> Ge
         ValueError: If there is no such network.
         FileNotFoundError: If it cannot be downloaded.
     """
-    return load_network(published.fetch_cosplace(backbone, fc_output_dim)).eval()
+    model = parse_published(f"cosplace:{backbone}:{fc_output_dim}")
+    return load_network(fetch_published(model)).eval()
 
 
 def cosplace(

@@ -30,10 +30,9 @@ from evaluation.place_index import (
     save_place_index,
 )
 from evaluation.views import View, parse_resize
-from model.any_model import parse_model_spec
 from model.inference import optimize
-from model.loading import identify, load_model
 from model.network import choose_resize
+from model.other_models import identify, load_model, parse_model_spec
 from parser import not_negative_int, positive_float, positive_int
 from reports.maps import MapPhoto, MapPoint, draw_place_map, make_thumbnail
 from reports.places import (

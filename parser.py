@@ -328,7 +328,7 @@ def _add_model(cli: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="a published network, cosplace:BACKBONE:DIM or landmark:{SfM120k,GLD}:BACKBONE; "
         "any other model(images) -> [B, D]: hub:OWNER/NAME[:REF]:ENTRY, hub:FOLDER:ENTRY, "
-        "MODULE:FUNCTION or FILE.py:FUNCTION, with :KEY=VALUE for every argument (runs that "
+        "FILE.py[:FUNCTION] (get_model by default), with :KEY=VALUE for every argument (runs that "
         "code), torchscript:FILE or onnx:FILE",
     )
 

@@ -26,7 +26,7 @@ from evaluation.results import NUM_RANKED, write_results
 from evaluation.tables import format_result
 from model.checkpoints import load_network
 from model.inference import optimize
-from model.loading import describe_model
+from model.other_models import describe_model
 from parser import parse_train_arguments
 from reports.pictures import save_pictures
 from runs.folders import locked, run_folder

@@ -16,11 +16,11 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from model.any_model import AnyModel
 from model.export import TOLERANCE, largest_difference, write_onnx
 from model.exported import load_onnx, require_packages
 from model.landmarks import LandmarkNet
 from model.network import IMAGE_SIZE, GeoLocalizationNet
+from model.other_models import OtherModel
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 _CHANNELS_LAST_DEVICES = ("cpu", "cuda")  # others compute in the layout that they choose
@@ -59,7 +59,7 @@ def optimize(model: nn.Module, engine: str = "torch") -> Model:
     Raises:
         ValueError: If onnxruntime is to run a model that is none of ours.
     """
-    network = model.model if isinstance(model, AnyModel) else model
+    network = model.model if isinstance(model, OtherModel) else model
     if isinstance(network, (GeoLocalizationNet, LandmarkNet)):
         return ENGINES[engine](network)
     if engine != "torch":

@@ -15,7 +15,7 @@ from conftest import REPOSITORY
 import commons
 from commons import Stopped
 from eval import main as eval_main
-from model.loading import describe_model
+from model.other_models import describe_model
 from runs.provenance import describe_software
 from train import main as train_main
 

@@ -9,9 +9,9 @@ import torch
 from state_dict_keys import descriptors_by_hand, network_shapes, random_state
 
 from model import build_network
-from model.any_model import describe_any_model, load_any_model
 from model.checkpoint_files import save_atomically
 from model.export import largest_difference, main
+from model.other_models import load_model, load_other_model
 
 # EfficientNet_Lite0 pads by the size of the images; the poolings without parameters keep their
 # names in the state dict.
@@ -66,7 +66,7 @@ def test_exported_networks_give_the_same_descriptors(checkpoint, tmp_path, file_
     main([str(path), "--format", file_format, "--out", f"{tmp_path}/net", "--image_size", "64"])
     assert os.listdir(tmp_path) == ["net"]
     exported = read_by_hand(tmp_path / "net", file_format)
-    from_anywhere = load_any_model(f"{file_format}:{tmp_path}/net")
+    from_anywhere = load_other_model(f"{file_format}:{tmp_path}/net")
     with torch.inference_mode():
         for shape in [(1, 3, 64, 64), (2, 3, 81, 130), (5, 3, 112, 96)]:
             images = make_images(*shape)
@@ -205,14 +205,14 @@ def test_onnx_files_with_more_inputs_or_outputs(tmp_path, num_inputs, num_output
     opsets = [onnx.helper.make_opsetid("", 17)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "net")
     with pytest.raises(ValueError, match=f"has {num_inputs} inputs and {num_outputs} outputs"):
-        load_any_model(f"onnx:{tmp_path}/net")
+        load_other_model(f"onnx:{tmp_path}/net")
 
 
 def test_a_torchscript_file_is_a_module_and_hashed_as_a_file(published, tmp_path):
     out = tmp_path / "net.pt"
     main([str(published[0]), "--format=torchscript", "--out", str(out), "--image_size=64"])
-    network = load_any_model(f"torchscript:{out}")
-    assert describe_any_model(network) == {
+    network, facts = load_model(None, f"torchscript:{out}")
+    assert facts == {
         "model": f"torchscript:{out}",
         "model_file": str(out),
         "model_sha256": hashlib.sha256(out.read_bytes()).hexdigest(),

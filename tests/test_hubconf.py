@@ -93,7 +93,7 @@ def test_a_downloaded_file_is_kept(hub_checkpoints, monkeypatch):
     "backbone, dim", [("ResNet18", 1024), ("VGG16", 32), ("ResNet50", 100), ("MobileNetV2", 512)]
 )
 def test_unknown_combinations_list_the_choices(hub_checkpoints, requests, backbone, dim):
-    with pytest.raises(ValueError, match=f"{backbone} and {dim}-D") as error:
+    with pytest.raises(ValueError, match=f"'cosplace:{backbone}:{dim}' names no") as error:
         hubconf.get_trained_model(backbone, dim)
     for choice in ("VGG16", "ResNet18", "ResNet50", "ResNet101", "ResNet152", "2048"):
         assert choice in str(error.value)

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from model import build_network
-from model.any_model import AnyModel
 from model.cnns import CNNS
 from model.inference import check_engine, fold_batch_norms, optimize
 from model.landmarks import LandmarkNet
+from model.other_models import OtherModel
 
 CPU = torch.device("cpu")
 SIZES = [(1, 3, 64, 64), (2, 3, 97, 130)]
@@ -141,7 +141,7 @@ def test_published_networks_are_folded_inside_their_wrapper():
     torch.manual_seed(0)
     network = LandmarkNet(build_network("ResNet50", 0, None, "none").backbone, 16)
     set_batch_norms(network)
-    fast = optimize(AnyModel(network.eval().double(), "landmark:GLD:ResNet50", "file.pth"))
+    fast = optimize(OtherModel(network.eval().double(), {"model": "landmark:GLD:ResNet50"}))
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fast.modules())
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     with torch.inference_mode():
@@ -150,7 +150,7 @@ def test_published_networks_are_folded_inside_their_wrapper():
 
 
 def test_models_of_others_run_as_they_are():
-    model = AnyModel(lambda images: images.mean((2, 3)), "m:f", None)
+    model = OtherModel(lambda images: images.mean((2, 3)), {"model": "a.py:f"})
     assert optimize(model) is model
     with pytest.raises(ValueError, match="runs CosPlace and landmark networks only"):
         optimize(model, "onnxruntime")

@@ -10,18 +10,21 @@ from state_dict_keys import descriptors_by_hand, network_shapes, random_state
 
 from eval import main
 from model import published
-from model.loading import identify, load_model
+from model.other_models import identify, load_model
 from model.published import (
     LANDMARK_FILES,
     PublishedModel,
-    fetch_cosplace,
-    fetch_landmark,
+    fetch_published,
     parse_published,
 )
 
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/networks"
 LANDMARK = "landmark:SfM120k:ResNet50"
+
+
+def fetch(text):
+    return fetch_published(parse_published(text))
 
 
 @pytest.fixture
@@ -115,42 +118,35 @@ def test_without_a_network_it_says_where_to_put_the_file(
     url = f"{URL}/{file}{digits}.pth"
     path = hub_checkpoints / url.rpartition("/")[2]
     with pytest.raises(FileNotFoundError) as error:
-        fetch_landmark(train_set, backbone)
+        fetch(f"landmark:{train_set}:{backbone}")
     assert str(error.value) == f"Cannot download {url} (no network here): put it at {path}"
     assert no_network == [(url, str(path), digits)]
 
 
-@pytest.mark.parametrize("names", [("SfM120k", "VGG16"), ("SF-XL", "ResNet50")])
-def test_unknown_landmark_networks_list_the_choices(no_network, names):
-    with pytest.raises(ValueError, match=" ".join(names) + "; there are: SfM120k ResNet50, "):
-        fetch_landmark(*names)
-    assert no_network == []
-
-
 def test_a_server_that_is_not_there(hub_checkpoints, server):
     with pytest.raises(FileNotFoundError, match="Cannot download file:.*_512_.*: put it at"):
-        fetch_cosplace("ResNet18", 512)
+        fetch("cosplace:ResNet18:512")
     assert list(hub_checkpoints.iterdir()) == []
 
 
 def test_files_are_downloaded_once(hub_checkpoints, server, landmark_file, landmark_name):
     shutil.copy(landmark_file, server)
-    assert fetch_landmark("SfM120k", "ResNet50") == hub_checkpoints / landmark_name
+    assert fetch(LANDMARK) == hub_checkpoints / landmark_name
     (server / landmark_name).unlink()
-    assert fetch_landmark("SfM120k", "ResNet50") == hub_checkpoints / landmark_name
+    assert fetch(LANDMARK) == hub_checkpoints / landmark_name
     assert (hub_checkpoints / landmark_name).read_bytes() == landmark_file.read_bytes()
     assert [path.name for path in hub_checkpoints.iterdir()] == [landmark_name]
 
     (server / "VGG16_64_cosplace.pth").write_bytes(b"weights")
-    assert fetch_cosplace("VGG16", 64).read_bytes() == b"weights"
+    assert fetch("cosplace:VGG16:64").read_bytes() == b"weights"
     (server / "VGG16_64_cosplace.pth").write_bytes(b"others")
-    assert fetch_cosplace("VGG16", 64).read_bytes() == b"weights"
+    assert fetch("cosplace:VGG16:64").read_bytes() == b"weights"
 
 
 def test_another_file_from_the_server_is_not_kept(hub_checkpoints, server, landmark_name):
     write_landmark_file(empty_content("ResNet50"), server / landmark_name)
     with pytest.raises(ValueError, match="sends is not the published file .*invalid hash.*put it"):
-        fetch_landmark("SfM120k", "ResNet50")
+        fetch(LANDMARK)
     assert list(hub_checkpoints.iterdir()) == []
 
 
@@ -159,7 +155,7 @@ def test_another_file_at_the_place_is_refused(hub_checkpoints, landmark_name):
     write_landmark_file(empty_content("ResNet50"), hub_checkpoints / landmark_name)
     text = f"{hub_checkpoints / landmark_name} is not the published file: its SHA-256 begins with "
     with pytest.raises(ValueError, match=re.escape(text) + ".*delete it.*--resume"):
-        fetch_landmark("SfM120k", "ResNet50")
+        fetch(LANDMARK)
     assert (hub_checkpoints / landmark_name).exists()  # deleting it is for the user
 
 
