@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,10 @@ class ClassIndex:
         self.group_starts, self.group_ids = arrays["group_starts"], arrays["group_ids"]
         self._names = open(list_file or self.index_folder / _WALKED_NAMES, "rb", buffering=0)  # noqa: SIM115
         is_touched = list_file is not None and _stamp(self._names.fileno()) != list_stamp
-        if is_touched and _hash_names(read_text(list_file), self.params) != self.digest:
+        if (
+            is_touched
+            and _hash_names(read_text(list_file, is_mapped=True), self.params) != self.digest
+        ):
             raise ValueError(
                 f"{list_file} was changed after the class index {self.index_folder} was made of "
                 "it: start again"
@@ -178,14 +182,15 @@ def load_index(
     real_folder, list_file = find_folder(folder)
     stem = Path(cache_folder) / _name_index(real_folder, list_file, params)
     stamp = _stamp(list_file) if list_file else None
-    if stamp and (index_folder := _find_by_stamp(stem, stamp)):
-        return ClassIndex(index_folder)
-    paths = list_images(folder)
-    digest = _hash_names(paths.blob, params)
-    index_folder = stem.with_name(f"{stem.name}_{digest}")
-    if not index_folder.is_dir():
+    built = _find_built(stem)
+    for index_folder in built if stamp else ():
+        if _read_meta(index_folder).get("list_stamp") == stamp:
+            return ClassIndex(index_folder)
+    paths = list_images(folder, is_mapped=True)
+    index_folder = _with_digest(stem, _hash_names(paths.blob, params)) if built else None
+    if index_folder not in built:
         _log.info(f"Splitting the images of {real_folder} into classes")
-        _build(paths, params, index_folder, digest, stamp)
+        index_folder = _build(paths, params, stem, stamp)
     elif stamp:
         with suppress(OSError):  # a shared cache may be another user's: the list is hashed again
             meta = _read_meta(index_folder) | {"list_stamp": stamp}
@@ -193,46 +198,44 @@ def load_index(
     return ClassIndex(index_folder)
 
 
-def _find_by_stamp(stem: Path, stamp: list[int]) -> Path | None:
-    """Return the class index that was built of a list file with this stamp, if there is one."""
-    built = stem.parent.iterdir() if stem.parent.is_dir() else ()
-    folders = (folder for folder in built if folder.name.startswith(stem.name))
-    return next((one for one in folders if _read_meta(one).get("list_stamp") == stamp), None)
+def _find_built(stem: Path) -> list[Path]:
+    """Return the class indices of other or equal lists of the same folder and parameters."""
+    if not stem.parent.is_dir():
+        return []
+    return [folder for folder in stem.parent.iterdir() if folder.name.startswith(stem.name)]
 
 
-def _build(
-    paths: ImagePaths,
-    params: PartitionParams,
-    index_folder: Path,
-    digest: str,
-    stamp: list[int] | None,
-) -> None:
+def _build(paths: ImagePaths, params: PartitionParams, stem: Path, stamp: list[int] | None) -> Path:
     """Split images into classes and write their class index; two processes may do so at once."""
-    partition = group_cells(find_cells(*read_numbers(paths, _CELL_FIELDS), params), params)
+    with ThreadPoolExecutor(1) as hasher:
+        digest = hasher.submit(_hash_names, paths.blob, params)
+        partition = group_cells(find_cells(*read_numbers(paths, _CELL_FIELDS), params), params)
     image_offsets = paths.starts[partition.images]
     contents = dict(zip(ARRAYS, (image_offsets, *list(vars(partition).values())[1:]), strict=True))
+    meta = {
+        "format_version": FORMAT_VERSION,
+        "folder": str(paths.folder),
+        "list_file": paths.list_file and str(paths.list_file),
+        "list_stamp": stamp,
+        "num_listed_images": len(paths),
+        "params": dataclasses.asdict(params),
+        "digest": digest.result(),
+    }
+    index_folder = _with_digest(stem, digest.result())
     try:
         with commons.atomic_folder(index_folder) as folder:
             for name, array in contents.items():
                 np.save(folder / f"{name}.npy", array, allow_pickle=False)
             if paths.list_file is None:
                 paths.blob.tofile(folder / _WALKED_NAMES)
-            meta = {
-                "format_version": FORMAT_VERSION,
-                "folder": str(paths.folder),
-                "list_file": paths.list_file and str(paths.list_file),
-                "list_stamp": stamp,
-                "num_listed_images": len(paths),
-                "params": dataclasses.asdict(params),
-                "digest": digest,
-                "crc32": {file.name: _checksum(file) for file in sorted(folder.iterdir())},
-            }
+            meta["crc32"] = {file.name: _checksum(file) for file in sorted(folder.iterdir())}
             commons.write_json(meta, folder / _META)
             for file in folder.iterdir():
                 commons.sync_file(file)
     except OSError:
         if not index_folder.is_dir():  # else another process was first: its class index is the same
             raise
+    return index_folder
 
 
 def _hash_names(text: np.ndarray, params: PartitionParams) -> str:
@@ -240,6 +243,10 @@ def _hash_names(text: np.ndarray, params: PartitionParams) -> str:
     digest = hashlib.blake2b(repr((_DIGEST_VERSION, params)).encode(), digest_size=12)
     digest.update(text[mark_length(text) :])
     return digest.hexdigest()
+
+
+def _with_digest(stem: Path, digest: str) -> Path:
+    return stem.with_name(f"{stem.name}_{digest}")
 
 
 def _name_index(

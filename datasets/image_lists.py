@@ -19,7 +19,6 @@ LIST_ENDING = "_images_paths.txt"
 _EXTENSIONS = tuple(extension.encode() for extension in IMAGE_EXTENSIONS)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # may begin a list file, is not part of a name
 _BYTES_PER_BLOCK = 1 << 20  # of a text that is searched; stays in the processor's cache
-_MAPPED_BYTES = 1 << 30  # a list of 1 GB or more (10 M names) is mapped: its pages cost no memory
 _NEWLINE, _RETURN, _DOT, _SLASH = (ord(character) for character in "\n\r./")
 _BAD_BYTES = b"\0:\\" if os.name == "nt" else b"\0"  # of no path in a list; drives on Windows
 
@@ -70,11 +69,15 @@ class ImagePaths(Sequence):
         return self.blob[self.starts[index] : self.ends[index]].tobytes()
 
 
-def list_images(folder: str | os.PathLike) -> ImagePaths:
+def list_images(folder: str | os.PathLike, is_mapped: bool = False) -> ImagePaths:
     """List the images of a folder: those of the list file beside it, else those below it.
 
     A walk finds .jpg, .jpeg and .png in any case, in all sub-folders, sorted by relative path; the
     order of a list file stays.
+
+    Args:
+        folder: Holds the images.
+        is_mapped: See `read_list`.
 
     Raises:
         FileNotFoundError: If the folder is missing or empty, or the first listed image is missing.
@@ -84,7 +87,7 @@ def list_images(folder: str | os.PathLike) -> ImagePaths:
     if list_file is None:
         paths = split_lines(folder, np.frombuffer(walk_images(folder), np.uint8))
     else:
-        paths = read_list(list_file, folder)
+        paths = read_list(list_file, folder, is_mapped)
     if len(paths) == 0:
         raise FileNotFoundError(
             f"No image in {list_file or folder}: looked for {', '.join(IMAGE_EXTENSIONS)}"
@@ -115,22 +118,28 @@ def find_list_file(*folders: Path) -> Path | None:
     return next((path for path in beside if os.path.isfile(path)), None)
 
 
-def read_list(list_file: Path, folder: str | os.PathLike) -> ImagePaths:
+def read_list(list_file: Path, folder: str | os.PathLike, is_mapped: bool = False) -> ImagePaths:
     """Read a list of paths relative to a folder; neither folder nor images need to exist.
+
+    Args:
+        list_file: One path a line.
+        folder: Base of the paths.
+        is_mapped: Map the list instead of reading it. For the names of SF-XL this saves 4 GB and
+            seconds, but the process dies if somebody cuts the file meanwhile: for short use.
 
     Raises:
         ValueError: If a line leads out of the folder; names list, line and path.
     """
-    paths = split_lines(folder, read_text(list_file), list_file)
+    paths = split_lines(folder, read_text(list_file, is_mapped), list_file)
     _check_lines(paths)
     return paths
 
 
-def read_text(list_file: str | os.PathLike) -> np.ndarray:
-    """Return the bytes of a list; those of 1 GB or more are mapped. uint8 [num_bytes]."""
-    if os.path.getsize(list_file) < _MAPPED_BYTES:
-        return np.fromfile(list_file, np.uint8)
-    return np.asarray(np.memmap(list_file, np.uint8, mode="r"))
+def read_text(list_file: str | os.PathLike, is_mapped: bool = False) -> np.ndarray:
+    """Return the bytes of a list, see `read_list`. uint8 [num_bytes]."""
+    if is_mapped and os.path.getsize(list_file):  # an empty file cannot be mapped
+        return np.asarray(np.memmap(list_file, np.uint8, mode="r"))
+    return np.fromfile(list_file, np.uint8)
 
 
 def image_paths_of(files: Iterable[str | os.PathLike]) -> ImagePaths:

@@ -114,10 +114,10 @@ def iterate_names(source: str | os.PathLike) -> Iterator[ImagePaths]:
     path = Path(os.path.abspath(source))
     list_file = path if path.is_file() else find_list_file(path, path.resolve())
     if list_file is None:
-        paths = list_images(path)
+        paths = list_images(path, is_mapped=True)
     else:
         folder = list_file.with_name(list_file.name.removesuffix(LIST_ENDING))
-        paths = read_list(list_file, folder)
+        paths = read_list(list_file, folder, is_mapped=True)
     if not len(paths):
         raise FileNotFoundError(f"{list_file} is empty; expected one image path per line")
     for first in range(0, len(paths), _NAMES_PER_BLOCK):

@@ -157,12 +157,12 @@ def test_a_list_may_be_empty(tmp_path, text):
     assert len(read_list(tmp_path / "list.txt", tmp_path)) == 0
 
 
-def test_a_large_list_is_mapped(tmp_path, monkeypatch):
+def test_a_mapped_list_is_as_one_that_is_read(tmp_path):
     lines = make_odd_lines(300)
     (tmp_path / "list.txt").write_text("\n".join(lines))
-    read = read_list(tmp_path / "list.txt", tmp_path)
-    monkeypatch.setattr(image_lists, "_MAPPED_BYTES", 1000)
-    assert isinstance(read_text(tmp_path / "list.txt").base, np.memmap)
-    mapped = read_list(tmp_path / "list.txt", tmp_path)
+    assert isinstance(read_text(tmp_path / "list.txt", is_mapped=True).base, np.memmap)
+    read, mapped = (read_list(tmp_path / "list.txt", tmp_path, mapped) for mapped in (False, True))
     assert type(mapped.blob) is np.ndarray, "compiled loops know no other kind"
     assert list(mapped) == list(read) == [os.path.join(tmp_path, line) for line in lines]
+    (tmp_path / "list.txt").write_bytes(b"")
+    assert len(read_list(tmp_path / "list.txt", tmp_path, is_mapped=True)) == 0
