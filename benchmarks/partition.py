@@ -204,8 +204,8 @@ def rows_of_both(both: Both, num_images: int) -> list[tuple[str, ...]]:
         _row("the same, of a processor, s", built.cpu_seconds, looped.cpu_seconds),
         _row("the same, once: compiling first, s", both.first.seconds, looped.seconds),
         _row("peak memory, MB", built.peak_mb, looped.peak_mb),
-        _row("on disk, MB", both.index_bytes / 2**20, both.cache_bytes / 2**20, ">= 10"),
-        _row(f"{GROUPS_NUM} groups opened, s", opened.seconds, loaded.seconds, ">= 300"),
+        _row("on disk, MB", both.index_bytes / 2**20, both.cache_bytes / 2**20),
+        _row(f"{GROUPS_NUM} groups opened, s", opened.seconds, loaded.seconds),
         _row(f"memory of {GROUPS_NUM} open groups, MB", opened.peak_mb, loaded.peak_mb),
     ]
 

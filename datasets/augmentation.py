@@ -101,7 +101,7 @@ class Augmentation:
         return augment_batch(images, recipes, self.image_size)
 
 
-class Recipe(NamedTuple):
+class AugmentationRecipe(NamedTuple):
     """The steps of the colour jitter of one image, and its crop.
 
     A step of the colour jitter turns the hue or, if its hue is 0, makes each colour x of a pixel
@@ -131,7 +131,7 @@ class RandomRecipes:
         self._ranges = (ranges.brightness, ranges.contrast, ranges.saturation, ranges.hue)
         self._areas = (smallest_crop, 1.0)
 
-    def draw(self, image: torch.Tensor, seed: int) -> Recipe:
+    def draw(self, image: torch.Tensor, seed: int) -> AugmentationRecipe:
         """Draw a recipe for an image [3, H, W]; only its size counts.
 
         Torchvision draws from the global generator of the CPU, whose state is restored.
@@ -141,7 +141,7 @@ class RandomRecipes:
             order, *factors = ColorJitter.get_params(*self._ranges)
             crop = RandomResizedCrop.get_params(image, self._areas, _RATIOS)
         steps = [_make_step(kind, factors[kind]) for kind in order.tolist()]
-        return Recipe(np.array(steps, STEP), crop)
+        return AugmentationRecipe(np.array(steps, STEP), crop)
 
 
 def _make_step(kind: int, factor: float | None) -> tuple[float, float, float, float]:
@@ -162,7 +162,7 @@ def _make_step(kind: int, factor: float | None) -> tuple[float, float, float, fl
 
 
 def augment_batch(
-    images: Sequence[torch.Tensor], recipes: Sequence[Recipe], image_size: int
+    images: Sequence[torch.Tensor], recipes: Sequence[AugmentationRecipe], image_size: int
 ) -> torch.Tensor:
     """Augment images.
 
@@ -183,7 +183,9 @@ def augment_batch(
     return torch.stack(augmented)
 
 
-def _equal_sizes(images: Sequence[torch.Tensor], recipes: Sequence[Recipe]) -> Iterator[list[int]]:
+def _equal_sizes(
+    images: Sequence[torch.Tensor], recipes: Sequence[AugmentationRecipe]
+) -> Iterator[list[int]]:
     """Yield indices of images of equal size, not too many at once, ordered by their hue's step."""
     by_size = defaultdict(list)
     for index in sorted(range(len(images)), key=lambda index: _hue_step(recipes[index])):
@@ -193,13 +195,13 @@ def _equal_sizes(images: Sequence[torch.Tensor], recipes: Sequence[Recipe]) -> I
         yield from (indices[i : i + at_once] for i in range(0, len(indices), at_once))
 
 
-def _hue_step(recipe: Recipe) -> int:
+def _hue_step(recipe: AugmentationRecipe) -> int:
     """Return the step that turns the hue; NUM_STEPS if none does."""
     return next((i for i, turns in enumerate(recipe.steps["hue"]) if turns), NUM_STEPS)
 
 
 def _augment_equal_sizes(
-    images: torch.Tensor, recipes: Sequence[Recipe], image_size: int
+    images: torch.Tensor, recipes: Sequence[AugmentationRecipe], image_size: int
 ) -> torch.Tensor:
     """Augment images [B, 3, H, W] that are ordered by their hue's step."""
     steps, crops = _to_device(recipes, images.device)
@@ -219,7 +221,7 @@ def _augment_equal_sizes(
 
 
 def _to_device(
-    recipes: Sequence[Recipe], device: torch.device
+    recipes: Sequence[AugmentationRecipe], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return steps, float32 [B, NUM_STEPS, 4], and crops, float32 [B, 4]."""
     packed = [(*recipe.steps.view(np.float32), *recipe.crop) for recipe in recipes]

@@ -30,7 +30,7 @@ def augment_image(
     Args:
         image: uint8 [3, H, W] on the CPU; quickest if the colours of a pixel are side by side in
             memory, as `load_image` leaves them.
-        steps: Of the colour jitter, see `augmentation.Recipe`. STEP [NUM_STEPS].
+        steps: Of the colour jitter, see `augmentation.AugmentationRecipe`. STEP [NUM_STEPS].
         crop: top, left, height, width in pixels.
         image_size: Side of the result.
 

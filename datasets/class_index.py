@@ -36,13 +36,13 @@ _META = "meta.json"
 _DIGEST_VERSION = 1  # checkpoints hold digests: with another version they could not be resumed
 _MAX_LABEL = 30  # of the name of the folder: 255 bytes have to hold the parameters too
 _LINE_BYTES = 256  # read at once for a path; more if the line is longer
-_BYTES_PER_BLOCK = 1 << 24  # of a file that is checked
+_BYTES_PER_BLOCK = 1 << 20  # of a file that is checked
 
 
 class ClassIndex:
     """Classes and groups of a training folder; opening one reads no images and no names.
 
-    Classes are numbered through all groups: group g holds the classes `classes(g)`, class c the
+    Indices of classes run through all groups: group g holds the classes `classes(g)`, class c the
     images `images(c)`, and `path(i)` is the file of image i. Two class indices with one `digest`
     have the same images in the same classes, wherever their folders are.
     """
@@ -75,11 +75,9 @@ class ClassIndex:
         self.class_starts, self.class_cells = arrays["class_starts"], arrays["class_cells"]
         self.group_starts, self.group_ids = arrays["group_starts"], arrays["group_ids"]
         self._names = open(list_file or self.index_folder / _WALKED_NAMES, "rb", buffering=0)  # noqa: SIM115
-        is_touched = list_file is not None and _stamp(self._names.fileno()) != list_stamp
-        if (
-            is_touched
-            and _hash_names(read_text(list_file, is_mapped=True), self.params) != self.digest
-        ):
+        if list_file is None or _stamp(self._names.fileno()) == list_stamp:
+            return
+        if _hash_names(read_text(list_file, is_mapped=True), self.params) != self.digest:
             raise ValueError(
                 f"{list_file} was changed after the class index {self.index_folder} was made of "
                 "it: start again"

@@ -16,7 +16,7 @@ from datasets.augmentation import (
     STEP,
     Augmentation,
     AugmentationParams,
-    Recipe,
+    AugmentationRecipe,
     augment_batch,
 )
 from datasets.augmentation_cpu import augment_image
@@ -36,7 +36,9 @@ both_ways = pytest.mark.parametrize("augment", [augment_by_kernel, augment_alone
 
 
 def make_recipe(crop, *steps):
-    return Recipe(np.array([*steps, *[UNCHANGED] * (NUM_STEPS - len(steps))], STEP), crop)
+    return AugmentationRecipe(
+        np.array([*steps, *[UNCHANGED] * (NUM_STEPS - len(steps))], STEP), crop
+    )
 
 
 def colours(augmented):
