@@ -32,9 +32,8 @@ from evaluation.protocol import DEFAULT_MAJORITY_WEIGHT, evaluate_all
 from evaluation.results import NUM_RANKED, write_results
 from evaluation.retrieval import Database
 from evaluation.tables import format_result, format_table
-from model import build_network
 from model.inference import check_engine, optimize
-from model.network import choose_resize
+from model.network import build_network, choose_resize
 from model.other_models import hash_tensors, identify, load_model, parse_model_spec
 from parser import parse_eval_arguments
 from reports.pictures import save_pictures
@@ -43,6 +42,7 @@ from runs.folders import run_folder
 from runs.provenance import describe_software, peak_memory, record_start
 from runs.signals import StopSignals
 
+ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation")
 UNTRAINED = {"backbone": "ResNet18"}  # unless flags say
 TOLD_FLAGS = ("seed", "inference_engine", "use_amp16", "descriptors_dtype")  # in results.json
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.io_retries,
         )
     labels = Labels(args.positive_dist_threshold, args.positives, args.no_labels, args.per_city)
-    architecture = {name: getattr(args, name) for name in ("backbone", "fc_output_dim", "pooling")}
+    architecture = {name: getattr(args, name) for name in ARCHITECTURE}
     with commons.main_process_first():  # what it downloads, the others find
         if args.dataset:
             eval_sets, left_out = load_named_sets(args.dataset, args.datasets_folder, labels)

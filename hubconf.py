@@ -6,8 +6,8 @@ torch.hub.load("OWNER/REPO", "cosplace", weights="best_model.pth")
 
 dependencies = ["torch", "torchvision"]
 
-from model import GeoLocalizationNet, build_network  # noqa: E402
 from model.checkpoints import load_network  # noqa: E402
+from model.network import GeoLocalizationNet, build_network  # noqa: E402
 from model.published import fetch_published, parse_published  # noqa: E402
 
 
@@ -32,7 +32,7 @@ def cosplace(
     weights: str | None = None,
     backbone: str = "ResNet18",
     fc_output_dim: int | None = None,
-    pooling: str | None = None,
+    aggregation: str | None = None,
     backbone_weights: str = "imagenet",
 ) -> GeoLocalizationNet:
     """Return the network of a checkpoint, or an untrained one.
@@ -42,10 +42,10 @@ def cosplace(
         backbone: Of the untrained network.
         fc_output_dim: Length of its descriptors, 0 for no linear layer; None for the backbone's
             default, 512 for CNNs.
-        pooling: "gem", "avg", "max", "seqpool" or "none"; None for the backbone's default, "gem"
-            for CNNs.
-        backbone_weights: "imagenet", "none" or a path, see `model.backbones.build_backbone`.
+        aggregation: Key of `model.aggregation.AGGREGATIONS`; None for the backbone's default,
+            "gem" for CNNs.
+        backbone_weights: "imagenet", "none" or a path, see `model.backbones.build.build_backbone`.
     """
     if weights is not None:
         return load_network(weights).eval()
-    return build_network(backbone, fc_output_dim, pooling, backbone_weights).eval()
+    return build_network(backbone, fc_output_dim, aggregation, backbone_weights).eval()

@@ -10,14 +10,9 @@ from typing import Any
 
 from datasets.catalog import TRAIN_SETS
 from methods import DEFAULT_METHOD, METHODS
+from model.aggregation import AGGREGATIONS
+from model.backbones import BACKBONES
 
-BACKBONES = [
-    *("ResNet18", "ResNet50", "ResNet101", "ResNet152", "VGG16"),
-    *(f"EfficientNet_B{size}" for size in range(8)),
-    *("EfficientNet_Lite0", "MobileNetV2", "ViT_B16", "CCT14_224", "CCT14_384"),
-    *("DINOv2_S", "DINOv2_B", "DINOv2_L"),
-]
-POOLINGS = ("gem", "avg", "max", "seqpool", "none")
 TEST_METHODS = (
     *("hard_resize", "single_query", "central_crop", "five_crops", "nearest_crop"),
     "maj_voting",
@@ -308,8 +303,8 @@ def _add_start(cli: argparse.ArgumentParser) -> None:
     cli.add_argument_group("model").add_argument(
         "--resume_model",
         metavar="CHECKPOINT",
-        help="initial weights of a whole network, ours or published, with its backbone, pooling "
-        "and dimension",
+        help="initial weights of a whole network, ours or published, with its backbone, "
+        "aggregation and dimension",
     )
 
 
@@ -320,8 +315,8 @@ def _add_model(cli: argparse.ArgumentParser) -> None:
         "--resume_model",
         dest="resume_model",
         metavar="CHECKPOINT",
-        help="weights of a whole network, ours or published, with its backbone, pooling and "
-        "dimension; without it, the network before training",
+        help="weights of a whole network, ours or published, with its backbone, "
+        "aggregation and dimension; without it, the network before training",
     )
     add(
         "--model",
@@ -352,14 +347,15 @@ def _add_architecture(cli: argparse.ArgumentParser, of_what: str = "") -> None:
     add(
         "--fc_output_dim",
         type=not_negative_int,
-        help="length of the descriptors; 0: no linear layer, they have the length of the pooling's "
-        "output (default: that of the backbone, 512; 0 for ViT and CCT)",
+        help="length of the descriptors, by a linear layer after the pooling; 0: no such layer "
+        "(default: that of the backbone, 512; 0 for ViT and CCT)",
     )
     add(
+        "--aggregation",
         "--pooling",
-        choices=POOLINGS,
-        help="from the feature map to a vector (default: that of the backbone, gem; seqpool for "
-        "CCT, none for ViT)",
+        choices=AGGREGATIONS,
+        help="from the feature map to the descriptor (default: that of the backbone, gem; seqpool "
+        "for CCT, none for ViT)",
     )
 
 

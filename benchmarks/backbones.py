@@ -17,9 +17,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import write_table, write_title
-from model import GeoLocalizationNet, build_network
 from model.backbones import BACKBONES
-from model.network import IMAGE_SIZE
+from model.network import IMAGE_SIZE, GeoLocalizationNet, build_network
 
 COLUMNS = ("backbone", "descriptor", "image size", "parameters", "GFLOPs", "images/s")
 QUICK = ("ResNet18", "ResNet50", "VGG16", "EfficientNet_Lite0", "ViT_B16", "DINOv2_S")

@@ -29,7 +29,7 @@ from evaluation.protocol import Protocol, evaluate_all
 from evaluation.results import NUM_RANKED, write_results
 from evaluation.rows import Described, Rows
 from evaluation.views import View
-from model import build_network
+from model.network import build_network
 from reports.report import write_report
 
 DIM, IMAGE_SIZE_PX, NUM_EXTRACTED = 512, 512, 128

@@ -32,8 +32,8 @@ from commons import IMAGENET_MEAN, IMAGENET_STD
 from datasets.image_lists import ImagePaths, list_images
 from evaluation.descriptors import Inference, Model, extract_descriptors
 from evaluation.views import View
-from model import build_network
 from model.inference import optimize
+from model.network import build_network
 
 PLAIN_BATCH = 4
 NUM_PROCESSES = 2

@@ -15,7 +15,7 @@ from torchvision import transforms
 from commons import IMAGENET_MEAN, IMAGENET_STD
 from cosface_loss import MarginCosineProduct
 from datasets.class_index import ClassIndex
-from model import GeoLocalizationNet, build_network
+from model.network import GeoLocalizationNet, build_network
 from training.state import Optimization
 
 

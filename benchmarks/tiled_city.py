@@ -10,7 +10,7 @@ from datasets.eval_set import load_test_set
 from evaluation.descriptors import Inference, extract_descriptors
 from evaluation.views import View
 from mini_city import PRESETS, generate
-from model import build_network
+from model.network import build_network
 
 NOISE = 0.25  # times the difference of two descriptors drawn from the database
 DIM = 512

@@ -33,7 +33,7 @@ from benchmarks.plain_training import (
 from datasets.class_index import ClassIndex, load_index
 from datasets.image_names import ImageName, format_image_name
 from datasets.partition import PartitionParams
-from model import build_network
+from model.network import build_network
 from parser import parse_train_arguments
 from train import train_one_epoch
 from training.classification import Classification, ClassificationSettings

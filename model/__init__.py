@@ -1,5 +1,1 @@
-"""The network: backbone, pooling, linear layer; and how its weights are read and written."""
-
-from model.network import GeoLocalizationNet, build_network
-
-__all__ = ["GeoLocalizationNet", "build_network"]
+"""Networks: their parts, their checkpoints, and models of others."""

@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 import commons
 
@@ -52,18 +50,30 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         raise FileNotFoundError(f"There is no checkpoint {path}")
     try:
         if os.fspath(path).endswith(".safetensors"):
-            return load_file(path)
+            return _load_safetensors(path)
         with open(path, "rb") as file:
             checkpoint = _load(file)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (DamagedFileError, SafetensorError) as error:
+    except DamagedFileError as error:
         raise DamagedFileError(
             f"{path} is not a checkpoint that can be read safely: {error}"
         ) from None
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
-    return dict(checkpoint)
+    return checkpoint
+
+
+def _load_safetensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    try:
+        from safetensors import SafetensorError  # comes with timm, which users of torch.hub lack
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ValueError(f"{path} needs safetensors: pip install safetensors") from None
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise DamagedFileError(str(error)) from None
 
 
 def _load(file: BinaryIO) -> Any:

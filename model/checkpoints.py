@@ -1,4 +1,4 @@
-"""Networks out of checkpoints, ours and the published ones."""
+"""Networks from checkpoints, ours and the published ones."""
 
 import functools
 import json
@@ -10,24 +10,27 @@ from typing import Any
 import torch
 
 from model.backbones import BACKBONES
+from model.backbones.build import find_pretrained
 from model.checkpoint_files import read_checkpoint
-from model.layers import POOLINGS
-from model.network import GeoLocalizationNet, build_network
+from model.network import GeoLocalizationNet, architecture_of, build_network
 
 _WRAPPERS = ("model_state_dict", "state_dict")
+# What files that say no architecture may have, all of them published or older than this module.
 _PLAIN_POOLING = "aggregation.1._extra_state"
 _LEARNED_POOLINGS = {"aggregation.1.p": "gem", "aggregation.1.attention.weight": "seqpool"}
+_POOLINGS = ("gem", "avg", "max", "seqpool", "none")
 _LINEAR = "aggregation.3."
 
 
 def load_network(
     path: str | os.PathLike, train_all_layers: bool = False, freeze_te: int = 0
 ) -> GeoLocalizationNet:
-    """Make the network that a checkpoint was saved from, with its weights, on the CPU.
+    """Build the network that a checkpoint was saved from, with its weights, on the CPU.
 
-    Backbone, pooling and descriptor length are read off the tensors: nothing else is needed, and
-    nothing is downloaded. Accepted are published CosPlace checkpoints, our `best_model.pth` and
-    `last_checkpoint.pth`, and either with a `module.` prefix.
+    State dicts of our networks say the architecture. In other files, published ones and our older
+    ones, backbone, aggregation and descriptor length are recognised by the tensors. Nothing else is
+    needed, and nothing is downloaded. Accepted are published CosPlace checkpoints, our
+    `best_model.pth` and `last_checkpoint.pth`, and either with a `module.` prefix.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -37,31 +40,91 @@ def load_network(
 
 
 def network_of(
-    checkpoint: dict[str, Any],
+    checkpoint: Mapping[str, Any],
     path: str | os.PathLike,
     train_all_layers: bool = False,
     freeze_te: int = 0,
 ) -> GeoLocalizationNet:
     """Do what `load_network` does with a checkpoint that was read from `path` already."""
-    state = network_state(checkpoint, path)
-    backbone = _recognise_backbone(state, path)
-    pooling = _recognise_pooling(state, path)
-    dim = _recognise_dim(state, path)
-    with torch.device("meta"):
-        network = build_network(backbone, dim, pooling, "none", train_all_layers, freeze_te)
+    state = _find_state(checkpoint, path)
+    tensors = {name.removeprefix("module."): value for name, value in state.items()}
+    architecture = architecture_of(state) or _recognise(tensors, path)
+    freezing = {"train_all_layers": train_all_layers, "freeze_te": freeze_te}
     try:
-        network.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path} is not a CosPlace network with {backbone}: {error}") from None
+        with torch.device("meta"):
+            network = build_network(**architecture, backbone_weights="none", **freezing)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} says an architecture that is none: {error}") from None
+    load_strictly(network, tensors, path)
     if network.image_size is not None:
-        network.image_size = _trained_size(checkpoint, path, backbone) or network.image_size
-    return network.float()
+        network.image_size = (
+            _trained_size(checkpoint, path, architecture["backbone"]) or network.image_size
+        )
+    return network
+
+
+def load_strictly(
+    network: GeoLocalizationNet,
+    state: Mapping[str, Any],
+    path: str | os.PathLike,
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """Give a network on the meta device the tensors of a file, as float32.
+
+    Args:
+        network: Gets the tensors themselves, no copies.
+        state: Tensors by name.
+        path: The file that they are from.
+        names: Names in the network -> names in the file; None if they are the same.
+
+    Raises:
+        ValueError: If one is missing, is left over, or has another shape; or is an integer where a
+            float is needed, or the other way round.
+    """
+    expected = network.state_dict()
+    names = names or {name: name for name in expected}
+    faults = [f"{name} is left over" for name in state if name not in set(names.values())]
+    for name, in_file in names.items():
+        needed = _describe(expected[name])
+        if in_file not in state:
+            faults.append(f"{in_file} is missing")
+        elif _describe(state[in_file]) != needed:
+            faults.append(f"{in_file} is {_describe(state[in_file])}, not {needed}")
+    if faults:
+        raise ValueError(
+            f"{path} does not have the tensors of its architecture, {network.architecture} "
+            f"({len(faults)} differ): {'; '.join(faults[:3])}"
+        )
+    state = {name: state[in_file] for name, in_file in names.items()}
+    network.load_state_dict(state, strict=True, assign=True)
+    network.float()
+
+
+def _describe(tensor: Any) -> str:
+    """Return kind and shape; the precision may differ."""
+    if not isinstance(tensor, torch.Tensor):
+        return f"a {type(tensor).__name__}"
+    return f"{'a float' if tensor.is_floating_point() else 'an integer'} {list(tensor.shape)}"
+
+
+def _find_state(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> Mapping[str, Any]:
+    """Return the network's state dict in a checkpoint.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    state = next((checkpoint[key] for key in _WRAPPERS if key in checkpoint), checkpoint)
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f"{path} holds no state dict")
+    if not any(key.removeprefix("module.").startswith("backbone.") for key in state):
+        raise ValueError(f"{path} holds no CosPlace network: no key begins with 'backbone.'")
+    return state
 
 
 def _trained_size(
     checkpoint: Mapping[str, Any], path: str | os.PathLike, backbone: str
 ) -> int | None:
-    """Return --image_size of the training, if the checkpoint or args.json beside it tell it."""
+    """Return --image_size of the training, if the checkpoint or args.json beside it says it."""
     flags = checkpoint.get("args")
     file = Path(path).with_name("args.json")
     if not isinstance(flags, Mapping) and file.is_file():
@@ -75,19 +138,13 @@ def _trained_size(
     return size if isinstance(size, int) and size > 0 else None
 
 
-def network_state(checkpoint: dict[str, Any], path: str | os.PathLike) -> dict[str, Any]:
-    """Return the network's state dict out of a checkpoint, without `module.` prefixes.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    state = next((checkpoint[key] for key in _WRAPPERS if key in checkpoint), checkpoint)
-    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-        raise ValueError(f"{path} holds no state dict")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    if not any(key.startswith("backbone.") for key in state):
-        raise ValueError(f"{path} holds no CosPlace network: no key begins with 'backbone.'")
-    return state
+def _recognise(state: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Any]:
+    """Return the architecture whose tensors are those of a state dict that does not say it."""
+    return {
+        "backbone": _recognise_backbone(state, path),
+        "aggregation": _recognise_pooling(state, path),
+        "fc_output_dim": _recognise_dim(state, path),
+    }
 
 
 def _recognise_backbone(state: Mapping[str, Any], path: str | os.PathLike) -> str:
@@ -113,23 +170,26 @@ def _recognise_backbone(state: Mapping[str, Any], path: str | os.PathLike) -> st
 
 @functools.cache
 def _shapes_of(backbone: str) -> dict[str, torch.Size]:
-    recipe = BACKBONES[backbone]
+    pretrained = find_pretrained(backbone)
     with torch.device("meta"):
-        state = recipe.cut(recipe.whole()).state_dict()
+        state = pretrained.cut(pretrained.whole()).state_dict()
     return {key: tensor.shape for key, tensor in state.items()}
 
 
 def _recognise_pooling(state: Mapping[str, Any], path: str | os.PathLike) -> str:
-    """Return the name of the pooling, which its tensors tell, or else its name in the state."""
+    """Return the name of the pooling: by its tensors, or the name in the state if it has none."""
     learned = (name for key, name in _LEARNED_POOLINGS.items() if key in state)
     pooling = state.get(_PLAIN_POOLING, next(learned, None))
-    if not isinstance(pooling, str) or pooling not in POOLINGS:
-        raise ValueError(f"{path} has no pooling of a CosPlace network: {', '.join(POOLINGS)}")
+    if not isinstance(pooling, str) or pooling not in _POOLINGS:
+        raise ValueError(
+            f"{path} has no aggregation of a published network, {', '.join(_POOLINGS)}, and does "
+            "not say its architecture"
+        )
     return pooling
 
 
 def _recognise_dim(state: Mapping[str, Any], path: str | os.PathLike) -> int:
-    """Return the length of what the linear layer gives; 0 if there is none."""
+    """Return the length of the linear layer's output; 0 if there is no such layer."""
     if not any(key.startswith(_LINEAR) for key in state):
         return 0
     weight = state.get(f"{_LINEAR}weight")

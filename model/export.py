@@ -22,10 +22,10 @@ from torch import nn
 
 import commons
 from commons import IMAGENET_MEAN, IMAGENET_STD
+from model.backbones.transformers import Transformer
 from model.checkpoints import load_network
 from model.exported import load_onnx, load_torchscript, require_packages
 from model.network import IMAGE_SIZE, GeoLocalizationNet
-from model.transformer import Transformer
 
 TOLERANCE = 1e-5  # between the numbers of two descriptors, whose length is 1
 METADATA_FILE = "metadata.json"  # inside a TorchScript file; in ONNX each entry is a property

@@ -18,7 +18,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from model.export import TOLERANCE, largest_difference, write_onnx
 from model.exported import load_onnx, require_packages
-from model.landmarks import LandmarkNet
 from model.network import IMAGE_SIZE, GeoLocalizationNet
 from model.other_models import OtherModel
 
@@ -60,7 +59,7 @@ def optimize(model: nn.Module, engine: str = "torch") -> Model:
         ValueError: If onnxruntime is to run a model that is none of ours.
     """
     network = model.model if isinstance(model, OtherModel) else model
-    if isinstance(network, (GeoLocalizationNet, LandmarkNet)):
+    if isinstance(network, GeoLocalizationNet):
         return ENGINES[engine](network)
     if engine != "torch":
         raise ValueError(

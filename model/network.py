@@ -1,10 +1,15 @@
-"""The network of CosPlace (paper, section 4.1): backbone, L2, pooling, linear, L2."""
+"""Networks: images to descriptors by backbone, aggregation and, for some, whitening."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-from model.backbones import build_backbone, find_recipe
-from model.layers import L2Norm, NoPool, SeqPool, make_pooling
+from model.aggregation import build_aggregation, check_aggregation
+from model.backbones import find_spec
+from model.backbones.build import build_backbone, load_pretrained_aggregation
+from model.whitening import Whitening
 
 IMAGE_SIZE = 512  # of training, in pixels, where the backbone has no size of its own
 
@@ -12,87 +17,100 @@ IMAGE_SIZE = 512  # of training, in pixels, where the backbone has no size of it
 class GeoLocalizationNet(nn.Module):
     """Images [B, 3, H, W], ImageNet-normalised, to L2-normalised descriptors [B, out_dim].
 
-    Keys of the state dict are those of the published CosPlace checkpoints. Without a linear layer
-    there is no `aggregation.3.*`.
+    Keys of the state dict are those of the published CosPlace checkpoints. It also says the
+    architecture, in torch's metadata, which torch.save writes and strict loading ignores.
     """
 
     def __init__(
-        self, backbone: nn.Module, fc_output_dim: int, pooling: str | nn.Module = "gem"
+        self, backbone: nn.Module, aggregation: nn.Module, whitening: nn.Module | None = None
     ) -> None:
-        """Put pooling and linear layer on a backbone.
+        """Join the parts of a network.
 
         Args:
-            backbone: Images to a map [B, C, h, w]; C is its attribute `out_channels`.
-            fc_output_dim: Length of the descriptors; 0 for C, without a linear layer.
-            pooling: Key of POOLINGS, or such a layer.
+            backbone: Images to feature maps [B, C, h, w].
+            aggregation: Feature maps to descriptors; their length is its attribute `out_dim`.
+            whitening: Descriptors to those of the network, the same; None: they are not changed.
         """
         super().__init__()
-        channels = backbone.out_channels
-        if isinstance(pooling, str):
-            pooling = make_pooling(pooling, channels)
-        # These two follow transformers, which were pretrained with the scale of their features.
-        is_scaled = not isinstance(pooling, (SeqPool, NoPool))
         self.backbone = backbone
-        self.aggregation = nn.Sequential(
-            L2Norm() if is_scaled else nn.Identity(),
-            pooling,
-            nn.Flatten(),
-            *([nn.Linear(channels, fc_output_dim)] if fc_output_dim else []),
-            L2Norm(),
-        )
-        self.out_dim = fc_output_dim or channels
+        self.aggregation = aggregation
+        self.whitening = nn.Identity() if whitening is None else whitening
+        self.out_dim: int = (aggregation if whitening is None else whitening).out_dim
         self.image_size: int | None = None  # side of the images that the backbone is for; None: any
-        self.architecture: dict[str, str | int] = {}  # names to build it by, if built by name
+        self.architecture: dict[str, str | int] = {}  # arguments of `build_network`, if it built it
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return one descriptor per image, float32 also under autocast."""
-        return self.aggregation(self.backbone(images)).float()
+        return self.whitening(self.aggregation(self.backbone(images))).float()
+
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:
+        """Return tensors by name, and the architecture in torch's metadata of the modules."""
+        state = super().state_dict(*args, prefix=prefix, **kwargs)
+        state._metadata[prefix.removesuffix(".")]["architecture"] = dict(self.architecture)
+        return state
+
+
+def architecture_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the architecture that a state dict of a network of ours says; {} for others.
+
+    A copy of such a state dict into a plain dict has lost it.
+    """
+    metadata = getattr(state, "_metadata", {})
+    for prefix in ("", "module"):  # the latter if the network was in a DistributedDataParallel
+        if found := metadata.get(prefix, {}).get("architecture"):
+            return dict(found)
+    return {}
 
 
 def build_network(
     backbone: str,
     fc_output_dim: int | None = None,
-    pooling: str | None = None,
+    aggregation: str | None = None,
     backbone_weights: str = "imagenet",
     train_all_layers: bool = False,
     freeze_te: int = 0,
+    whiten_dim: int | None = None,
+    kept_dims: int | None = None,
 ) -> GeoLocalizationNet:
-    """Make a network by names; see `build_backbone` for weights and freezing.
+    """Build a network by names; see `build_backbone` for weights and freezing.
 
     Args:
         backbone: Key of BACKBONES.
-        fc_output_dim: Length of the descriptors; 0 for no linear layer, None for the backbone's
-            default.
-        pooling: Key of POOLINGS; None for the backbone's default.
+        fc_output_dim: Length of the aggregation's descriptors; 0 for no linear layer, None for the
+            backbone's default.
+        aggregation: Key of AGGREGATIONS; None for the backbone's default.
         backbone_weights: "imagenet", "none" or a path.
         train_all_layers: Freeze no layer of a CNN.
-        freeze_te: Freeze so many blocks of a transformer.
+        freeze_te: Freeze the embeddings and this number of blocks of a transformer.
+        whiten_dim: Dimensions of a random whitening, the last layer; None for no such layer.
+        kept_dims: Length of the whitened descriptors, see `Whitening`.
 
     Raises:
-        ValueError: If a name is unknown, the length is negative, the weights do not fit, or the
+        ValueError: If a name is unknown, a length is out of range, the weights do not fit, or the
             parts do not go together.
-        FileNotFoundError: If the weights cannot be had.
+        FileNotFoundError: If the weights cannot be downloaded.
     """
-    recipe = find_recipe(backbone)
-    pooling = recipe.pooling if pooling is None else pooling
-    fc_output_dim = recipe.fc_output_dim if fc_output_dim is None else fc_output_dim
-    layer = make_pooling(pooling, recipe.out_channels)
-    if pooling == "none" and recipe.pooling != "none":
-        raise ValueError(
-            f"--pooling none: the map of {backbone} has many places, and a descriptor is one vector"
-        )
-    if pooling != "none" and recipe.pooling == "none":
-        raise ValueError(f"--pooling {pooling}: {backbone} gives one vector, to be left as it is")
+    spec = find_spec(backbone)
+    aggregation = spec.aggregation if aggregation is None else aggregation
+    fc_output_dim = spec.fc_output_dim if fc_output_dim is None else fc_output_dim
+    check_aggregation(aggregation, backbone, spec.aggregation)
     if fc_output_dim < 0:
         raise ValueError(f"--fc_output_dim must not be negative, it is {fc_output_dim}")
-    body = build_backbone(backbone, backbone_weights, train_all_layers, freeze_te, layer)
-    network = GeoLocalizationNet(body, fc_output_dim, layer)
-    network.image_size = recipe.image_size
+    body = build_backbone(backbone, backbone_weights, train_all_layers, freeze_te)
+    layers = build_aggregation(aggregation, spec.out_channels, fc_output_dim)
+    load_pretrained_aggregation(layers, backbone, backbone_weights)
+    whitening = None
+    if whiten_dim is not None:
+        whitening = Whitening(layers.out_dim, whiten_dim, kept_dims)
+    network = GeoLocalizationNet(body, layers, whitening)
+    network.image_size = spec.image_size
     network.architecture = {
         "backbone": backbone,
-        "pooling": pooling,
+        "aggregation": aggregation,
         "fc_output_dim": fc_output_dim,
     }
+    optional = {"whiten_dim": whiten_dim, "kept_dims": kept_dims}
+    network.architecture |= {name: dim for name, dim in optional.items() if dim is not None}
     return network
 
 
@@ -111,7 +129,7 @@ def choose_resize(
         "none", "480" (shorter side) or "480x640" (HxW); None: as the test set prescribes. Networks
         whose backbone has a size are tested at the size of the training images, if it is known.
     """
-    own = getattr(model, "image_size", None)  # models that are not ours have none
+    own = getattr(model, "image_size", None)  # models of others have none
     if asked == "":
         return str(image_size or own or IMAGE_SIZE)
     if asked is None and own is not None:

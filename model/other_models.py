@@ -88,7 +88,7 @@ def identify(facts: Mapping[str, Any]) -> str:
     if facts.get("model_file"):
         kept = facts.get("kept_dims")
         return f"{facts['model_sha256']}:{kept}" if kept else facts["model_sha256"]
-    names = ("model", "model_sha256", "code_sha256", "backbone", "pooling", "fc_output_dim")
+    names = ("model", "model_sha256", "code_sha256", "backbone", "aggregation", "fc_output_dim")
     return json.dumps({name: facts.get(name) for name in names})
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from datasets.catalog import look_up_test_set
-from model.backbones import find_recipe
+from model.backbones import find_spec
 from model.published import parse_published
 from paper.networks import Released, Trained
 from paper.run_log import NO_DATA_SET, RunLog
@@ -100,11 +100,11 @@ def training_gigabytes(source: Trained) -> float:
     network = _COSTS[flags["backbone"]][1] * 1e6
     groups = flags.get("groups_num", 8)
     num_classes = 100 if flags["dataset"] == "mini_city" else _CLASSES_PER_GROUP
-    head = num_classes * (flags["fc_output_dim"] or find_recipe(flags["backbone"]).out_channels)
+    head = num_classes * (flags["fc_output_dim"] or find_spec(flags["backbone"]).out_channels)
     return 4e-9 * (_ADAM * (network + groups * head) + network)
 
 
 def _gmacs(backbone: str, image_size: int) -> float:
     """Return multiply-adds of one image, which grow with its area."""
     gmacs, _ = _COSTS[backbone]
-    return gmacs * (image_size / (find_recipe(backbone).image_size or 512)) ** 2
+    return gmacs * (image_size / (find_spec(backbone).image_size or 512)) ** 2

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from model.backbones import find_recipe
+from model.backbones import find_spec
 from paper.drawing import PAGE_IN, new_figure, save_measured, styled
 from paper.networks import Trained
 from paper.results_of_runs import Study
@@ -40,7 +40,7 @@ _LEFT_OUT = "SFRS and NetVLAD are not implemented yet"
 
 def curve_sources(scale: Scale, backbone: str) -> dict[int, Trained]:
     """Return {descriptor dimension: training} of a backbone."""
-    own = find_recipe(backbone).out_channels  # without a linear layer
+    own = find_spec(backbone).out_channels  # without a linear layer
     return {dim or own: scale.cosplace(backbone, dim) for dim in scale.dims[backbone]}
 
 

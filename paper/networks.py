@@ -14,7 +14,7 @@ class Trained:
 
     Attributes:
         flags: Flags of train.py by name, sorted: all that define the network and differ from the
-            defaults, and always dataset, backbone, pooling, fc_output_dim and image_size.
+            defaults, and always dataset, backbone, aggregation, fc_output_dim and image_size.
     """
 
     flags: tuple[tuple[str, Any], ...]
@@ -34,7 +34,7 @@ class Trained:
         """Return a name that distinguishes it from other trainings of the paper."""
         flags = dict(self.flags)
         dim = flags["fc_output_dim"]
-        parts = [flags["backbone"], f"{dim}-D" if dim else "", flags["pooling"]]
+        parts = [flags["backbone"], f"{dim}-D" if dim else "", flags["aggregation"]]
         parts += [f"{name} {flags[name]}" for name in CHOSEN if flags.get(name) is not None]
         return " ".join(part for part in parts if part not in ("", "none"))
 

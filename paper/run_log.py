@@ -11,7 +11,7 @@ import commons
 from datasets.catalog import TRAIN_SETS, find_test_set, find_train_folder
 from paper.networks import Absent, Released, Source, Trained
 from parser import parse_eval_arguments, parse_train_arguments
-from reports.runs import find_sets, read_results
+from reports.runs import find_sets, read_results, with_names_of_today
 from training.checkpoints import NO_INFLUENCE
 
 _PLAIN = (  # flags that must have their defaults: the paper's protocol
@@ -212,7 +212,7 @@ def _read_flags(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         except ValueError:  # another program's
             continue
         if isinstance(flags, dict):
-            yield file.parent, flags
+            yield file.parent, with_names_of_today(flags)
 
 
 def _read_sets(folder: Path) -> list[tuple[Path, dict[str, Any]]]:

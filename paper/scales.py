@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.backbones import find_recipe
+from model.backbones import find_spec
 from model.network import IMAGE_SIZE
 from paper.networks import CHOSEN, Trained, trained
 
@@ -58,7 +58,7 @@ class Scale:
         """Return the data sets that stand for some of the paper's, each once."""
         return list(dict.fromkeys(found for name in names if (found := self.dataset(name))))
 
-    def cosplace(self, backbone: str, dim: int, pooling: str = "", **changed: Any) -> Trained:
+    def cosplace(self, backbone: str, dim: int, aggregation: str = "", **changed: Any) -> Trained:
         """Return the paper's training of a network, with some flags changed.
 
         SF-XL's processed folder has only the images of the chosen classes and groups: for others,
@@ -68,13 +68,13 @@ class Scale:
         is_processed = chosen["groups_num"] <= CHOSEN["groups_num"] and all(
             chosen[name] == CHOSEN[name] for name in ("M", "alpha", "N", "L")
         )
-        recipe = find_recipe(backbone)
+        spec = find_spec(backbone)
         flags = {
             "dataset": self.dataset("sf_xl" if is_processed else "sf_xl_raw"),
             "backbone": backbone,
             "fc_output_dim": dim,
-            "pooling": pooling or recipe.pooling,
-            "image_size": recipe.image_size or IMAGE_SIZE,
+            "aggregation": aggregation or spec.aggregation,
+            "image_size": spec.image_size or IMAGE_SIZE,
         }
         return trained(**(flags | self.flags | changed))
 

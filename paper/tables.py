@@ -17,7 +17,7 @@ class CosPlace(NamedTuple):
 
     backbone: str
     dim: int
-    pooling: str = "gem"
+    aggregation: str = "gem"
 
 
 # Labels of the row, as in the paper -> the network. The paper's other rows are absent.

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+RENAMED = {"pooling": "aggregation"}  # flags and results of older runs -> of today
 NUM_SHOWN = 3  # predictions of a query in reports
 _NEEDED = ("dataset", "num_queries", "num_database", "recalls")
 _KINDS = {  # of results.json, where present
@@ -120,7 +121,12 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not of an evaluation: it has no {', '.join(missing)}")
     if fault := _find_fault(result):
         raise ValueError(f"{file} is damaged: {fault}")
-    return result
+    return with_names_of_today(result)
+
+
+def with_names_of_today(values: dict[str, Any]) -> dict[str, Any]:
+    """Return flags or results of a run under the names that today's runs have for them."""
+    return {RENAMED.get(name, name): value for name, value in values.items()}
 
 
 def _find_fault(result: dict[str, Any]) -> str:

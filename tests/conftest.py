@@ -19,8 +19,8 @@ from training_runs import SMALL
 
 import commons
 from datasets.image_names import ImageName, format_image_name
-from model import build_network
 from model.checkpoint_files import save_atomically
+from model.network import build_network
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

@@ -6,8 +6,10 @@ import torch
 import torchvision
 from state_dict_keys import BACKBONE_SHAPES
 
-from model.backbones import build_backbone
-from model.cnns import CNNS
+from model.backbones import BACKBONES
+from model.backbones.build import build_backbone
+
+CNNS = [name for name, spec in BACKBONES.items() if spec.family.startswith("cnns:")]
 
 # Files of IMAGENET1K_V1. The hashes of the EfficientNets' have changed with torchvision's version.
 V1_FILES = {

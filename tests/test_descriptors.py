@@ -12,7 +12,7 @@ from evaluation.batches import window_size
 from evaluation.descriptors import Inference, extract_descriptors, fill_rows
 from evaluation.rows import UNREADABLE, MemoryRows
 from evaluation.views import View
-from model import build_network
+from model.network import build_network
 
 CPU = torch.device("cpu")
 

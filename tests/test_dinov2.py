@@ -5,7 +5,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from model.backbones import build_backbone
+from model.backbones.build import build_backbone
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional
 
 from commons import IMAGENET_MEAN, IMAGENET_STD
 from eval import main as eval_main
-from model import build_network
+from model.network import build_network
 
 TEST_SET = "--dataset=mini_city_test_v1"
 
@@ -86,7 +86,7 @@ def test_results_carry_the_whole_protocol(flags, model_file, tmp_path):
         "search": "exact L2",
         "orientation": "upright by EXIF",
         "backbone": "ResNet18",
-        "pooling": "gem",
+        "aggregation": "gem",
         "model_file": str(model_file),
         "seed": 0,
     }

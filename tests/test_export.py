@@ -8,9 +8,9 @@ import pytest
 import torch
 from state_dict_keys import descriptors_by_hand, network_shapes, random_state
 
-from model import build_network
 from model.checkpoint_files import save_atomically
 from model.export import largest_difference, main
+from model.network import build_network
 from model.other_models import load_model, load_other_model
 
 # EfficientNet_Lite0 pads by the size of the images; the poolings without parameters keep their
@@ -108,7 +108,7 @@ def test_files_say_what_they_are(published, tmp_path, file_format):
     assert "RGB from 0 to 1" in metadata.pop("input") and "length 1" in metadata.pop("output")
     assert metadata == {
         "backbone": "ResNet18",
-        "pooling": "gem",
+        "aggregation": "gem",
         "fc_output_dim": 32,
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],

@@ -13,7 +13,7 @@ ENTRY_POINTS = {"train", "eval", "localize", "hubconf"}
 ARROWS = {  # room: the rooms that it may import, beside itself; the first part is the spine
     "commons": "",
     "cosface_loss": "",
-    "parser": "methods datasets",  # their tables of names, see test_parser_needs_no_torch
+    "parser": "methods datasets model",  # their tables of names, see test_parser_needs_no_torch
     "methods": "",
     "datasets": "commons",
     "model": "commons",

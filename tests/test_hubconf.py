@@ -102,7 +102,7 @@ def test_unknown_combinations_list_the_choices(hub_checkpoints, requests, backbo
 
 def test_an_untrained_network():
     network = hubconf.cosplace(
-        backbone="MobileNetV2", fc_output_dim=24, pooling="max", backbone_weights="none"
+        backbone="MobileNetV2", fc_output_dim=24, aggregation="max", backbone_weights="none"
     )
     assert not network.training
     shapes = {k: tuple(v.shape) for k, v in network.state_dict().items() if torch.is_tensor(v)}

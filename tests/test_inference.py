@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from model import build_network
-from model.cnns import CNNS
+from model.backbones import BACKBONES
 from model.inference import check_engine, fold_batch_norms, optimize
-from model.landmarks import LandmarkNet
+from model.network import build_network
 from model.other_models import OtherModel
 
+CNNS = [name for name, spec in BACKBONES.items() if spec.family.startswith("cnns:")]
 CPU = torch.device("cpu")
 SIZES = [(1, 3, 64, 64), (2, 3, 97, 130)]
 
@@ -139,7 +139,7 @@ def test_a_convolution_that_others_need_is_not_folded():
 
 def test_published_networks_are_folded_inside_their_wrapper():
     torch.manual_seed(0)
-    network = LandmarkNet(build_network("ResNet50", 0, None, "none").backbone, 16)
+    network = build_network("ResNet50", 0, "gem_plain", "none", whiten_dim=32, kept_dims=16)
     set_batch_norms(network)
     fast = optimize(OtherModel(network.eval().double(), {"model": "landmark:GLD:ResNet50"}))
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fast.modules())

@@ -1,4 +1,5 @@
 import os
+import re
 
 import pytest
 import torch
@@ -101,7 +102,13 @@ def test_a_map_of_zeros_gives_no_nan():
 
 def test_facts(content):
     network = landmark_network_of(content, "a.pth", 512)
-    facts = {"backbone": "ResNet50", "pooling": "gem", "fc_output_dim": 512, "kept_dims": 512}
+    facts = {
+        "backbone": "ResNet50",
+        "aggregation": "gem_plain",
+        "fc_output_dim": 0,
+        "whiten_dim": 2048,
+        "kept_dims": 512,
+    }
     assert network.architecture == facts
     assert "kept_dims" not in landmark_network_of(content, "a.pth").architecture
 
@@ -114,8 +121,9 @@ def test_a_resnet101_is_known_by_its_meta():
     network = landmark_network_of(content, "a.pth")
     assert network.architecture["backbone"] == "ResNet101"
     theirs = {name: tuple(tensor.shape) for name, tensor in content["state_dict"].items()}
+    names = {"backbone.": "features.", "aggregation.0.p": "pool.p", "whitening.": "whiten."}
     ours = {
-        name.replace("backbone.", "features."): tuple(tensor.shape)
+        re.sub("|".join(names), lambda found: names[found[0]], name): tuple(tensor.shape)
         for name, tensor in network.state_dict().items()
     }
     assert ours == theirs

@@ -15,8 +15,8 @@ from datasets.image_names import parse_image_name
 from datasets.images import open_image
 from evaluation.localization import find_coordinates, measure_confidence, measure_spread
 from localize import main
-from model import build_network
 from model.checkpoint_files import save_atomically
+from model.network import build_network
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from state_dict_keys import (
     random_state,
 )
 
-from model import GeoLocalizationNet, build_network
+from model.aggregation import build_aggregation
+from model.network import GeoLocalizationNet, build_network
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_autocast_gives_float32_descriptors_of_unit_length(networks, backbone):
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_other_poolings_stand_between_the_same_layers(networks, pooling):
     backbone, state = networks["ResNet18"][0].backbone, networks["ResNet18"][1]
-    network = GeoLocalizationNet(backbone, 48, pooling).eval()
+    network = GeoLocalizationNet(backbone, build_aggregation(pooling, 512, 48)).eval()
     linear = [state["aggregation.3.weight"], state["aggregation.3.bias"]]
     network.aggregation[3].load_state_dict(dict(zip(("weight", "bias"), linear, strict=True)))
     images = make_images(2, 3, 64, 96)
@@ -123,8 +124,8 @@ def test_a_few_published_keys_to_the_letter():
         ]
 
 
-def test_unknown_pooling_lists_the_choices():
-    with pytest.raises(ValueError, match="Unknown pooling 'netvlad': choose from gem, avg, max"):
+def test_unknown_aggregation_lists_the_choices():
+    with pytest.raises(ValueError, match="Unknown aggregation 'netvlad': choose from gem, "):
         build_network("ResNet18", 16, "netvlad", "none")
 
 

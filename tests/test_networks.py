@@ -52,7 +52,7 @@ def test_the_papers_training_changes_no_default_but_names_what_depends_on_the_ba
         "dataset": "sf_xl",
         "backbone": "ResNet18",
         "fc_output_dim": 512,
-        "pooling": "gem",
+        "aggregation": "gem",
         "image_size": 512,
     }
 

@@ -12,8 +12,8 @@ from conftest import REPOSITORY
 from state_dict_keys import network_shapes, random_state
 from torch import nn
 
-from model import GeoLocalizationNet
 from model.checkpoints import load_network
+from model.network import GeoLocalizationNet
 from model.other_models import (
     ModelSpec,
     OtherModel,
@@ -292,7 +292,7 @@ def test_faults_of_repositories_are_sentences(tmp_path, changes, text, message):
 
 def test_a_file_may_use_our_modules(mine):
     mine("""
-        from model.layers import L2Norm
+        from model.aggregation.pooling import L2Norm
         from torch import nn
 
         def make(p):

@@ -175,7 +175,7 @@ def test_a_released_cosplace_network(hub_checkpoints, server):
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert facts == {
         **{"model": "cosplace:ResNet18:64", "model_file": str(file), "model_sha256": digest},
-        **{"backbone": "ResNet18", "pooling": "gem", "fc_output_dim": 64},
+        **{"backbone": "ResNet18", "aggregation": "gem", "fc_output_dim": 64},
     }
     assert identify(facts) == identify(load_model(str(file), None)[1])
 
@@ -189,7 +189,7 @@ def test_a_model_is_known_by_its_file_and_the_dimensions_kept(
     assert facts == {
         **{"model": LANDMARK, "model_file": str(hub_checkpoints / landmark_name)},
         **{"model_sha256": digest, "backbone": "ResNet50"},
-        **{"pooling": "gem", "fc_output_dim": 2048},
+        **{"aggregation": "gem_plain", "fc_output_dim": 0, "whiten_dim": 2048},
     }
     resumed, resumed_facts = load_model(str(landmark_file), None)
     assert not model.training and not resumed.training
@@ -199,7 +199,7 @@ def test_a_model_is_known_by_its_file_and_the_dimensions_kept(
         assert torch.equal(model(IMAGES), resumed(IMAGES))
 
     cut, cut_facts = load_model(None, f"{LANDMARK}:512")
-    assert cut.out_dim == cut_facts["fc_output_dim"] == 512
+    assert cut.out_dim == cut_facts["kept_dims"] == 512
     assert identify(cut_facts) == f"{digest}:512"
     with torch.no_grad():
         assert cut(IMAGES).shape == (2, 512)

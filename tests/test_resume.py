@@ -92,7 +92,7 @@ def test_an_earlier_change_is_not_forgotten():
         "--fc_output_dim=8",
         "--min_images_per_class=4",
         "--backbone=ResNet50",
-        "--pooling=avg",
+        "--aggregation=avg",
         "--train_all_layers",
         "--save_dir=elsewhere",
     ],

@@ -10,9 +10,9 @@ from training_runs import assert_same_state, metrics_of
 
 import commons
 from eval import main as eval_main
-from model import build_network
 from model.checkpoint_files import read_checkpoint
 from model.checkpoints import load_network
+from model.network import build_network
 from train import main as train_main
 
 

@@ -9,9 +9,9 @@ from training_runs import SMALL
 
 from eval import main as eval_main
 from localize import main as localize_main
-from model import build_network
 from model.checkpoint_files import read_checkpoint, save_atomically
 from model.checkpoints import load_network
+from model.network import build_network
 from train import main as train_main
 
 GIVEN = ("--backbone=", "--fc_output_dim=", "--image_size=", "--resize_test_imgs=")
@@ -41,7 +41,7 @@ def test_a_training_ends_in_the_defaults_of_the_backbone_and_can_be_continued(pl
     folder = tmp_path / "run"
     short = ["--epochs_num=1", "--iterations_per_epoch=2", "--freeze_te=12"]
     train_main([*CCT, *TINY, *places, *short, f"--save_dir={folder}"])
-    resolved = {"backbone": "CCT14_224", "pooling": "seqpool", "fc_output_dim": 0}
+    resolved = {"backbone": "CCT14_224", "aggregation": "seqpool", "fc_output_dim": 0}
     args, results = read_json(folder / "args.json"), read_json(folder / "results.json")
     assert {key: args[key] for key in resolved} == resolved
     assert (args["image_size"], args["freeze_te"]) == (64, 12)
@@ -115,7 +115,7 @@ def test_an_untrained_network_has_the_defaults_of_the_backbone(make_eval_folder,
     own = ["--backbone=CCT14_224", "--backbone_weights=none", "--resize_test_imgs=32x32"]
     eval_main([*places, *own, "--num_workers=0", "--no_report"])
     results = read_json(tmp_path / "run" / "results.json")
-    assert (results["pooling"], results["fc_output_dim"]) == ("seqpool", 0)
+    assert (results["aggregation"], results["fc_output_dim"]) == ("seqpool", 0)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_an_untrained_network_has_the_defaults_of_the_backbone(make_eval_folder,
         (["--backbone=ResNet18", "--freeze_te=2"], "ResNet18 is none: its first layers are frozen"),
         (["--freeze_te=99"], "--freeze_te 99: there are 14 blocks"),
         (["--freeze_te=1", "--train_all_layers"], "give one of them"),
-        (["--pooling=none"], "--pooling none: the map of CCT14_224 has many places"),
+        (["--aggregation=none"], "--aggregation none: CCT14_224 gives a map"),
         (["--backbone_weights=gone.pth"], "--backbone_weights: There is no checkpoint gone.pth"),
     ],
 )

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from model import GeoLocalizationNet, build_network
-from model.backbones import build_backbone
+from model.aggregation.pooling import GeM, NoPool, SeqPool
+from model.backbones import BACKBONES, find_spec
+from model.backbones.build import build_backbone
+from model.backbones.transformers import resize_positions
 from model.checkpoints import load_network
-from model.cnns import CNNS
-from model.layers import GeM, NoPool, SeqPool
-from model.network import choose_resize
-from model.transformer import resize_positions
+from model.network import build_network, choose_resize
+
+CNNS = [name for name, spec in BACKBONES.items() if spec.family.startswith("cnns:")]
 
 EMBEDDINGS = {"patch_embed.proj.weight", "patch_embed.proj.bias", "cls_token", "pos_embed"}
 CCT_EMBEDDINGS = {f"tokenizer.conv_layers.{i}.0.weight" for i in (0, 1)} | {"positional_emb"}
@@ -59,7 +60,7 @@ def test_defaults_of_the_backbone(name):
     expected = {"ViT_B16": "none", "CCT14_224": "seqpool", "CCT14_384": "seqpool"}.get(name, "gem")
     assert network.architecture == {
         "backbone": name,
-        "pooling": expected,
+        "aggregation": expected,
         "fc_output_dim": dim if has_linear else 0,
     }
 
@@ -117,7 +118,7 @@ def test_checkpoints_tell_the_network(name, tmp_path):
         assert same, key
 
 
-@pytest.mark.parametrize("settings", [{}, {"pooling": "gem", "fc_output_dim": 24}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"aggregation": "gem", "fc_output_dim": 24}], ids=str)
 def test_a_saved_network_gives_the_same_descriptors(settings, tmp_path):
     torch.manual_seed(0)
     network = build_network("CCT14_224", backbone_weights="none", **settings).eval()
@@ -136,7 +137,11 @@ def test_cnns_without_a_linear_layer(pooling, tmp_path):
     network = build_network("ResNet18", 0, pooling, "none").eval()
     torch.save(network.state_dict(), tmp_path / "best_model.pth")
     loaded = load_network(tmp_path / "best_model.pth").eval()
-    assert loaded.architecture == {"backbone": "ResNet18", "pooling": pooling, "fc_output_dim": 0}
+    assert loaded.architecture == {
+        "backbone": "ResNet18",
+        "aggregation": pooling,
+        "fc_output_dim": 0,
+    }
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         maps = network.backbone(images)
@@ -150,7 +155,7 @@ def test_cnns_without_a_linear_layer(pooling, tmp_path):
 
 
 def test_cnns_have_the_defaults_of_the_paper():
-    assert {(r.pooling, r.fc_output_dim, r.image_size) for r in CNNS.values()} == {
+    assert {(s.aggregation, s.fc_output_dim, s.image_size) for s in map(find_spec, CNNS)} == {
         ("gem", 512, None)
     }
 
@@ -169,7 +174,7 @@ def test_seqpool_is_a_mean_weighted_by_a_softmax():
             torch.testing.assert_close(pooled[number, :, 0, 0], expected)
 
 
-def test_no_pooling_is_for_maps_of_one_place():
+def test_no_pooling_is_for_maps_of_one_location():
     maps = torch.randn(2, 5, 1, 1)
     assert torch.equal(NoPool()(maps), maps)
     with pytest.raises(RuntimeError, match="invalid for input of size"):
@@ -197,11 +202,23 @@ def test_positions_are_untouched_on_the_native_grid_only(mode):
         ("EfficientNet_Lite0", {"freeze_te": 1}, "EfficientNet_Lite0 is none"),
         ("CCT14_224", {"freeze_te": 15}, "--freeze_te 15: there are 14 blocks"),
         ("CCT14_224", {"freeze_te": 1, "train_all_layers": True}, "give one of them"),
-        ("ResNet18", {"pooling": "none"}, "--pooling none: the map of ResNet18 has many places"),
-        ("DINOv2_S", {"pooling": "none"}, "--pooling none: the map of DINOv2_S"),
-        ("ViT_B16", {"pooling": "gem"}, "--pooling gem: ViT_B16 gives one vector"),
+        (
+            "ResNet18",
+            {"aggregation": "none"},
+            "none: ResNet18 gives a map of many locations",
+        ),
+        (
+            "DINOv2_S",
+            {"aggregation": "none"},
+            "none: DINOv2_S gives a map .* choose from gem",
+        ),
+        (
+            "ViT_B16",
+            {"aggregation": "gem"},
+            "gem: ViT_B16 gives one vector .* choose from none",
+        ),
         ("CCT14_224", {"fc_output_dim": -1}, "--fc_output_dim must not be negative, it is -1"),
-        ("CCT14_224", {"pooling": "netvlad"}, "Unknown pooling 'netvlad'"),
+        ("CCT14_224", {"aggregation": "netvlad"}, "Unknown aggregation 'netvlad'"),
     ],
 )
 def test_contradictions_are_sentences(name, settings, message):
@@ -269,7 +286,7 @@ def test_a_failed_download_names_the_url_and_the_alternatives(name, tmp_path, mo
 def test_test_images_have_the_size_of_the_backbone_unless_flags_say(
     asked, image_size, own, expected
 ):
-    model = GeoLocalizationNet(build_backbone("ResNet18", "none"), 8)
+    model = build_network("ResNet18", 8, backbone_weights="none")
     model.image_size = own
     assert choose_resize(asked, image_size, model) == expected
     if own is None:

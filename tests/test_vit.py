@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from model import build_network
-from model.backbones import build_backbone
+from model.backbones.build import build_backbone
+from model.network import build_network
 
 LAYER = {
     "attention.attention.query": (768, 768),

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import torch
 
-from model import build_network
 from model.checkpoint_files import read_checkpoint
+from model.network import build_network
 from parser import parse_train_arguments
 from training.classification import Classification, ClassificationSettings
 from training.state import Optimization, Training

@@ -11,15 +11,14 @@ from datasets.catalog import TRAIN_SETS
 from datasets.eval_set import EvalSet, Labels, load_own_set, load_test_set
 from evaluation import Protocol
 from methods import METHODS
-from model import GeoLocalizationNet, build_network
 from model.checkpoints import load_network, network_of
-from model.network import IMAGE_SIZE, choose_resize
+from model.network import IMAGE_SIZE, GeoLocalizationNet, build_network, choose_resize
 from training.classification import ClassificationSettings
 from training.objective import Objective, ObjectiveSettings
 from training.state import Optimization, Training
 
 OBJECTIVES: dict[str, type[ObjectiveSettings]] = {"classification": ClassificationSettings}
-_ARCHITECTURE = ("backbone", "fc_output_dim", "pooling", "backbone_weights")
+_ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation", "backbone_weights")
 _FREEZING = ("train_all_layers", "freeze_te")
 
 

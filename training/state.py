@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 import commons
-from model import GeoLocalizationNet
+from model.network import GeoLocalizationNet
 from model.precision import AMP_DTYPES, check_amp_dtype
 from training.metrics import Progress
 from training.objective import Objective, load_optimizer

@@ -1,7 +1,7 @@
 """CCT-14/7x2, the compact convolutional transformer, as a map of its tokens.
 
 Two convolutions make tokens out of an image, 14 blocks follow. In a block the first sum is
-normalised before it goes on, unlike in other transformers.
+normalised before the second, unlike in other transformers.
 """
 
 from collections.abc import Iterable
@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from model.recipe import Recipe, Weights
-from model.transformer import Transformer, resize_positions
-from model.weights import download_weights
+from model.backbones.pretrained import Pretrained, Weights, download_weights
+from model.backbones.transformers import Transformer, resize_positions
 
 CHANNELS, NUM_HEADS, NUM_BLOCKS, MLP_RATIO = 384, 6, 14, 3
 ATTENTION_DROPOUT, STOCHASTIC_DEPTH = 0.1, 0.1
@@ -128,18 +127,13 @@ def _translate(weights: Weights, grid_side: int) -> Weights:
     return weights
 
 
-def _cct(image_size: int) -> Recipe:
-    return Recipe(
+def cct14(variant: str) -> Pretrained:
+    """CCT-14/7x2 for images of 224 or 384 pixels, pretrained with sequence pooling."""
+    image_size = int(variant)
+    return Pretrained(
         whole=partial(CCT, image_size),
-        out_channels=CHANNELS,
         imagenet=partial(download_weights, _URL + _FILES[image_size]),
         translate=partial(_translate, grid_side=image_size // STRIDE),
         unused=("attention_pool.", "fc."),
-        seqpool="attention_pool.",
-        pooling="seqpool",
-        fc_output_dim=0,
-        image_size=image_size,
+        aggregation={"attention_pool.": "1.attention."},
     )
-
-
-CCT14_224, CCT14_384 = _cct(224), _cct(384)

@@ -1,7 +1,7 @@
-"""ViT-B/16 with the class token's descriptor, tanh(W LN(CLS) + b).
+"""Transformer backbones with timm's blocks: ViT-B/16 and DINOv2; and the base of all of them.
 
-The blocks are timm's: they can be exported to ONNX, torchvision's cannot. timm has no pooler, the
-last linear layer and tanh; it is here.
+timm's blocks can be exported to ONNX, torchvision's cannot. timm has no pooler, the last linear
+layer and tanh of ViT-B/16: it is here.
 """
 
 import re
@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.recipe import Recipe, Weights
-from model.transformer import Transformer, resize_positions
-from model.weights import download_weights
+from model.backbones.pretrained import Pretrained, Weights, download_weights
 
-_URL = "https://huggingface.co/google/vit-base-patch16-224-in21k/resolve/main/model.safetensors"
+_VIT_URL = "https://huggingface.co/google/vit-base-patch16-224-in21k/resolve/main/model.safetensors"
+_DINOV2_URL = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vit{0}14/dinov2_vit{0}14_pretrain.pth"
 _HUB_NAMES = (  # of Hugging Face, before and since transformers 5 -> ours
     (r"^vit\.", ""),
     (r"^embeddings\.cls_token$", "cls_token"),
@@ -34,6 +33,50 @@ _HUB_NAMES = (  # of Hugging Face, before and since transformers 5 -> ours
     (r"^layernorm\.", "norm."),
     (r"^pooler\.dense\.", "pooler."),
 )
+
+
+class Transformer(nn.Module):
+    """A backbone whose `blocks`, an nn.Sequential, see all places of an image as tokens at once.
+
+    Tokens stay inside: out comes a map [B, out_channels, h, w], as of any backbone.
+    """
+
+    def embeddings(self) -> Iterable[nn.Parameter]:
+        """Return the parameters before the first block."""
+        raise NotImplementedError
+
+    def freeze(self, num_blocks: int) -> None:
+        """Train neither the embeddings nor the first blocks.
+
+        Raises:
+            ValueError: If there are fewer blocks.
+        """
+        if num_blocks > len(self.blocks):
+            raise ValueError(f"--freeze_te {num_blocks}: there are {len(self.blocks)} blocks")
+        for parameter in (*self.embeddings(), *self.blocks[:num_blocks].parameters()):
+            parameter.requires_grad_(False)
+
+
+def resize_positions(
+    positions: torch.Tensor, side: int, height: int, width: int, mode: str
+) -> torch.Tensor:
+    """Fit the positional embedding of a square grid to another grid.
+
+    Args:
+        positions: Row by row, [1, side * side, C].
+        side: Of the square grid.
+        height: Of the other grid.
+        width: Of the other grid.
+        mode: "bilinear" or "bicubic".
+
+    Returns:
+        [1, height * width, C], `positions` themselves if the grids are the same.
+    """
+    if height == side and width == side:
+        return positions
+    grid = positions.transpose(1, 2).reshape(1, -1, side, side)
+    grid = F.interpolate(grid, [height, width], mode=mode, align_corners=False)
+    return grid.reshape(1, -1, height * width).transpose(1, 2)
 
 
 class PatchTransformer(Transformer):
@@ -55,7 +98,7 @@ class PatchTransformer(Transformer):
         """Return the parameters before the first block."""
         return self.cls_token, self.pos_embed, *self.patch_embed.parameters()
 
-    def describe_patches(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def extract_patches(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the last block's normalised class tokens [B, C] and map of patches [B, C, h, w].
 
         Sides that are no multiples of the patches' are resized to the nearest one (bilinear, not
@@ -99,15 +142,38 @@ class ClassTokenViT(PatchTransformer):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images [B, 3, H, W] to [B, C, 1, 1], values in -1 to 1."""
-        class_tokens, _ = self.describe_patches(images)
+        class_tokens, _ = self.extract_patches(images)
         return torch.tanh(self.pooler(class_tokens))[:, :, None, None]
 
 
-def _build_vit_b16() -> nn.Module:
-    import timm  # here, so that those who use torchvision's backbones do not need it
+class DINOv2(PatchTransformer):
+    """The patches after the last block and its normalisation.
+
+    Images are resized so that their sides are the nearest multiples of 14 pixels, see
+    `extract_patches`. The names of the tensors are those of the official files, also timm's.
+    """
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images [B, 3, H, W] to [B, C, h, w], about a 14th of their size."""
+        _, patches = self.extract_patches(images)
+        return patches
+
+
+def vit(variant: str) -> Pretrained:
+    """The class token of ViT-B/16, pretrained on ImageNet-21k."""
+    return Pretrained(
+        whole=partial(_build_vit, variant),
+        imagenet=partial(download_weights, _VIT_URL, "vit-base-patch16-224-in21k.safetensors"),
+        translate=_translate,
+        unused=("classifier.", "embeddings.mask_token"),
+    )
+
+
+def _build_vit(variant: str) -> nn.Module:
+    import timm  # here: torchvision's backbones work without it
 
     norm = partial(nn.LayerNorm, eps=1e-12)
-    return ClassTokenViT(timm.create_model("vit_base_patch16_224", num_classes=0, norm_layer=norm))
+    return ClassTokenViT(timm.create_model(variant, num_classes=0, norm_layer=norm))
 
 
 def _translate(weights: Weights) -> Weights:
@@ -125,13 +191,16 @@ def _translate(weights: Weights) -> Weights:
     return renamed
 
 
-VIT_B16 = Recipe(
-    whole=_build_vit_b16,
-    out_channels=768,
-    imagenet=partial(download_weights, _URL, "vit-base-patch16-224-in21k.safetensors"),
-    translate=_translate,
-    unused=("classifier.", "embeddings.mask_token"),
-    pooling="none",
-    fc_output_dim=0,
-    image_size=224,
-)
+def dinov2(variant: str) -> Pretrained:
+    """The patches of DINOv2 with 14 x 14 pixels: variant small, base or large."""
+    return Pretrained(
+        whole=partial(_build_dinov2, variant),
+        imagenet=partial(download_weights, _DINOV2_URL.format(variant[0])),
+        unused=("mask_token", "head."),
+    )
+
+
+def _build_dinov2(variant: str) -> nn.Module:
+    import timm  # here: torchvision's backbones work without it
+
+    return DINOv2(timm.create_model(f"vit_{variant}_patch14_dinov2", img_size=518, num_classes=0))

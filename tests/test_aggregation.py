@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from model.layers import POOLINGS, AvgPool, GeM, L2Norm, MaxPool, make_pooling
+from model.aggregation import AGGREGATIONS, build_aggregation
+from model.aggregation.pooling import AvgPool, GeM, L2Norm, MaxPool
 
 
 @pytest.fixture
@@ -111,16 +112,16 @@ def test_l2_norm_of_half_precision_has_unit_length_to_float32(dtype):
     torch.testing.assert_close(unit.norm(dim=1), torch.ones(8), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("saved", POOLINGS)
-@pytest.mark.parametrize("loading", POOLINGS)
-def test_a_pooling_refuses_the_state_of_another(saved, loading):
-    pooling = make_pooling(loading, 5)
-    state = make_pooling(saved, 5).state_dict()
+@pytest.mark.parametrize("saved", AGGREGATIONS)
+@pytest.mark.parametrize("loading", AGGREGATIONS)
+def test_an_aggregation_refuses_the_state_of_another(saved, loading):
+    aggregation = build_aggregation(loading, 5, 0)
+    state = build_aggregation(saved, 5, 0).state_dict()
     if saved == loading:
-        pooling.load_state_dict(state)
-    elif {"gem", "seqpool"} & {saved, loading}:
+        aggregation.load_state_dict(state)
+    elif {"gem", "gem_plain", "seqpool"} & {saved, loading}:
         with pytest.raises(RuntimeError, match="Unexpected key|Missing key"):
-            pooling.load_state_dict(state)
+            aggregation.load_state_dict(state)
     else:
         with pytest.raises(ValueError, match=f"pooling is {saved}, the network's is {loading}"):
-            pooling.load_state_dict(state)
+            aggregation.load_state_dict(state)

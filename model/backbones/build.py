@@ -1,42 +1,27 @@
-"""Backbones: images [B, 3, H, W] to feature maps [B, out_channels, h, w].
-
-State-dict keys of the CNNs are those of the published CosPlace checkpoints: the torchvision network
-as a plain sequence of its layers, cut before the last pooling.
-"""
+"""Build a backbone: random or with weights, its first layers frozen."""
 
 import os
+import pkgutil
 
 import torch
 from torch import nn
 
-from model.cct import CCT14_224, CCT14_384
-from model.cnns import CNNS
-from model.dinov2 import DINOV2_B, DINOV2_L, DINOV2_S
-from model.layers import SeqPool
-from model.recipe import Recipe, Weights
-from model.transformer import Transformer
-from model.vit import VIT_B16
-from model.weights import read_weights
-
-BACKBONES = CNNS | {
-    "ViT_B16": VIT_B16,
-    "CCT14_224": CCT14_224,
-    "CCT14_384": CCT14_384,
-    "DINOv2_S": DINOV2_S,
-    "DINOv2_B": DINOV2_B,
-    "DINOv2_L": DINOV2_L,
-}
+from model.backbones import find_spec
+from model.backbones.pretrained import Pretrained, Weights, read_weights
+from model.backbones.transformers import Transformer
 
 
-def find_recipe(name: str) -> Recipe:
-    """Return what the table says about a backbone.
+def find_pretrained(name: str) -> Pretrained:
+    """Return the pretrained network that a backbone is cut from.
+
+    Args:
+        name: Key of BACKBONES.
 
     Raises:
         ValueError: If the name is unknown.
     """
-    if name not in BACKBONES:
-        raise ValueError(f"Unknown backbone '{name}': choose from {', '.join(BACKBONES)}")
-    return BACKBONES[name]
+    spec = find_spec(name)
+    return pkgutil.resolve_name(f"model.backbones.{spec.family}")(spec.variant)
 
 
 def build_backbone(
@@ -44,9 +29,11 @@ def build_backbone(
     weights: str | os.PathLike = "imagenet",
     train_all_layers: bool = False,
     freeze_te: int = 0,
-    pooling: nn.Module | None = None,
 ) -> nn.Module:
-    """Make a backbone.
+    """Build a backbone.
+
+    State-dict keys of the CNNs are those of the published CosPlace checkpoints: the torchvision
+    network as a plain sequence of its layers, cut before the last pooling.
 
     Args:
         name: Key of BACKBONES.
@@ -54,11 +41,9 @@ def build_backbone(
             downloaded if it is not in the hub's cache), "none" (random), or the path of a state
             dict of the whole pretrained network.
         train_all_layers: Leave all layers of a CNN trainable. By default the first ones are frozen
-            as in the paper; only their gradients: BatchNorm statistics keep moving in training
-            mode. Of a transformer all are trained anyway.
-        freeze_te: Freeze the embeddings and so many first blocks of a transformer; 0 freezes none.
-        pooling: What follows the backbone: a SeqPool gets its weights, too, if the backbone was
-            pretrained with one.
+            as in the paper; only their gradients: BatchNorm statistics still move in training mode.
+            All layers of a transformer are trained anyway.
+        freeze_te: Freeze the embeddings and this number of first blocks of a transformer; 0: none.
 
     Returns:
         The backbone: [B, 3, H, W] to [B, out_channels, h, w], with attribute `out_channels`.
@@ -67,25 +52,54 @@ def build_backbone(
         ValueError: If the name is unknown, the weights do not fit, or there is no such freezing.
         FileNotFoundError: If the weights are not there, and cannot be downloaded.
     """
-    recipe = find_recipe(name)
-    whole = recipe.whole()
+    pretrained = find_pretrained(name)
+    whole = pretrained.whole()
     tensors = whole.state_dict(keep_vars=True)
-    backbone = recipe.cut(whole)
-    _freeze(backbone, recipe, name, train_all_layers, freeze_te)
+    backbone = pretrained.cut(whole)
+    _freeze(backbone, pretrained, name, train_all_layers, freeze_te)
     if os.fspath(weights) != "none":
-        tensors = _used_tensors(tensors, backbone)
-        if recipe.seqpool and isinstance(pooling, SeqPool):
-            parts = pooling.attention.state_dict(keep_vars=True)
-            tensors |= {recipe.seqpool + part: tensor for part, tensor in parts.items()}
-        state = recipe.imagenet() if weights == "imagenet" else _read_weights(weights)
-        state = recipe.translate(state) if recipe.translate else state
-        _load(tensors, state, recipe.unused, what=f"The weights '{weights}' for {name}")
-    backbone.out_channels = recipe.out_channels
+        state, what = _find_weights(pretrained, name, weights)
+        _load(_used_tensors(tensors, backbone), state, pretrained.unused, what)
+    backbone.out_channels = find_spec(name).out_channels
     return backbone
 
 
+def load_pretrained_aggregation(
+    aggregation: nn.Module, name: str, weights: str | os.PathLike
+) -> None:
+    """Load the weights of an aggregation, if the backbone was pretrained with the same layers.
+
+    Args:
+        aggregation: Follows the backbone.
+        name: Of the backbone.
+        weights: Of the backbone, see `build_backbone`.
+
+    Raises:
+        ValueError: If the weights do not fit.
+    """
+    pretrained = find_pretrained(name)
+    tensors = {
+        in_file + key.removeprefix(ours): tensor
+        for in_file, ours in pretrained.aggregation.items()
+        for key, tensor in aggregation.state_dict(keep_vars=True).items()
+        if key.startswith(ours)
+    }
+    if tensors and os.fspath(weights) != "none":
+        state, what = _find_weights(pretrained, name, weights)
+        _load(tensors, state, None, what)
+
+
+def _find_weights(
+    pretrained: Pretrained, name: str, weights: str | os.PathLike
+) -> tuple[Weights, str]:
+    """Return weights under our names, and a description of them."""
+    state = pretrained.imagenet() if weights == "imagenet" else _read_weights(weights)
+    state = pretrained.translate(state) if pretrained.translate else state
+    return state, f"The weights '{weights}' for {name}"
+
+
 def _freeze(
-    backbone: nn.Module, recipe: Recipe, name: str, train_all_layers: bool, freeze_te: int
+    backbone: nn.Module, pretrained: Pretrained, name: str, train_all_layers: bool, freeze_te: int
 ) -> None:
     if freeze_te and not isinstance(backbone, Transformer):
         raise ValueError(
@@ -97,12 +111,12 @@ def _freeze(
     if freeze_te:
         backbone.freeze(freeze_te)
     if not train_all_layers:
-        for layer in recipe.frozen(backbone):
+        for layer in pretrained.frozen(backbone):
             layer.requires_grad_(False)
 
 
 def _used_tensors(tensors: dict[str, torch.Tensor], backbone: nn.Module) -> dict[str, torch.Tensor]:
-    """Return those tensors of a whole network that are its backbone's; its head may differ."""
+    """Return the tensors of a whole network that its backbone uses; its head may differ."""
     used = {id(tensor) for tensor in backbone.state_dict(keep_vars=True).values()}
     return {name: tensor for name, tensor in tensors.items() if id(tensor) in used}
 
@@ -113,10 +127,10 @@ def _load(
     """Copy weights into tensors by their names.
 
     Args:
-        tensors: Where to, by name.
-        state: The weights; all tensors must be there.
-        unused: See `Recipe`.
-        what: The weights in words, for errors.
+        tensors: Destinations by name.
+        state: The weights; no tensor may be missing.
+        unused: See `Pretrained`.
+        what: Description of the weights, for errors.
     """
     tensors = {
         name: tensor
@@ -149,5 +163,5 @@ def _read_weights(path: str | os.PathLike) -> Weights:
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"--backbone_weights: {error}") from None
     if not all(isinstance(name, str) for name in weights):
-        raise ValueError(f"--backbone_weights: {path} holds no state dict: names must be texts")
+        raise ValueError(f"--backbone_weights: {path} holds no state dict: names must be strings")
     return weights
