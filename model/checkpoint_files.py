@@ -174,10 +174,10 @@ def save_keeping_previous(
 ) -> None:
     """Do what `save_atomically` does, and rename the older file at `path` to `previous`.
 
-    Whenever this process dies, one of the two names has a whole file that is on the disk, and if
-    `path` had a file before, it has one still. The latter does not hold on disks without hard links
-    (FAT, some network disks): there the older file is renamed an instant before the new one, and
-    only `previous` exists in between.
+    Whenever this process dies, at least one of the two names is a complete file on the disk. `path`
+    is always one if it was before, except on disks without hard links (FAT, some network disks):
+    there the older file is renamed an instant before the new one, and only `previous` exists in
+    between.
 
     Args:
         content: Tensors and plain Python values only.

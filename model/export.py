@@ -1,11 +1,11 @@
-"""Write a trained network as TorchScript or ONNX, to be used without this code.
+"""Write a trained network as TorchScript or ONNX, for use without this code.
 
 python -m model.export best_model.pth --format onnx --out model.onnx
 python -m model.export ResNet50_512_cosplace.pth --format torchscript --out model.pt
 
 Batch size, height and width of the images stay free in both. The ONNX file is made out of the
-TorchScript: torch.onnx's exporter for scripts is there in torch 2.4 to 2.15, and keeps the padding
-of EfficientNet_Lite0, which depends on the size of the images, as a computation.
+TorchScript: torch 2.4 to 2.15 have an ONNX exporter for scripts, which keeps the padding of
+EfficientNet_Lite0, a function of the size of the images, as a computation.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from model.checkpoints import load_network
 from model.exported import load_onnx, load_torchscript, require_packages
 from model.network import IMAGE_SIZE, GeoLocalizationNet
 
-TOLERANCE = 1e-5  # between the numbers of two descriptors, whose length is 1
+TOLERANCE = 1e-5  # between the values of two descriptors, whose length is 1
 METADATA_FILE = "metadata.json"  # inside a TorchScript file; in ONNX each entry is a property
 OPSETS = range(11, 21)  # from the first with computed padding to the last that torch 2.4 knows
 ATTENTION_OPSET = 14
@@ -35,17 +35,23 @@ DEFAULT_OPSET = 17
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Export the network of a checkpoint and say how exact the file is."""
+    """Export the network of a checkpoint and log how exact the file is."""
     cli = argparse.ArgumentParser(prog="python -m model.export", description=__doc__.split("\n")[0])
     add = cli.add_argument
     add("checkpoint", help="whole network, ours or published")
     add("--format", choices=("torchscript", "onnx"), required=True, help="what to write")
-    add("--out", type=Path, required=True, metavar="FILE", help="where to; replaced if it is there")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="where to; replaced if it exists",
+    )
     add(
         "--image_size",
         type=int,
-        help="side in pixels of the images that the file is checked with (default: 512, or that of "
-        "the backbone); the file takes any size",
+        help="side in pixels of the images that the file is checked with (default: 512, or the "
+        "backbone's); the file takes any size",
     )
     add(
         "--opset",
@@ -72,24 +78,24 @@ def export_network(
     image_size: int | None = None,
     opset: int = DEFAULT_OPSET,
 ) -> float:
-    """Write the network of a checkpoint; the file is only left if it gives the same descriptors.
+    """Write the network of a checkpoint; keep the file only if it gives the same descriptors.
 
     Args:
         checkpoint: See `load_network`.
         file_format: "torchscript" or "onnx".
         out: The file to write.
-        image_size: Side of the images to compare on, in pixels; None for that of the backbone.
+        image_size: Side of the images to compare on, in pixels; None for the backbone's.
         opset: The ONNX operator set.
 
     Returns:
-        The largest difference between a number of the network's descriptors and of the file's.
+        The largest difference between a value of the network's descriptors and of the file's.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint, or no folder for the file.
         ValueError: If the network cannot be exported, or its descriptors change.
     """
     if out.is_dir() or not out.parent.is_dir():
-        raise FileNotFoundError(f"--out {out}: give a file in a folder that is there")
+        raise FileNotFoundError(f"--out {out}: give a file in an existing folder")
     if file_format == "onnx":
         require_packages("onnx", "onnxruntime")
     network = load_network(checkpoint).eval().requires_grad_(False)
@@ -99,7 +105,7 @@ def export_network(
     metadata = _describe(network, checkpoint)
     with commons.atomic_write(out) as temporary:
         with warnings.catch_warnings():
-            # Deprecations, and remarks on tracing; whether the file is right is measured below.
+            # Deprecations, and remarks on tracing; the file is compared below.
             warnings.simplefilter("ignore")
             script = torch.jit.script(network)
             if file_format == "onnx":
@@ -107,7 +113,7 @@ def export_network(
                 _add_metadata(temporary, metadata)
             else:
                 content = {METADATA_FILE: json.dumps(metadata, indent=2)}
-                with open(temporary, "wb") as file:  # given a name, torch would read it for a stem
+                with open(temporary, "wb") as file:  # torch names records after a path
                     torch.jit.save(script, file, _extra_files=content)
         read = load_onnx if file_format == "onnx" else load_torchscript
         difference = largest_difference(network, read(temporary), image_size)
@@ -126,7 +132,7 @@ def largest_difference(
     """Compare descriptors of random images, of two sizes and batch sizes.
 
     Returns:
-        The largest difference between two numbers; NaN if there is a NaN.
+        The largest difference between two values; NaN if one is NaN.
     """
     generator = torch.Generator().manual_seed(0)
     differences = []
@@ -140,9 +146,9 @@ def write_onnx(script: nn.Module, path: Path, image_size: int, opset: int = DEFA
     """Write a scripted network; batch size, height and width stay free.
 
     Args:
-        script: Of `torch.jit.script`.
+        script: From `torch.jit.script`.
         path: The file.
-        image_size: Side of an image that it can take, in pixels.
+        image_size: Side in pixels of an image that the network accepts.
         opset: The ONNX operator set.
     """
     torch.onnx.export(
@@ -178,7 +184,7 @@ def _require_no_attention(network: GeoLocalizationNet, opset: int) -> None:
 
 
 def _describe(network: GeoLocalizationNet, checkpoint: str | os.PathLike) -> dict[str, Any]:
-    """Return what a user of the file has to know, and where it comes from."""
+    """Return what a user of the file must know, and its provenance."""
     side = network.image_size
     made_for = "" if side is None else f"; made for {side} x {side} pixels"
     return network.architecture | {

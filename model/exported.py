@@ -11,7 +11,7 @@ from torch import nn
 
 
 def load_torchscript(path: str | os.PathLike) -> nn.Module:
-    """Read a TorchScript file, onto the CPU.
+    """Load a TorchScript file onto the CPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -20,11 +20,9 @@ def load_torchscript(path: str | os.PathLike) -> nn.Module:
     _require_file(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # torch.jit is deprecated, and reads its files all the same
+            warnings.simplefilter("ignore")  # torch.jit is deprecated, but still reads its files
             return torch.jit.load(os.fspath(path), map_location="cpu")
-    except Exception as error:  # torch.jit.load raises many kinds for what is not TorchScript
+    except Exception as error:  # torch.jit.load raises many kinds
         reason = re.split(r"\n|\. ", str(error).strip())[0]
         raise ValueError(
             f"{path} is not a TorchScript file ({reason}); a checkpoint goes to --resume"
@@ -34,13 +32,14 @@ def load_torchscript(path: str | os.PathLike) -> nn.Module:
 def load_onnx(
     path: str | os.PathLike, on_cpu: bool = False
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the function of an ONNX file with one input and one output, run by onnxruntime.
-
-    It returns tensors on the CPU.
+    """Load an ONNX file with one input and one output into onnxruntime.
 
     Args:
-        path: The file; it is not needed any more afterwards.
+        path: The file; not needed afterwards.
         on_cpu: Compute on the CPU, even if the installed onnxruntime is for the GPU.
+
+    Returns:
+        A function of images, which returns descriptors on the CPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -51,14 +50,14 @@ def load_onnx(
     import onnxruntime
 
     wanted = [*([] if on_cpu else ["CUDAExecutionProvider"]), "CPUExecutionProvider"]
-    there = onnxruntime.get_available_providers()
+    available = onnxruntime.get_available_providers()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # also where other processes compute
     try:
         session = onnxruntime.InferenceSession(
-            os.fspath(path), options, providers=[name for name in wanted if name in there]
+            os.fspath(path), options, providers=[name for name in wanted if name in available]
         )
-    except Exception as error:  # onnxruntime has a kind of its own for each failure
+    except Exception as error:  # onnxruntime has its own kind for each failure
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{path} is not an ONNX file that can be run: {reason}") from None
     inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -77,11 +76,7 @@ def load_onnx(
 
 
 def require_packages(*names: str) -> None:
-    """Check that optional packages are installed.
-
-    Raises:
-        ValueError: If one is not; says how to install it.
-    """
+    """Raise a ValueError, which says how to install them, if optional packages are missing."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(

@@ -32,10 +32,10 @@ from torch import nn
 
 import commons
 from model.checkpoint_files import read_checkpoint
-from model.checkpoints import load_network, network_of
+from model.checkpoints import network_of
 from model.exported import load_onnx, load_torchscript
-from model.landmarks import is_landmark_checkpoint, landmark_network_of, load_landmark_network
-from model.published import FAMILIES, fetch_published, parse_published
+from model.landmarks import is_landmark_checkpoint, landmark_network_of
+from model.published import FAMILIES, LANDMARK_DIM, fetch_published, parse_published
 
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 _FILE_KINDS = {"torchscript": load_torchscript, "onnx": load_onnx}
@@ -52,21 +52,29 @@ def load_model(checkpoint: str | None, spec: str | None) -> tuple[nn.Module, dic
     """Return a model in evaluation mode, on the CPU, with its file, SHA-256 and architecture.
 
     Args:
-        checkpoint: File of a network of ours or a released CosPlace network, see `load_network`,
-            or of a landmark-retrieval network, see `model.landmarks`.
-        spec: Of any other model, see the top of this file; if there is no checkpoint.
+        checkpoint: File of a network of ours or a released CosPlace network, see `network_of`, or
+            of a landmark-retrieval network, see `model.landmarks`.
+        spec: Of any other model, see the top of this file; without a checkpoint.
 
     Raises:
         FileNotFoundError: If there is no such file or repository.
         ValueError: If the model cannot be made.
     """
+    file, dim = checkpoint, LANDMARK_DIM
     if checkpoint is None:
-        model = load_other_model(spec)
-        return model, model.facts | model.architecture
-    content = read_checkpoint(checkpoint)
-    make = landmark_network_of if is_landmark_checkpoint(content) else network_of
-    network = make(content, checkpoint).eval()
-    return network, describe_model(checkpoint) | network.architecture
+        if parse_model_spec(spec).kind not in FAMILIES:
+            model = load_other_model(spec)
+            return model, model.facts
+        published = parse_published(spec)
+        file, dim = fetch_published(published), published.dim
+    content = read_checkpoint(file)
+    if is_landmark_checkpoint(content):
+        network = landmark_network_of(content, file, dim)
+    else:
+        network = network_of(content, file)
+    return network.eval(), describe_model(file) | {
+        "model": spec or checkpoint
+    } | network.architecture
 
 
 def describe_model(file: str | os.PathLike) -> dict[str, str]:
@@ -78,9 +86,9 @@ def describe_model(file: str | os.PathLike) -> dict[str, str]:
 def identify(facts: Mapping[str, Any]) -> str:
     """Return an identifier that is the same for models with the same descriptors.
 
-    For a file it is its SHA-256, and the number of dimensions if only the first ones of its
-    descriptors are kept. For a model made by a function it consists of its spec, the SHA-256 of its
-    code and tensors, and its architecture: arguments may change descriptors without being tensors.
+    For a file it is the SHA-256, with the number of dimensions if descriptors are cut. For a model
+    made by a function it is the spec, the SHA-256 of code and tensors, and the architecture:
+    arguments may change descriptors without being tensors.
 
     Args:
         facts: Of `load_model`, and more.
@@ -108,8 +116,6 @@ class OtherModel(nn.Module):
         """
         super().__init__()
         self.model, self.facts = model, facts
-        self.architecture: dict[str, str | int] = {}  # as GeoLocalizationNet, where it is known
-        self.out_dim: int | None = None  # the same
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -178,7 +184,7 @@ def _parse_argument(pair: str) -> tuple[str, Any]:
 
 
 def load_other_model(text: str) -> OtherModel:
-    """Load the model of a spec, see the top of this file.
+    """Load the model of a spec that names no published network, see the top of this file.
 
     Returns:
         The model on the CPU, or wherever its function puts it.
@@ -188,16 +194,6 @@ def load_other_model(text: str) -> OtherModel:
         ValueError: If the spec cannot be parsed, or the model cannot be made.
     """
     kind, source, name, arguments = parse_model_spec(text)
-    if kind in FAMILIES:
-        published = parse_published(text)
-        file = fetch_published(published)
-        if published.family == "landmark":
-            network = load_landmark_network(file, published.dim)
-        else:
-            network = load_network(file)
-        model = OtherModel(network, describe_model(file) | {"model": text})
-        model.architecture, model.out_dim = network.architecture, network.out_dim
-        return model
     if kind in _FILE_KINDS:
         file = os.path.expanduser(source)
         return OtherModel(_FILE_KINDS[kind](file), describe_model(file) | {"model": text})

@@ -168,7 +168,7 @@ def test_every_number_of_two_sizes_is_compared(wrong):
     [
         (["gone.pth", "--format=onnx", "--out=a"], 1, "There is no checkpoint gone.pth"),
         (["text.pth", "--format=onnx", "--out=a"], 1, "text.pth is not a checkpoint"),
-        (["a.pth", "--format=onnx", "--out=gone/a"], 1, "--out gone/a: give a file in a folder"),
+        (["a.pth", "--format=onnx", "--out=gone/a"], 1, "--out gone/a: give a file in an existing"),
         (["a.pth", "--format=onnx", "--out=."], 1, "--out .: give a file"),
         (["a.pth", "--format=onnx", "--out=a", "--opset=5"], 2, "--opset: invalid choice: 5"),
         (["a.pth", "--format=torchscript", "--out=a", "--opset=17"], 2, "--opset goes with"),

@@ -262,7 +262,7 @@ def refuse_links(*_):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("num_before, has_links", [(0, True), (1, False), (2, True)])
-def test_whenever_a_process_is_killed_a_whole_file_is_there(
+def test_whenever_a_process_is_killed_a_complete_file_exists(
     tmp_path, monkeypatch, num_before, has_links
 ):
     last, previous = tmp_path / "last.pth", tmp_path / "previous.pth"

@@ -37,7 +37,7 @@ class Call:
 
 
 class Storage:
-    """Pickled as a reference to numbers of the file."""
+    """Pickled as a reference to values of the file."""
 
     def __init__(self, key="0", num_values=3, kind=torch.FloatStorage, rest=()):
         self.reference = ("storage", kind, key, "cpu", num_values, *rest)
@@ -82,10 +82,10 @@ def archive(content, change=None, compression=zipfile.ZIP_STORED, **records):
     return file.getvalue()
 
 
-def legacy(content, numbers=None, keys=("0",)):
-    """Return a file as torch.save wrote before version 1.6, with the numbers of one storage."""
-    numbers = struct.pack("<q", 3) + bytes(12) if numbers is None else numbers
-    return b"".join(map(pickled, (*HEADS, content, list(keys)))) + numbers
+def legacy(content, values=None, keys=("0",)):
+    """Return a file as torch.save wrote before version 1.6, with the values of one storage."""
+    values = struct.pack("<q", 3) + bytes(12) if values is None else values
+    return b"".join(map(pickled, (*HEADS, content, list(keys)))) + values
 
 
 def change_sizes(written):
@@ -100,7 +100,7 @@ def change_places(written):
 
 
 def mark_as_folder(written):
-    """Let torch make a tensor without reading its numbers."""
+    """Let torch make a tensor without reading its values."""
     written.infolist()[2].external_attr |= 0x10
 
 
@@ -188,7 +188,7 @@ FILES = {  # name -> a function that makes a file, and the reason for its refusa
         lambda: saved({"a": torch.sparse_coo_tensor([[0]], torch.ones(1), (HUGE,))}),
         None,
     ),
-    "a tensor without numbers": (lambda: saved({"a": torch.empty(HUGE, device="meta")}), "larger"),
+    "a tensor without values": (lambda: saved({"a": torch.empty(HUGE, device="meta")}), "larger"),
     "a TorchScript program": (script, "TorchScript program, for --model torchscript:FILE"),
     "many records": (lambda: archive({}, **{str(n): b"" for n in range(3000)})[:-30], None),
     "legacy, gigantic": (lambda: legacy({"a": tensor(num_values=HUGE, rest=(None,))}), None),
