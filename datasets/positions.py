@@ -59,6 +59,11 @@ class Utm:
         return Utm(*(column[indices] for column in vars(self).values()))
 
     @property
+    def is_known(self) -> np.ndarray:
+        """Whether an image has a position. bool [num_images]."""
+        return np.isfinite(self.east_m) & np.isfinite(self.north_m)
+
+    @property
     def is_southern(self) -> np.ndarray:
         """Whether the latitude band is south of the equator. bool [num_images]."""
         return (self.letters >= ord("C")) & (self.letters < ord("N"))

@@ -51,7 +51,7 @@ def test_mini_city_by_name_and_by_folder_is_sound(datasets_folder, check):
         assert "--groups_num 1 to 10 can be trained" in text
         assert "every query has some within 25 m, in the median 108" in text
     assert "queries_v2" not in by_name[1] and "queries_v2" in by_folder[1]
-    assert "1,176 opened" in by_name[1] and "1,176 decoded whole" in by_folder[1]
+    assert "1,176 opened" in by_name[1] and "1,176 decoded" in by_folder[1]
 
 
 def test_the_preview_is_that_of_a_dry_run(datasets_folder, tmp_path, check):
@@ -97,7 +97,7 @@ def test_bad_images_are_listed_and_written(make_eval_folder, tmp_path, check):
         file.write_bytes(file.read_bytes()[:-20])
     files[23].write_bytes(b"")
     code, text = check(folder, "--decode", "--bad_list", tmp_path / "bad.txt")
-    assert code == 1 and "24 of 30 cannot be decoded whole" in text and "empty: 1" in text
+    assert code == 1 and "24 of 30 cannot be decoded" in text and "empty: 1" in text
     assert "and 4 more" in text and "24 paths written to" in text
     assert (tmp_path / "bad.txt").read_text() == "".join(f"{file}\n" for file in files[:24])
     code, text = check(folder)
@@ -130,8 +130,8 @@ def test_missing_named_sets_show_where_they_are_looked_for(tmp_path, check, set_
 
 def layout_of(folder):
     found = find_layout(str(folder), "unused")
-    pairs = [f"{pair.queries.label} in {pair.database.label}" for pair in found.pairs]
-    return [(part.label, part.role) for part in found.parts], pairs, found.findings
+    pairs = [f"{one.queries.label} in {one.database.label}" for one in found.query_sets]
+    return [(images.label, images.role) for images in found.folders], pairs, found.findings
 
 
 def test_layouts(tmp_path):
@@ -173,7 +173,7 @@ def test_layouts(tmp_path):
         f"rename {wrong}/query to queries",
     ]
     assert layout_of(tmp_path / "plain/queries_x")[0] == [("queries_x", QUERIES)]
-    assert layout_of(tmp_path / "plain/a") == ([("a", TRAIN)], [], ())
+    assert layout_of(tmp_path / "plain/a") == ([("a", TRAIN)], [], [])
     (several,) = layout_of(tmp_path)[2]
     assert several.level == ERROR and several.text.endswith("holds 2 data sets: sf_xl, vdd")
 

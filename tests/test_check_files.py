@@ -9,21 +9,13 @@ import pytest
 from conftest import write_image
 from PIL import Image
 
-from datasets.image_lists import list_images, split_lines
-from tools.check.files import (
-    find_repeated,
-    hash_names,
-    hash_paths,
-    judge_files,
-    make_name_cases,
-    measure_files,
-)
+from datasets.image_lists import list_images
+from tools.check.files import check_files, find_repeated, hash_lines
 from tools.check.findings import (
     ERROR,
     FACT,
     OK,
     WARNING,
-    Cases,
     Finding,
     Section,
     format_counts,
@@ -32,9 +24,7 @@ from tools.check.findings import (
     plural,
     show,
 )
-from tools.check.image_files import choose_sample, inspect_image, measure_images
-from tools.check.image_findings import judge_images
-from tools.check.walk import judge_walk, walk_folder
+from tools.check.image_files import choose_sample, inspect_image, judge_images, measure_images
 
 
 def texts(findings, level):
@@ -55,66 +45,58 @@ def png_of(width, height, path):
     return str(path)
 
 
-def test_walk_finds_the_images_that_are_read_and_everything_else(tmp_path):
+def test_files_that_are_not_read_are_counted(tmp_path):
     folder = tmp_path / "set"
-    for file in ("b/2.JPG", "b-a/3.png", "1.jpeg", "._1.jpg"):
+    for file in ("b/2.JPG", "b-a/3.png", "1.jpeg"):
         write_image(folder / file)
     (folder / "again").symlink_to(folder / "b")
     (folder / "circle").symlink_to(folder)
-    assert [os.path.join(folder, os.fsdecode(file)) for file in walk_folder(folder).images] == [
-        *list_images(folder)
-    ]
-    for file in ("a.webp", "b/b.HEIC", "c.HEIC", "readme.txt", "LICENSE", "b/new\nline.jpg"):
+    for file in ("a.webp", "b/b.HEIC", "c.HEIC", "readme.txt", "LICENSE"):
         (folder / file).touch()
-    (folder / "gone.jpg").symlink_to("nowhere.jpg")
-    (folder / "self.jpg").symlink_to("self.jpg")
     (folder / "self").symlink_to("self")
-    os.mkfifo(folder / "pipe.jpg")
-    walk = walk_folder(folder)
-    assert len(walk.images) == 4 and walk.images[0] == b"._1.jpg"
-    findings = judge_walk(walk)
-    assert texts(findings, ERROR) == [
-        "2 links with the name of an image and no file behind:",
-        "1 image name of a pipe or a device, not of a file:",
-        "1 image with a newline in the name:",
-        "1 file of macOS, not images but read as such:",
-    ]
+    paths, is_missing, findings = check_files(folder)
+    assert [*paths] == [*list_images(folder)] and not is_missing.any()
+    assert texts(findings, OK) == ["3 (.jpeg: 1, .jpg: 1, .png: 1)"]
     assert texts(findings, WARNING) == ["of types that are not read: .heic: 2, .webp: 1"]
     assert texts(findings, FACT) == ["not images, not read: no extension: 2, .txt: 1"]
-    assert findings[2].details == (r"again/new\nline.jpg",)
 
 
-def test_folders_that_cannot_be_opened_are_counted(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fault", ["folder", "name"])
+def test_folders_that_cannot_be_listed_are_errors(tmp_path, monkeypatch, fault):
     write_image(tmp_path / "open" / "1.jpg")
     write_image(tmp_path / "shut" / "2.jpg")
     scandir = os.scandir
 
     def refuse(path):
-        if os.fsencode(path).endswith(b"shut"):
-            raise PermissionError(13, "Permission denied")
+        if os.fsencode(path).rstrip(b"/").endswith(b"shut"):
+            raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
-    walk = walk_folder(tmp_path)
-    assert walk.images == [b"open/1.jpg"]
-    assert texts(judge_walk(walk), ERROR) == ["1 folder that cannot be opened:"]
+    if fault == "folder":
+        monkeypatch.setattr(os, "scandir", refuse)
+    else:
+        (tmp_path / "new\nline.jpg").touch()
+    paths, _, findings = check_files(tmp_path)
+    assert len(paths) == 0
+    reason = {"folder": "Permission denied", "name": "contain a newline"}[fault]
+    assert reason in texts(findings, ERROR)[1] and len(texts(findings, ERROR)) == 2
 
 
 def test_list_is_compared_with_the_folder(tmp_path):
     for file in ("a/1.jpg", "a/2.jpg", "3.jpg", "4.jpg"):
         write_image(tmp_path / "set" / file)
-    listed = ["./a/1.jpg", "a/2.jpg", "gone/5.jpg", "6.jpg", "4.jpg", "a/2.jpg", "a..b/c"]
+    listed = ["./a/1.jpg", "a/2.jpg", "gone/5.jpg", "6.jpg", "a/2.jpg", "a..b/c"]
     (tmp_path / "set_images_paths.txt").write_text("\n".join(listed))
-    facts = measure_files(tmp_path / "set" / "")
-    assert facts.is_missing.tolist() == [False, False, True, True, False, False, True]
-    assert (facts.listed_twice.num, facts.listed_twice.examples) == (1, ("a/2.jpg",))
-    assert facts.not_listed.num == 2, "a/1.jpg has another name in the list"
-    assert facts.num_by_extension == {".jpg": 6, "": 1}
-    findings = judge_files(facts)
-    assert texts(findings, ERROR) == ["3 of 7 listed images do not exist:"]
-    assert len(texts(findings, WARNING)) == 2
+    _, is_missing, findings = check_files(tmp_path / "set" / "")
+    assert is_missing.tolist() == [False, False, True, True, False, True]
+    assert texts(findings, OK)[0].startswith("6 (.jpg: 5, no extension: 1), as listed in")
+    assert texts(findings, ERROR) == ["3 of 6 listed images do not exist:"]
+    not_listed, repeated = (f for f in findings if f.level == WARNING)
+    assert not_listed.text.startswith("3 images"), "a/1.jpg has another name in the list"
+    assert not_listed.details == ("3.jpg", "4.jpg", "a/1.jpg")
+    assert repeated.text.startswith("1 line for an image") and repeated.details == ("a/2.jpg",)
     (tmp_path / "set_images_paths.txt").write_text("a/1.jpg\na/2.jpg\n3.jpg\n4.jpg\n")
-    findings = judge_files(measure_files(tmp_path / "set"), num_expected=5)
+    findings = check_files(tmp_path / "set", num_expected=5)[2]
     assert texts(findings, OK)[1:] == ["every listed image exists"]
     assert texts(findings, WARNING) == ["4 images, expected 5"]
 
@@ -122,40 +104,21 @@ def test_list_is_compared_with_the_folder(tmp_path):
 @pytest.mark.parametrize(
     ("text", "remedy"),
     [
-        ("set/1.jpg\n", "take its name off"),
+        ("set/1.jpg\n", "remove its name"),
         ("a\\1.jpg\n", "must have / between folders"),
         ("gone.jpg\n", "bring 1 missing image into"),
+        ("../set/1.jpg\n", "correct the list"),
         ("", "write paths into set_images_paths.txt"),
     ],
 )
 def test_wrong_lists_have_their_own_remedies(tmp_path, text, remedy):
     write_image(tmp_path / "set" / "1.jpg")
     (tmp_path / "set_images_paths.txt").write_text(text)
-    errors = [f for f in judge_files(measure_files(tmp_path / "set")) if f.level == ERROR]
+    errors = [f for f in check_files(tmp_path / "set")[2] if f.level == ERROR]
     assert len(errors) == 1 and remedy in errors[0].remedy
 
 
-def test_images_are_counted_by_path_and_shown_by_name(tmp_path):
-    for file in ("set/1.jpg", "set/2.JPG", "set/a/3.png"):
-        write_image(tmp_path / file)
-    (tmp_path / "set_images_paths.txt").write_text("\n".join(["1.jpg", "a/3.png", "1.jpg"]))
-    facts = measure_files(tmp_path / "set")
-    assert not facts.is_missing.any() and facts.num_by_extension == {".jpg": 2, ".png": 1}
-    assert facts.listed_twice == Cases(1, ("1.jpg",)) and facts.not_listed == Cases(1, ("2.JPG",))
-    assert make_name_cases(facts.paths, np.array([1])).examples == ("a/3.png",)
-    assert facts.walk.images == [], "the names are kept once"
-    (tmp_path / "set_images_paths.txt").write_bytes(b"g\xe9ant.jpg")
-    (error,) = (f for f in judge_files(measure_files(tmp_path / "set")) if f.level == ERROR)
-    assert "bring 1 missing" in error.remedy and "delete" in error.remedy, "shown with a backslash"
-
-
-def test_equal_names_are_found_whatever_their_folders_are(tmp_path):
-    text = b"x/@1@2@.jpg\n@1@2@.jpg\ny/@3@4@.jpg\n"
-    hashes = hash_names(split_lines(tmp_path, np.frombuffer(text, np.uint8)))
-    assert hashes[0] == hashes[1] != hashes[2]
-
-
-def test_an_unreadable_list_is_told_and_the_folder_read(tmp_path, monkeypatch):
+def test_an_unreadable_list_is_reported_and_the_folder_read(tmp_path, monkeypatch):
     write_image(tmp_path / "set" / "1.jpg")
     (tmp_path / "set_images_paths.txt").touch()
 
@@ -163,9 +126,9 @@ def test_an_unreadable_list_is_told_and_the_folder_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(np, "fromfile", refuse)
-    facts = measure_files(tmp_path / "set")
-    assert len(facts.paths) == 1
-    (text,) = texts(judge_files(facts), ERROR)
+    paths, _, findings = check_files(tmp_path / "set")
+    assert len(paths) == 1
+    (text,) = texts(findings, ERROR)
     assert text.startswith("cannot be used: ") and text.endswith("Permission denied")
 
 
@@ -173,10 +136,11 @@ def test_real_names_without_their_images(shared_data, tmp_path):
     names = (shared_data / "tokyo247/database_images_paths.txt").read_bytes()
     (tmp_path / "database").mkdir()
     (tmp_path / "database_images_paths.txt").write_bytes(names)
-    facts = measure_files(tmp_path / "database")
-    assert len(facts.paths) == 75_984 and facts.is_missing.all()
-    assert facts.listed_twice.num == 0 and facts.num_by_extension == {".jpg": 75_984}
-    assert len(np.unique(hash_paths(facts.paths))) == len(set(names.split()))
+    paths, is_missing, findings = check_files(tmp_path / "database")
+    assert len(paths) == 75_984 and is_missing.all()
+    assert texts(findings, OK)[0].startswith("75,984 (.jpg: 75,984)")
+    assert not texts(findings, WARNING)
+    assert len(np.unique(hash_lines(paths))) == len(set(names.split()))
 
 
 def test_repeated_values_are_all_but_the_first():
@@ -184,7 +148,7 @@ def test_repeated_values_are_all_but_the_first():
     assert find_repeated(np.array([], np.int64)).tolist() == []
 
 
-def test_every_kind_of_bad_file_is_told(tmp_path):
+def test_every_kind_of_bad_file_is_reported(tmp_path):
     whole = str(write_image(tmp_path / "whole.jpg"))
     assert inspect_image(whole, decode=True).problem == ""
     bad = {
@@ -227,9 +191,9 @@ def test_sizes_modes_and_copies(tmp_path, decode, num_workers):
     assert facts.sizes == {"10x20": 37, "11x20": 37, "20x10": 1}
     assert facts.modes == {"RGB": 73, "L": 1, "CMYK": 1} and facts.num_rotated == 1
     assert facts.misnamed == {"JPEG in .png": 1}
-    assert facts.problems == ((paths[75], "not an image"),)
-    assert facts.identical.examples == (("70.png",) if decode else ())
-    findings = judge_images(facts, num_existing=len(paths))
+    assert facts.problems == [(paths[75], "not an image")]
+    assert [paths.name(index) for index in facts.identical] == ["70.png"] * decode
+    findings = judge_images(paths, facts, num_existing=len(paths))
     assert len(texts(findings, ERROR)) == 1 and "11x20: 37" in texts(findings, FACT)[0]
     assert "read as RGB: CMYK: 1, grey: 1" in texts(findings, FACT)
 

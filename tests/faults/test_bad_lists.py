@@ -87,13 +87,15 @@ def test_entry_points_refuse_such_lists_before_any_image_is_opened(
     assert said in refused(localize.main, localized, 1)
 
 
-def test_check_tells_of_such_a_list(tmp_path):
+def test_the_check_reports_such_a_list(tmp_path):
     list_file = write_list(tmp_path, FAULTS["upwards"], 7)
     with pytest.raises(ValueError, match="training or evaluation would fail"):
         check.main([str(tmp_path / "set"), "--num_workers=0"])
-    findings = check.measure_files(tmp_path / "set")
-    assert findings.list_problem.startswith(f"{list_file}, line 8: '../../etc/passwd' may lead")
-    assert len(findings.paths) == 1, "the folder itself is looked at"
+    paths, _, findings = check.check_files(tmp_path / "set")
+    [fault] = [finding for finding in findings if finding.level == check.ERROR]
+    reason = f"cannot be used: {list_file}, line 8: '../../etc/passwd' may lead"
+    assert fault.text.startswith(reason)
+    assert len(paths) == 1, "the folder itself is listed"
 
 
 def test_an_index_with_such_a_line_is_not_used(tmp_path):

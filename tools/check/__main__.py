@@ -1,4 +1,4 @@
-"""Look at a data set before training or evaluating on it.
+"""Check a data set before training or evaluating on it.
 
 python -m tools.check sf_xl_test_v1          a data set by name
 python -m tools.check FOLDER                 database/ and queries/, train/ val/ test/, or images
@@ -9,17 +9,14 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import commons
 from datasets.catalog import TEST_SETS, TRAIN_SETS
-from datasets.image_lists import ImagePaths
 from datasets.partition import PartitionParams
-from parser import not_negative_int, positive_float
-from tools.check.classes import judge_classes, measure_classes
-from tools.check.files import judge_files, measure_files
+from tools.check.classes import check_classes
+from tools.check.files import check_files
 from tools.check.findings import (
     ERROR,
     WARNING,
@@ -30,40 +27,16 @@ from tools.check.findings import (
     plural,
     show,
 )
-from tools.check.image_files import ImageFacts, choose_sample, measure_images
-from tools.check.image_findings import judge_images
-from tools.check.layout import TRAIN, Pair, Part, find_layout
-from tools.check.name_findings import judge_names
-from tools.check.named_sets import judge_named_set
-from tools.check.names import NameFacts, measure_names
+from tools.check.image_files import ImageFacts, choose_sample, judge_images, measure_images
+from tools.check.layout import TRAIN, ImageFolder, find_layout
+from tools.check.names import check_names
 from tools.check.pairs import (
     DEFAULT_THRESHOLD_M,
-    count_same_bytes,
-    judge_pair,
+    CheckedFolder,
+    check_named_set,
+    check_pair,
     judge_size_mix,
-    measure_pair,
 )
-from tools.check.walk import judge_walk
-
-
-@dataclass(frozen=True)
-class Looking:
-    """How to look at the images of a folder."""
-
-    max_images: int | None  # open so many, evenly spread; None is all
-    decode: bool  # decode them whole, not only their headers
-    num_workers: int
-
-
-@dataclass(frozen=True)
-class CheckedPart:
-    """What is known of one folder."""
-
-    label: str
-    paths: ImagePaths
-    names: NameFacts | None  # None if there are no images
-    images: ImageFacts
-    section: Section
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -79,121 +52,78 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.bad_list:
         _check_can_be_written(Path(args.bad_list))
     max_images = None if args.decode else args.max_headers
-    looking = Looking(max_images, args.decode, args.num_workers)
-    layout = find_layout(args.target, args.datasets_folder)
-    sections = []
-    if layout.findings:
-        sections.append(Section(show(args.target), "the folders", layout.findings))
-        _print(format_section(sections[-1]))
-    checked: dict[Path, CheckedPart] = {}
-    for part in layout.parts:
-        checked[part.folder] = check_part(part, params, looking)
-        sections.append(checked[part.folder].section)
-        _print(format_section(sections[-1]))
-    for section in _check_pairs(
-        layout.pairs, checked, args.datasets_folder, args.positive_dist_threshold
-    ):
+    tree = find_layout(args.target, args.datasets_folder)
+    sections: list[Section] = []
+
+    def add(section: Section) -> None:
         sections.append(section)
         _print(format_section(section))
+
+    if tree.findings:
+        add(Section(show(args.target), "the folders", tuple(tree.findings)))
+    checked: dict[Path, CheckedFolder] = {}
+    for images in tree.folders:
+        found = check_folder(images, params, max_images, args.decode, args.num_workers)
+        checked[images.folder] = found
+        add(found.section)
+    for query_set in tree.query_sets:
+        database, queries = (
+            checked[side.folder] for side in (query_set.database, query_set.queries)
+        )
+        if database.positions is None or queries.positions is None:  # no images
+            continue
+        threshold_m = args.positive_dist_threshold
+        if query_set.set_name is None:
+            findings = check_pair(database, queries, threshold_m or DEFAULT_THRESHOLD_M)
+        else:
+            findings = check_named_set(
+                query_set.set_name, args.datasets_folder, database, queries, threshold_m
+            )
+        findings += judge_size_mix(database.images, queries.images)
+        title = f"searched in {query_set.database.label}"
+        add(Section(query_set.queries.label, title, tuple(findings)))
     _print(format_remedies(sections))
     if args.bad_list:
-        _write_bad_list(Path(args.bad_list), [part.images for part in checked.values()])
+        _write_bad_list(Path(args.bad_list), [folder.images for folder in checked.values()])
     _conclude(sections, show(args.target))
 
 
-def check_part(part: Part, params: PartitionParams, looking: Looking) -> CheckedPart:
+def check_folder(
+    images: ImageFolder,
+    params: PartitionParams,
+    max_images: int | None,
+    decode: bool,
+    num_workers: int,
+) -> CheckedFolder:
     """Check one folder: its files, their names, the images, and for training the classes.
 
     Args:
-        part: The folder and what it is for.
+        images: The folder and its role.
         params: How training would form classes and groups.
-        looking: How many images to open, and how.
+        max_images: Number of images to open, evenly spread; None: all.
+        decode: Whether to decode them completely.
+        num_workers: Processes that decode.
     """
-    files = measure_files(part.folder)
-    num_images, needs_headings = len(files.paths), part.role == TRAIN
-    findings = [*judge_files(files, part.num_expected), *judge_walk(files.walk)]
-    names = measure_names(files.paths) if num_images else None
-    if names is not None:
-        findings += judge_names(names, num_images, needs_headings)
-    images = measure_images(
-        files.paths,
-        choose_sample(files.is_missing, looking.max_images),
-        looking.decode,
-        looking.num_workers,
-        part.label,
-    )
-    findings += judge_images(images, int((~files.is_missing).sum()))
-    if names is not None and needs_headings:
-        columns = names.positions.east_m, names.positions.north_m, names.heading_deg
-        findings += judge_classes(measure_classes(*columns, params))
-    title = f"{part.role} in {show(str(part.folder))}"
-    return CheckedPart(
-        part.label, files.paths, names, images, Section(part.label, title, tuple(findings))
-    )
-
-
-def check_pair(database: CheckedPart, queries: CheckedPart, threshold_m: float) -> Section:
-    """Check which queries can be found in a database.
-
-    Args:
-        database: What is known of the database; it has images.
-        queries: What is known of the queries; there are some.
-        threshold_m: Largest distance of a positive, metres.
-    """
-    facts = measure_pair(
-        (database.paths, database.names.positions),
-        (queries.paths, queries.names.positions),
-        threshold_m,
-        count_same_bytes(database.images, queries.images),
-    )
-    findings = judge_pair(facts) + judge_size_mix(database.images, queries.images)
-    return Section(queries.label, f"searched in {database.label}", tuple(findings))
-
-
-def check_named_set(
-    name: str,
-    datasets_folder: str,
-    database: CheckedPart,
-    queries: CheckedPart,
-    threshold_m: float | None = None,
-) -> Section:
-    """Check a set by its own protocol: which of its queries are asked, and what is right for each.
-
-    Args:
-        name: Key of TEST_SETS.
-        datasets_folder: Where sets are looked for by name.
-        database: What is known of its database; it has images.
-        queries: What is known of its queries; there are some.
-        threshold_m: Largest distance of a positive, metres; None is that of the set.
-    """
-    num_same_bytes = count_same_bytes(database.images, queries.images)
-    findings = judge_named_set(name, datasets_folder, threshold_m, num_same_bytes)
-    findings += judge_size_mix(database.images, queries.images)
-    return Section(queries.label, f"searched in {database.label}", tuple(findings))
-
-
-def _check_pairs(
-    pairs: Iterable[Pair],
-    checked: Mapping[Path, CheckedPart],
-    datasets_folder: str,
-    threshold_m: float | None,
-) -> Iterator[Section]:
-    """Check the pairs whose folders both hold images, those of named sets by their protocols."""
-    for pair in pairs:
-        database, queries = checked[pair.database.folder], checked[pair.queries.folder]
-        if database.names is None or queries.names is None:
-            continue
-        if pair.set_name is None:
-            yield check_pair(database, queries, threshold_m or DEFAULT_THRESHOLD_M)
-        else:
-            yield check_named_set(pair.set_name, datasets_folder, database, queries, threshold_m)
+    paths, is_missing, findings = check_files(images.folder, images.num_expected)
+    positions = heading_deg = None
+    if len(paths):
+        positions, heading_deg, more = check_names(paths, images.role == TRAIN)
+        findings += more
+    sample = choose_sample(is_missing, max_images)
+    facts = measure_images(paths, sample, decode, num_workers, images.label)
+    findings += judge_images(paths, facts, int((~is_missing).sum()))
+    if positions is not None and images.role == TRAIN:
+        findings += check_classes(positions.east_m, positions.north_m, heading_deg, params)
+    title = f"{images.role} in {show(str(images.folder))}"
+    section = Section(images.label, title, tuple(findings))
+    return CheckedFolder(paths, positions, facts, section)
 
 
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     cli = argparse.ArgumentParser(
         prog="python -m tools.check",
-        description="Look at a data set before training or evaluating on it; no GPU is needed and "
-        "nothing is changed. The exit code is 1 if training or evaluation would fail.",
+        description="Check a data set before training or evaluating on it; changes nothing. "
+        "The exit code is 1 if training or evaluation would fail.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -207,21 +137,21 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--datasets_folder",
         default=os.environ.get("DATASETS_FOLDER", "data"),
-        help="where data sets are looked for by name; also the variable DATASETS_FOLDER",
+        help="folder of the data sets; also the variable DATASETS_FOLDER",
     )
     add("--decode", action="store_true", help="decode every image, and find copies")
     add("--bad_list", metavar="FILE", help="with --decode: write the images that cannot be read")
     add(
         "--max_headers",
-        type=not_negative_int,
+        type=int,
         default=10_000,
-        help="read the sizes of so many images of a folder; all of them with --decode",
+        help="number of images of a folder whose sizes are read; all with --decode",
     )
     workers = min(8, os.cpu_count() or 1)
-    add("--num_workers", type=not_negative_int, default=workers, help="processes that decode")
+    add("--num_workers", type=int, default=workers, help="processes that decode")
     add(
         "--positive_dist_threshold",
-        type=positive_float,
+        type=float,
         help="largest distance of a positive, in metres, instead of the data set's (25)",
     )
     group = cli.add_argument_group("classes and groups of training folders, as of train.py")
@@ -229,7 +159,11 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         group.add_argument(f"--{name}", type=int, default=value, help="as of train.py")
     args = cli.parse_args(argv)
     if args.bad_list and not args.decode:
-        cli.error("--bad_list goes with --decode, which looks at all images")
+        cli.error("--bad_list goes with --decode, which opens all images")
+    if min(args.num_workers, args.max_headers) < 0:
+        cli.error("--num_workers and --max_headers must not be negative")
+    if args.positive_dist_threshold is not None and not args.positive_dist_threshold > 0:
+        cli.error("--positive_dist_threshold must be above 0")
     return args
 
 

@@ -1,10 +1,7 @@
-"""Which images are read from a folder, and whether the list beside it tells the truth."""
+"""Which images are read from a folder, and whether the list beside it is correct."""
 
-import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,90 +12,69 @@ from datasets.image_lists import (
     find_list_file,
     read_list,
     split_lines,
+    walk_images,
 )
 from tools.check.findings import (
     ERROR,
+    FACT,
     OK,
     WARNING,
-    Cases,
     Finding,
     format_counts,
     plural,
     show,
+    show_names,
 )
-from tools.check.walk import Walk, extension_of, walk_folder
 
-_NAMES_PER_BLOCK = 1 << 17
-_EXAMPLES = 3
+_OTHER_IMAGES = {  # extensions of images that are not read
+    *(".jfif", ".jpe", ".jp2", ".j2k", ".jxl", ".webp", ".avif", ".heic", ".heif", ".bmp", ".gif"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".tga", ".dng", ".cr2", ".nef", ".arw"),
+}
 
 
-@dataclass(frozen=True)
-class FileFacts:
-    """The images that are read from a folder.
+def check_files(
+    folder: Path, num_expected: int | None = None
+) -> tuple[ImagePaths, np.ndarray, list[Finding]]:
+    """List the images of a folder and compare the list beside it, if there is one.
 
-    Attributes:
-        paths: The listed images if there is a list, else those that lie in the folder.
-        walk: What else lies in the folder; the names of the images are in `paths` alone.
-        is_missing: Which of the images do not exist. bool [num_images].
-        num_by_extension: How many images have which extension, in lower case.
-        not_listed: Images in the folder that the list does not name.
-        listed_twice: Images that the list names more than once.
-        list_problem: Why the list cannot be read; empty if it can, or if there is none.
-        begins_with_folder: Whether the lines of the list begin with the name of the folder.
+    Args:
+        folder: Holds images, in sub-folders as well.
+        num_expected: The published number of images.
+
+    Returns:
+        The images that training or evaluation would read; which of them are missing,
+        bool [num_images]; findings.
     """
-
-    paths: ImagePaths
-    walk: Walk
-    is_missing: np.ndarray
-    num_by_extension: dict[str, int]
-    not_listed: Cases = Cases()
-    listed_twice: Cases = Cases()
-    list_problem: str = ""
-    begins_with_folder: bool = False
-
-
-def measure_files(folder: Path) -> FileFacts:
-    """Walk through a folder and compare it with the list beside it, if there is one."""
     given, folder = Path(os.path.abspath(folder)), Path(os.path.realpath(folder))
-    walk = walk_folder(folder)
-    blob = np.frombuffer(b"\n".join(walk.images), np.uint8)
-    walk.images.clear()  # tens of millions of names take several GB
-    in_folder = split_lines(folder, blob)
-    list_file, list_problem = find_list_file(given, folder), ""
-    if list_file is not None:
+    findings: list[Finding] = []
+    in_folder = split_lines(folder, np.empty(0, np.uint8))
+    try:
+        in_folder = split_lines(folder, np.frombuffer(walk_images(folder), np.uint8))
+    except (OSError, ValueError) as error:
+        text = f"cannot be listed: {show(str(error))}"
+        findings.append(
+            Finding(ERROR, "files", text, remedy="make all folders readable, or rename")
+        )
+    paths, is_missing = in_folder, np.zeros(len(in_folder), bool)
+    if list_file := find_list_file(given, folder):
         try:
-            return _compare(read_list(list_file, folder), in_folder, walk)
-        except OSError as error:
-            list_problem = f"{show(str(list_file))}: {error.strerror}"
-        except ValueError as error:
-            list_problem = show(str(error))
-    return FileFacts(
-        in_folder,
-        walk,
-        is_missing=np.zeros(len(in_folder), bool),
-        num_by_extension=_count_extensions(in_folder),
-        list_problem=list_problem,
-    )
+            paths = read_list(list_file, folder)
+            is_missing = _find_missing(paths, in_folder)
+            findings += _compare(paths, in_folder, is_missing)
+        except (OSError, ValueError) as error:
+            text = f"cannot be used: {show(str(error))}"
+            remedy = "correct the list, or make it readable"
+            findings.append(Finding(ERROR, "list", text, remedy=remedy))
+    counts = [_count(paths), *judge_count(len(paths), num_expected, "image")]
+    return paths, is_missing, counts + findings + _find_other_files(folder)
 
 
-def make_cases(paths: ImagePaths, indices: np.ndarray) -> Cases:
-    """Count images by their indices and keep the relative paths of the first ones."""
-    return Cases(len(indices), tuple(show(_path(paths, index)) for index in indices[:_EXAMPLES]))
-
-
-def make_name_cases(paths: ImagePaths, indices: np.ndarray) -> Cases:
-    """Count images by their indices and keep the '@' names of the first ones."""
-    return Cases(len(indices), tuple(show(paths.name(index)) for index in indices[:_EXAMPLES]))
-
-
-def hash_paths(paths: ImagePaths) -> np.ndarray:
-    """Return a number per path, equal for equal paths within this process. int64 [num_images]."""
-    return _hash_lines(paths, bytes)
-
-
-def hash_names(paths: ImagePaths) -> np.ndarray:
-    """Return a number per '@' name without folders, equal for equal ones. int64 [num_images]."""
-    return _hash_lines(paths, _basename_of)
+def hash_lines(paths: ImagePaths, without_folders: bool = False) -> np.ndarray:
+    """Hash each path, or each name; equal ones have equal hashes in this process. int64 [N]."""
+    lines = paths.lines()
+    if without_folders:
+        lines = (line[line.rfind(b"/") + 1 :] for line in lines)
+    return np.fromiter(map(hash, lines), np.int64, len(paths))
 
 
 def find_repeated(values: np.ndarray) -> np.ndarray:
@@ -108,167 +84,98 @@ def find_repeated(values: np.ndarray) -> np.ndarray:
     return np.flatnonzero(is_repeated)
 
 
-def judge_files(facts: FileFacts, num_expected: int | None = None) -> list[Finding]:
-    """Say how many images there are, and whether the list beside the folder is right."""
-    findings = [_judge_count(facts), judge_expected(len(facts.paths), num_expected, "image")]
-    if facts.list_problem or facts.paths.list_file:
-        findings += [_judge_missing(facts), _judge_not_listed(facts), _judge_twice(facts)]
-    return [finding for finding in findings if finding is not None]
-
-
-def judge_expected(num: int, num_expected: int | None, noun: str) -> Finding | None:
+def judge_count(num: int, num_expected: int | None, noun: str) -> list[Finding]:
     """Say whether a count is the published one, if that is known.
 
     Args:
         num: The count.
         num_expected: The published count.
-        noun: What is counted, one of it.
+        noun: Name of one counted thing.
     """
     if num_expected is None:
-        return None
+        return []
     text = plural(num, noun)
     if num == num_expected:
-        return Finding(OK, "count", f"{text}, as published")
-    return Finding(
-        WARNING,
-        "count",
-        f"{text}, expected {num_expected:,}",
-        remedy=f"{text} instead of {num_expected:,}: recalls cannot be compared with "
-        "published ones",
-    )
+        return [Finding(OK, "count", f"{text}, as published")]
+    remedy = f"{text} instead of {num_expected:,}: recalls cannot be compared with published ones"
+    return [Finding(WARNING, "count", f"{text}, expected {num_expected:,}", remedy=remedy)]
 
 
-def _compare(paths: ImagePaths, in_folder: ImagePaths, walk: Walk) -> FileFacts:
-    listed, lying = hash_paths(paths), hash_paths(in_folder)
-    is_missing = _find_missing(paths, ~np.isin(listed, lying))
-    begins_with_folder = False
-    if is_missing.any():
-        parent = os.fsencode(paths.folder.parent)
-        first = _path(paths, np.argmax(is_missing))
-        begins_with_folder = os.path.exists(os.path.join(parent, first))
-    return FileFacts(
-        paths,
-        walk,
-        is_missing,
-        _count_extensions(paths),
-        not_listed=make_cases(in_folder, np.flatnonzero(~np.isin(lying, listed))),
-        listed_twice=make_cases(paths, find_repeated(listed)),
-        begins_with_folder=begins_with_folder,
-    )
+def _count(paths: ImagePaths) -> Finding:
+    where = show(str(paths.list_file or paths.folder))
+    if not len(paths):
+        looked_for = ", ".join(IMAGE_EXTENSIONS)
+        remedy = f"put images ({looked_for}) into {show(str(paths.folder))}"
+        if paths.list_file is not None:
+            remedy = f"write paths into {show(paths.list_file.name)}, or delete it"
+        expected = "Expected: images, or train/ val/ test/, or database/ and queries/"
+        text = f"none in {where}: looked for {looked_for}"
+        return Finding(ERROR, "images", text, (expected,), remedy)
+    extensions = Counter(map(_extension_of, paths.lines()))
+    text = f"{len(paths):,} ({format_counts(extensions)})"
+    return Finding(OK, "images", text + f", as listed in {where}" * (paths.list_file is not None))
 
 
-def _find_missing(paths: ImagePaths, is_doubtful: np.ndarray) -> np.ndarray:
-    """Ask for each doubtful path: "./a.jpg", "../b.jpg" or another case may well exist."""
-    root = os.fsencode(paths.folder)
-    folder_exists = functools.cache(lambda name: os.path.isdir(os.path.join(root, name)))
-    is_missing = np.zeros(len(paths), bool)
-    for index in np.flatnonzero(is_doubtful):
-        path = _path(paths, index)
-        is_missing[index] = not (
-            folder_exists(path.rpartition(b"/")[0]) and os.path.exists(os.path.join(root, path))
-        )
+def _extension_of(name: bytes) -> str:
+    dot = name.rfind(b".")
+    return show(name[dot:].lower()) if dot > name.rfind(b"/") else "no extension"
+
+
+def _find_missing(paths: ImagePaths, in_folder: ImagePaths) -> np.ndarray:
+    """Tell which listed images do not exist. bool [num_images]."""
+    is_missing = ~np.isin(hash_lines(paths), hash_lines(in_folder))
+    for index in np.flatnonzero(is_missing):  # "./a.jpg" or another case may exist
+        is_missing[index] = not os.path.exists(paths[index])
     return is_missing
 
 
-def _hash_lines(paths: ImagePaths, part_of: Callable[[bytes], bytes]) -> np.ndarray:
-    hashes = np.empty(len(paths), np.int64)
-    first = 0
-    for lines in _blocks_of_lines(paths):
-        hashes[first : first + len(lines)] = [hash(part_of(line)) for line in lines]
-        first += len(lines)
-    return hashes
+def _compare(paths: ImagePaths, in_folder: ImagePaths, is_missing: np.ndarray) -> list[Finding]:
+    """Say which lines of a list name no image, or one again, and which images it lacks."""
+    name, folder = show(paths.list_file.name), show(str(paths.folder))
+    findings = []
+    if missing := int(is_missing.sum()):
+        first = paths.name(int(is_missing.argmax()))
+        remedy = f"bring {plural(missing, 'missing image')} into {folder}, or delete {name}: it is "
+        remedy += "optional"
+        if os.path.exists(paths.folder.parent / first):
+            remedy = f"lines of {name} must be relative to {folder}: remove its name from them"
+        elif "\\" in first:
+            remedy = f"lines of {name} must have / between folders, not \\"
+        text = f"{missing:,} of {len(paths):,} listed images do not exist:"
+        shown = show_names(paths, np.flatnonzero(is_missing))
+        findings.append(Finding(ERROR, "list", text, shown, remedy))
+    elif len(paths):
+        findings.append(Finding(OK, "list", "every listed image exists"))
+    not_listed = np.flatnonzero(~np.isin(hash_lines(in_folder), hash_lines(paths)))
+    if num := len(not_listed):
+        text = f"{plural(num, 'image')} in the folder and not in the list; not read:"
+        remedy = f"add {plural(num, 'image')} to {name}, or delete it: without it, all are read"
+        shown = show_names(in_folder, not_listed)
+        findings.append(Finding(WARNING, "list", text, shown, remedy))
+    repeated = find_repeated(hash_lines(paths))
+    if num := len(repeated):
+        text = f"{plural(num, 'line')} for an image that is listed before:"
+        remedy = f"remove {plural(num, 'repeated line')} from {name}"
+        findings.append(Finding(WARNING, "list", text, show_names(paths, repeated), remedy))
+    return findings
 
 
-def _blocks_of_lines(paths: ImagePaths) -> Iterator[list[bytes]]:
-    for first in range(0, len(paths), _NAMES_PER_BLOCK):
-        block = slice(first, first + _NAMES_PER_BLOCK)
-        starts, ends = paths.starts[block], paths.ends[block]
-        text = paths.blob[starts[0] : ends[-1]].tobytes()
-        places = zip((starts - starts[0]).tolist(), (ends - starts[0]).tolist(), strict=True)
-        yield [text[start:end] for start, end in places]
-
-
-def _path(paths: ImagePaths, index: int) -> bytes:
-    return os.fsencode(paths.name(index))
-
-
-def _basename_of(line: bytes) -> bytes:
-    """Return the '@' name of the image, without folders."""
-    return line[line.rfind(b"/") + 1 :]
-
-
-def _count_extensions(paths: ImagePaths) -> dict[str, int]:
-    counts: Counter[bytes] = Counter()
-    for lines in _blocks_of_lines(paths):
-        counts.update(map(extension_of, lines))
-    return {show(extension): count for extension, count in counts.items()}
-
-
-def _judge_count(facts: FileFacts) -> Finding:
-    where = facts.paths.list_file or facts.paths.folder
-    if not len(facts.paths):
-        looked_for = ", ".join(IMAGE_EXTENSIONS)
-        text = f"none in {show(str(where))}: looked for {looked_for}"
-        remedy = f"put images ({looked_for}) into {show(str(facts.paths.folder))}"
-        if facts.paths.list_file is not None:
-            remedy = f"write paths into {show(facts.paths.list_file.name)}, or delete it"
-        expected = "Expected: images, or train/ val/ test/, or database/ and queries/"
-        return Finding(ERROR, "images", text, (expected,), remedy)
-    text = f"{len(facts.paths):,} ({format_counts(facts.num_by_extension)})"
-    if facts.paths.list_file is not None:
-        text += f", as listed in {show(str(where))}"
-    return Finding(OK, "images", text)
-
-
-def _judge_missing(facts: FileFacts) -> Finding | None:
-    if facts.list_problem:
-        return Finding(
-            ERROR,
-            "list",
-            f"cannot be used: {facts.list_problem}",
-            remedy="correct the list, or make it readable",
-        )
-    missing = make_cases(facts.paths, np.flatnonzero(facts.is_missing))
-    if not len(facts.paths):
-        return None  # said already
-    if not missing.num:
-        return Finding(OK, "list", "every listed image exists")
-    folder, name = show(str(facts.paths.folder)), show(facts.paths.list_file.name)
-    num = plural(missing.num, "missing image")
-    remedy = f"bring {num} into {folder}, or delete {name}: it is optional"
-    if facts.begins_with_folder:
-        remedy = f"lines of {name} must be relative to {folder}: take its name off their beginning"
-    elif b"\\" in _path(facts.paths, np.argmax(facts.is_missing)):
-        remedy = f"lines of {name} must have / between folders, not \\"
-    text = f"{missing.num:,} of {len(facts.paths):,} listed images do not exist:"
-    return Finding(ERROR, "list", text, missing.examples, remedy)
-
-
-def _judge_not_listed(facts: FileFacts) -> Finding | None:
-    num = facts.not_listed.num
-    if not num or facts.list_problem:
-        return None
-    remedy = (
-        f"add {plural(num, 'image')} to {show(facts.paths.list_file.name)}, or delete it: "
-        "without it, all images are read"
-    )
-    return Finding(
-        WARNING,
-        "list",
-        f"{plural(num, 'image')} in the folder and not in the list; not read:",
-        facts.not_listed.examples,
-        remedy,
-    )
-
-
-def _judge_twice(facts: FileFacts) -> Finding | None:
-    num = facts.listed_twice.num
-    if not num:
-        return None
-    return Finding(
-        WARNING,
-        "list",
-        f"{plural(num, 'line')} for an image that is listed before:",
-        facts.listed_twice.examples,
-        f"remove {plural(num, 'repeated line')} from {show(facts.paths.list_file.name)}",
-    )
+def _find_other_files(folder: Path) -> list[Finding]:
+    """Count the files that are not read."""
+    counts: Counter[str] = Counter()
+    for _, _, names in os.walk(os.fsencode(folder)):
+        counts.update(map(_extension_of, names))
+    for extension in IMAGE_EXTENSIONS:
+        del counts[extension]
+    images = {extension: num for extension, num in counts.items() if extension in _OTHER_IMAGES}
+    rest = {extension: num for extension, num in counts.items() if extension not in images}
+    findings = []
+    if images:
+        types = ", ".join(sorted(images))
+        remedy = f"convert {types} to .jpg or .png: only {', '.join(IMAGE_EXTENSIONS)} are read"
+        text = f"of types that are not read: {format_counts(images)}"
+        findings.append(Finding(WARNING, "other images", text, remedy=remedy))
+    if rest:
+        text = f"not images, not read: {format_counts(rest)}"
+        findings.append(Finding(FACT, "other files", text))
+    return findings

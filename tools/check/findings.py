@@ -1,4 +1,4 @@
-"""What was found, how bad it is and what to do about it, as aligned plain text."""
+"""Findings: how bad they are and what to do about them, as aligned plain text."""
 
 import os
 import re
@@ -6,12 +6,17 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-ERROR = "ERROR"  # stops training or evaluation, or makes its numbers wrong
-WARNING = "warning"  # works, yet is seldom what was meant
+import numpy as np
+
+from datasets.image_lists import ImagePaths
+
+ERROR = "ERROR"  # stops training or evaluation, or makes its results wrong
+WARNING = "warning"  # works, but is seldom intended
 OK = "ok"
 FACT = ""
 _LEVEL_WIDTH, _SUBJECT_WIDTH = 7, 14
 _WIDTH = 110
+_SHOWN_NAMES = 3
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a1-\U0010ffff]|[\ud800-\udfff\u2028-\u202e]")
 
 
@@ -21,10 +26,10 @@ class Finding:
 
     Attributes:
         level: ERROR, WARNING, OK or FACT.
-        subject: What it is about, one or two words.
-        text: A sentence with numbers.
+        subject: One or two words.
+        text: A sentence with counts.
         details: Lines to show below: names of files, rows of a table.
-        remedy: What the user can do, one line; empty if nothing has to be done.
+        remedy: What to do, one line; empty if nothing.
     """
 
     level: str
@@ -39,22 +44,19 @@ class Section:
     """The findings about one folder, or about one database with its queries."""
 
     label: str  # of the folder, as in "test/queries"
-    title: str  # what it is
+    title: str
     findings: tuple[Finding, ...]
-
-
-@dataclass(frozen=True)
-class Cases:
-    """How many images have a flaw, and the names of the first ones."""
-
-    num: int = 0
-    examples: tuple[str, ...] = ()
 
 
 def show(name: str | bytes) -> str:
     """Return a file name as text that can be printed; bytes that cannot are shown by number."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def show_names(paths: ImagePaths, indices: np.ndarray) -> tuple[str, ...]:
+    """Return the relative paths of the first few of some images."""
+    return tuple(show(paths.name(index)) for index in indices[:_SHOWN_NAMES])
 
 
 def format_section(section: Section) -> str:
@@ -68,7 +70,7 @@ def format_section(section: Section) -> str:
 
 
 def format_remedies(sections: Sequence[Section]) -> str:
-    """Return what to rename or to change, once each, for errors before warnings."""
+    """Return each remedy once, those of errors before those of warnings."""
     remedies = dict.fromkeys(
         (level, f"{section.label}: {finding.remedy}")
         for level in (ERROR, WARNING)
@@ -85,7 +87,7 @@ def format_remedies(sections: Sequence[Section]) -> str:
 
 
 def count_level(sections: Iterable[Section], level: str) -> int:
-    """Return how many findings are of a level."""
+    """Return the number of findings of a level."""
     return sum(finding.level == level for section in sections for finding in section.findings)
 
 

@@ -6,7 +6,7 @@ import stat
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,54 +15,66 @@ from tqdm import tqdm
 
 from datasets.image_lists import ImagePaths
 from datasets.images import FORMATS, open_image
-from tools.check.files import find_repeated, make_cases
-from tools.check.findings import Cases, show
+from tools.check.files import find_repeated
+from tools.check.findings import (
+    ERROR,
+    FACT,
+    OK,
+    WARNING,
+    Finding,
+    format_counts,
+    plural,
+    show,
+    show_names,
+)
 
 _ORIENTATION = 0x0112  # EXIF tag: 1 is upright, above 4 height and width change places
 _FILES_PER_TASK = 32
 _EXTENSIONS_OF = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",)}
+_MODE_NAMES = {"L": "grey", "P": "palette", "RGBA": "RGB with alpha", "1": "black and white"}
+_SHOWN_FILES = 20
 
 
 @dataclass(frozen=True)
 class ImageReport:
-    """What one file is."""
+    """One image file."""
 
-    problem: str = ""  # why it cannot be used; then the rest is not known
+    problem: str = ""  # why it cannot be used; then the rest is unknown
     size: str = ""  # HxW in pixels, upright
     mode: str = ""  # Pillow's
     format: str = ""  # Pillow's
     is_rotated: bool = False  # by EXIF
-    is_huge: bool = False  # too large to be decoded without care for memory: it was not
+    is_huge: bool = False  # too large to decode without care for memory; not decoded
     digest: int = 0  # of its bytes, if it was decoded
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What the files of a folder are.
+    """The image files of a folder.
 
     Attributes:
-        num_seen: How many files were looked at.
-        is_decoded: Whether they were decoded whole, or only their headers read.
+        num_seen: Number of files inspected.
+        is_decoded: Whether they were decoded completely, or only their headers read.
         problems: Path and reason of every file that cannot be used.
         sizes: Images of each size, HxW, upright.
         modes: Images of each mode of Pillow.
-        misnamed: Files whose extension is not that of their contents: "PNG in .jpg" -> how many.
+        misnamed: Number of files with another extension than their contents: "PNG in .jpg".
         num_rotated: Images that EXIF turns or mirrors.
-        huge: Images too large to be decoded without care for memory.
+        huge: Indices of images too large to decode without care for memory.
         digests: Of the bytes of each usable file, if decoded. int64 [num_seen - num_problems].
-        identical: Files with the very bytes of a file before, if decoded.
+        identical: Indices of files with the bytes of an earlier file, if decoded.
     """
 
     num_seen: int
     is_decoded: bool
-    problems: tuple[tuple[str, str], ...] = ()
-    sizes: dict[str, int] = field(default_factory=dict)
-    modes: dict[str, int] = field(default_factory=dict)
-    misnamed: dict[str, int] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    sizes: Counter[str] = field(default_factory=Counter)
+    modes: Counter[str] = field(default_factory=Counter)
+    misnamed: Counter[str] = field(default_factory=Counter)
     num_rotated: int = 0
-    huge: Cases = Cases()
+    huge: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     digests: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    identical: Cases = Cases()
+    identical: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def choose_sample(is_missing: np.ndarray, max_images: int | None) -> np.ndarray:
@@ -80,13 +92,13 @@ def choose_sample(is_missing: np.ndarray, max_images: int | None) -> np.ndarray:
 def measure_images(
     paths: ImagePaths, indices: np.ndarray, decode: bool, num_workers: int, label: str
 ) -> ImageFacts:
-    """Look at files, in several processes if they are decoded, else in several threads.
+    """Inspect files, in several processes if they are decoded, else in several threads.
 
     Args:
         paths: The images.
-        indices: Which of them to look at. int64 [num_seen].
-        decode: Whether to decode them whole.
-        num_workers: How many processes or threads; 0 is none beside this one.
+        indices: Those to inspect. int64 [num_seen].
+        decode: Whether to decode them completely.
+        num_workers: Number of processes or threads; 0: none beside this one.
         label: Of the progress bar.
 
     Raises:
@@ -106,7 +118,7 @@ def measure_images(
 
 
 def inspect_image(path: str, decode: bool) -> ImageReport:
-    """Read the header of a file, or decode it whole just as training and evaluation do."""
+    """Read the header of a file, or decode it completely as training and evaluation do."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
@@ -123,8 +135,70 @@ def inspect_image(path: str, decode: bool) -> ImageReport:
         return ImageReport("too many pixels to decode")
     except OSError as error:
         return ImageReport(error.strerror or _reason(error))
-    except Exception as error:  # what Pillow's readers raise for broken contents is anything
+    except Exception as error:  # Pillow raises anything for broken contents
         return ImageReport(_reason(error))
+
+
+def judge_images(paths: ImagePaths, facts: ImageFacts, num_existing: int) -> list[Finding]:
+    """Say which files cannot be used, and the sizes and types of the others.
+
+    Args:
+        paths: The images.
+        facts: The files that were inspected.
+        num_existing: Number of images that exist; more than inspected if those were a sample.
+    """
+    if not facts.num_seen:
+        return []
+    findings = [_judge_problems(facts)]
+    if facts.sizes:
+        sample = f", in a sample of {facts.num_seen:,}" * (facts.num_seen < num_existing)
+        text = f"{format_counts(facts.sizes)} (HxW){sample}"
+        findings.append(Finding(FACT, "sizes", text))
+    modes = {_MODE_NAMES.get(mode, mode): n for mode, n in facts.modes.items() if mode != "RGB"}
+    deep = sum(n for mode, n in facts.modes.items() if mode.startswith(("I", "F")))
+    if deep:
+        num = plural(deep, "image")
+        text = f"{num} of more than 8 bits a channel, which are cut off: {format_counts(modes)}"
+        remedy = f"convert {num} to 8 bits a channel"
+        findings.append(Finding(WARNING, "modes", text, remedy=remedy))
+    elif modes:
+        findings.append(Finding(FACT, "modes", f"read as RGB: {format_counts(modes)}"))
+    if facts.misnamed:
+        text = f"contents differ from the extension: {format_counts(facts.misnamed)}"
+        findings.append(Finding(WARNING, "types", text))
+    if num := len(facts.huge):
+        text = f"{plural(num, 'image')} of more than {round(Image.MAX_IMAGE_PIXELS / 1e6)} "
+        text += "megapixels, not decoded here:"
+        remedy = f"make {plural(num, 'image')} smaller: each takes hundreds of MB in every loader "
+        remedy += "process"
+        findings.append(Finding(WARNING, "sizes", text, show_names(paths, facts.huge), remedy))
+    if num := len(facts.identical):
+        text = f"{plural(num, 'file')} with the bytes of another:"
+        remedy = f"remove {plural(num, 'copied file')}"
+        examples = show_names(paths, facts.identical)
+        findings.append(Finding(WARNING, "duplicates", text, examples, remedy))
+    if facts.num_rotated:
+        text = f"{plural(facts.num_rotated, 'image')} turned or mirrored, read upright"
+        findings.append(Finding(FACT, "EXIF", text))
+    return findings
+
+
+def _judge_problems(facts: ImageFacts) -> Finding:
+    num = len(facts.problems)
+    how = "decoded" if facts.is_decoded else "opened"
+    if not num:
+        return Finding(OK, "readable", f"{facts.num_seen:,} {how}")
+    reasons = format_counts(Counter(reason.split(" (")[0] for _, reason in facts.problems))
+    shown = tuple(show(f"{path}: {reason}") for path, reason in facts.problems[:_SHOWN_FILES])
+    if num > _SHOWN_FILES:
+        shown += (f"and {num - _SHOWN_FILES:,} more (--decode --bad_list FILE writes all of them)",)
+    return Finding(
+        ERROR,
+        "readable",
+        f"{num:,} of {facts.num_seen:,} cannot be {how} ({show(reasons)}):",
+        shown,
+        f"delete or copy again {plural(num, 'file')} that cannot be read",
+    )
 
 
 def _read_header(path: str) -> ImageReport:
@@ -166,8 +240,12 @@ def _inspect_all(
     if not num_workers:
         yield from (inspect_image(paths[index], decode) for index in indices)
         return
+    executor = ThreadPoolExecutor(num_workers)  # headers: waiting for the disk
+    if decode:
+        ignore = {"initializer": warnings.simplefilter, "initargs": ("ignore",)}
+        executor = ProcessPoolExecutor(num_workers, **ignore)
     waiting = deque()  # a few tasks for each worker, not one for each of millions of images
-    with _make_executor(decode, num_workers) as executor:
+    with executor:
         for first in range(0, len(indices), _FILES_PER_TASK):
             task = [paths[index] for index in indices[first : first + _FILES_PER_TASK]]
             waiting.append(executor.submit(_inspect_task, task, decode))
@@ -175,14 +253,6 @@ def _inspect_all(
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
-
-
-def _make_executor(decode: bool, num_workers: int) -> Executor:
-    if decode:
-        return ProcessPoolExecutor(
-            num_workers, initializer=warnings.simplefilter, initargs=("ignore",)
-        )
-    return ThreadPoolExecutor(num_workers)  # headers: waiting for the disk
 
 
 def _tally(
@@ -205,16 +275,16 @@ def _tally(
             huge.append(index)
         usable.append(index)
         digests.append(report.digest)
-    usable, digests = np.array(usable, np.int64), np.array(digests if decode else [], np.int64)
+    digests = np.array(digests if decode else [], np.int64)
     return ImageFacts(
         len(indices),
         decode,
-        tuple(problems),
-        dict(sizes),
-        dict(modes),
-        dict(misnamed),
+        problems,
+        sizes,
+        modes,
+        misnamed,
         num_rotated,
-        make_cases(paths, np.array(huge, np.int64)),
+        np.array(huge, np.int64),
         digests,
-        make_cases(paths, usable[find_repeated(digests)]),
+        np.array(usable, np.int64)[find_repeated(digests)],
     )

@@ -1,9 +1,8 @@
-"""Which folders there are to check: a data set by name, a tree of splits, or a plain folder."""
+"""Find the folders to check: of a data set by name, in a tree of splits, or a plain folder."""
 
 import difflib
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets.catalog import TEST_SETS, TRAIN_SETS, find_test_set, find_train_folder
@@ -12,7 +11,7 @@ from tools.check.findings import ERROR, OK, WARNING, Finding, show
 TRAIN, DATABASE, QUERIES = "training images", "database", "queries"
 _CONTAINERS = ("images", "processed", "small", "raw")  # of VPR-datasets-downloader and of SF-XL
 _SPLITS = ("train", "val", "test")
-_MISNOMERS = {  # what people call folders -> what they have to be called
+_MISNOMERS = {  # frequent names of folders -> those that are read
     "training": "train",
     "valid": "val",
     "validation": "val",
@@ -35,8 +34,8 @@ _SPLITS_TREE = (
 
 
 @dataclass(frozen=True)
-class Part:
-    """One folder of images."""
+class ImageFolder:
+    """A folder of images."""
 
     label: str  # "test/queries_v1"
     folder: Path
@@ -45,225 +44,193 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A database with the queries that are searched in it."""
+class QuerySet:
+    """Queries with the database in which they are searched."""
 
-    database: Part
-    queries: Part
+    database: ImageFolder
+    queries: ImageFolder
     set_name: str | None = None  # key of TEST_SETS; None in a folder of the user's
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What to check, and what is wrong with the tree of folders itself."""
+@dataclass
+class FolderTree:
+    """The folders to check, and findings on the tree itself."""
 
-    parts: tuple[Part, ...] = ()
-    pairs: tuple[Pair, ...] = ()
-    findings: tuple[Finding, ...] = ()
+    folders: list[ImageFolder] = field(default_factory=list)
+    query_sets: list[QuerySet] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, label: str, folder: Path, role: str, num: int | None = None) -> ImageFolder:
+        """Add a folder, once."""
+        images = ImageFolder(label, folder, role, num)
+        if folder not in [other.folder for other in self.folders]:
+            self.folders.append(images)
+        return images
 
 
-def find_layout(target: str, datasets_folder: str | os.PathLike) -> Layout:
+def find_layout(target: str, datasets_folder: str | os.PathLike) -> FolderTree:
     """Find the folders of a data set by its name, or in a folder.
 
     Args:
         target: Key of TRAIN_SETS or TEST_SETS, or else a folder.
-        datasets_folder: Where sets are looked for by name.
+        datasets_folder: Holds the data sets.
 
     Raises:
         ValueError: If the target is neither.
     """
+    tree = FolderTree()
     if target in TRAIN_SETS:
-        return _find_train_set(target, datasets_folder)
-    if target in TEST_SETS:
-        return _find_pair(target, datasets_folder, "")
-    if os.path.isdir(target):
-        return find_in_folder(Path(target))
-    if os.path.lexists(target):
+        _add_train_set(tree, target, datasets_folder)
+    elif target in TEST_SETS:
+        _add_test_set(tree, target, datasets_folder, "")
+    elif os.path.isdir(target):
+        _add_folder(tree, Path(target), "")
+    elif os.path.lexists(target):
         raise ValueError(f"{show(target)} is not a folder: give the folder that holds the images")
-    names = [*TRAIN_SETS, *TEST_SETS]
-    near = difflib.get_close_matches(target, names, n=5, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}? All are: " if near else "choose from "
-    raise ValueError(
-        f"{show(target)} is neither a folder nor the name of a data set: {hint}{', '.join(names)}"
+    else:
+        names = [*TRAIN_SETS, *TEST_SETS]
+        near = difflib.get_close_matches(target, names, n=5, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}? All are: " if near else "choose from "
+        raise ValueError(
+            f"{show(target)} is neither a folder nor the name of a data set: {hint}"
+            f"{', '.join(names)}"
+        )
+    return tree
+
+
+def _add_train_set(tree: FolderTree, name: str, datasets_folder: str | os.PathLike) -> None:
+    try:
+        tree.add("train", find_train_folder(name, datasets_folder), TRAIN)
+    except FileNotFoundError as error:
+        text, *how_to_get = str(error).split("\n")
+        tree.findings.append(_missing("train", text, tuple(how_to_get)))
+    _add_test_set(tree, TRAIN_SETS[name].val, datasets_folder, "val/")
+    _add_test_set(tree, TRAIN_SETS[name].test, datasets_folder, "test/")
+
+
+def _add_test_set(
+    tree: FolderTree, name: str, datasets_folder: str | os.PathLike, label: str
+) -> None:
+    try:
+        database, queries = find_test_set(name, datasets_folder)
+    except FileNotFoundError as error:
+        text, *how_to_get = str(error).split("\n")
+        tree.findings.append(_missing(name, text, tuple(how_to_get)))
+        return
+    num_database = TEST_SETS[name].num_database
+    query_set = QuerySet(
+        tree.add(f"{label}{database.name}", database, DATABASE, num_database),
+        tree.add(f"{label}{queries.name}", queries, QUERIES),  # maybe not all are evaluated
+        name,
     )
+    tree.query_sets.append(query_set)
 
 
-def find_in_folder(folder: Path, label: str = "") -> Layout:
-    """Find splits, a database with queries, or images in a folder.
-
-    Args:
-        folder: The folder.
-        label: What its parts are called, before their own names.
-    """
+def _add_folder(tree: FolderTree, folder: Path, label: str) -> None:
+    """Add splits, a database with queries, or images; labels of folders begin with `label`."""
     names, own_name = _subfolders(folder), os.path.basename(os.path.abspath(folder))
     roles = {_MISNOMERS.get(name.lower(), name.lower()) for name in names}
-    if own_name == "train":
-        return _find_training(folder, label or "train")
-    if roles & {"database", "gallery"} or any(role.startswith("queries") for role in roles):
-        return _find_database_and_queries(folder, label)
-    if roles & set(_SPLITS):
-        return _find_splits(folder, label)
     containers = [name for name in _CONTAINERS if name in names and _is_tree(folder / name)]
-    if containers:
-        return _merge(find_in_folder(folder / name, f"{label}{name}/") for name in containers)
-    sets = [name for name in names if _is_tree(folder / name)]
-    if sets:
-        return Layout(findings=(_several_sets(folder, sets),))
-    role = QUERIES if own_name.startswith("queries") else TRAIN
-    if own_name in ("database", "gallery"):
-        role = DATABASE
-    return Layout((Part(label.rstrip("/") or show(own_name), folder, role),))
+    if own_name == "train":
+        _add_training(tree, folder, label or "train")
+    elif roles & {"database", "gallery"} or any(role.startswith("queries") for role in roles):
+        _add_database_and_queries(tree, folder, label)
+    elif roles & set(_SPLITS):
+        _add_splits(tree, folder, label)
+    elif containers:
+        for name in containers:
+            _add_folder(tree, folder / name, f"{label}{name}/")
+    elif sets := [name for name in names if _is_tree(folder / name)]:
+        shown = ", ".join(show(name) for name in sets[:10])
+        text = f"{show(str(folder))} holds {len(sets)} data sets: {shown}"
+        remedy = "check them one at a time: python -m tools.check " + show(str(folder / sets[0]))
+        tree.findings.append(Finding(ERROR, "folder", text, remedy=remedy))
+    else:
+        role = QUERIES if own_name.startswith("queries") else TRAIN
+        role = DATABASE if own_name in ("database", "gallery") else role
+        tree.add(label.rstrip("/") or show(own_name), folder, role)
 
 
-def expected_tree(tree: tuple[str, ...], folder: Path) -> tuple[str, ...]:
-    """Return the lines that show which folders were expected."""
-    return ("Expected:", *(line.format(folder=show(str(folder))) for line in tree))
-
-
-def _find_train_set(name: str, datasets_folder: str | os.PathLike) -> Layout:
-    try:
-        part = Part("train", find_train_folder(name, datasets_folder), TRAIN)
-        train = Layout((part,))
-    except FileNotFoundError as error:
-        text, *how_to_get = str(error).split("\n")
-        train = Layout(findings=(_missing("train", text, tuple(how_to_get)),))
-    named = TRAIN_SETS[name]
-    val, test = (
-        _find_pair(set_name, datasets_folder, label)
-        for set_name, label in ((named.val, "val/"), (named.test, "test/"))
-    )
-    return _merge((train, val, test))
-
-
-def _find_pair(name: str, datasets_folder: str | os.PathLike, label: str) -> Layout:
-    try:
-        database_folder, queries_folder = find_test_set(name, datasets_folder)
-    except FileNotFoundError as error:
-        text, *how_to_get = str(error).split("\n")
-        return Layout(findings=(_missing(name, text, tuple(how_to_get)),))
-    num_database = TEST_SETS[name].num_database
-    database = Part(f"{label}{database_folder.name}", database_folder, DATABASE, num_database)
-    queries = Part(f"{label}{queries_folder.name}", queries_folder, QUERIES)  # not all may be asked
-    return Layout((database, queries), (Pair(database, queries, name),))
-
-
-def _find_splits(folder: Path, label: str) -> Layout:
-    layouts, real_folders = [], {}
+def _add_splits(tree: FolderTree, folder: Path, label: str) -> None:
+    real_folders: dict[str, str] = {}
     for split in _SPLITS:
-        name, findings = _find_name(folder, split)
-        layouts.append(Layout(findings=findings))
+        name = _find_name(tree, folder, split)
         if name is None:
             continue
         real = os.path.realpath(folder / name)
         if real in real_folders:
-            text = f"{label}{split} is the same folder as {label}{real_folders[real]}"
-            advice = "recalls on it are those of validation, not of a test"
-            layouts.append(Layout(findings=(Finding(WARNING, split, f"{text}: {advice}"),)))
+            text = f"{label}{split} is the same folder as {label}{real_folders[real]}: recalls on "
+            text += "it are those of validation, not of a test"
+            tree.findings.append(Finding(WARNING, split, text))
             continue
         real_folders[real] = split
-        find = _find_training if split == "train" else _find_database_and_queries
-        layouts.append(find(folder / name, f"{label}{split}/"))
-    return _merge(layouts)
+        add = _add_training if split == "train" else _add_database_and_queries
+        add(tree, folder / name, f"{label}{split}/")
 
 
-def _find_training(folder: Path, label: str) -> Layout:
-    """Find the images to train on; with queries beside a database it is a set to evaluate on."""
-    names = _subfolders(folder)
-    label = label.rstrip("/")
+def _add_training(tree: FolderTree, folder: Path, label: str) -> None:
+    """Add images to train on; with queries beside a database it is a set to evaluate on."""
+    names, label = _subfolders(folder), label.rstrip("/")
     if any(name.startswith("queries") for name in names):
-        return _find_database_and_queries(folder, f"{label}/")
-    parts = tuple(
-        Part(f"{label}/{name}", folder / name, TRAIN)
-        for name in ("database", "panoramas")  # of SF-XL's raw/train
-        if name in names
-    )
-    return Layout(parts or (Part(label, folder, TRAIN),))
+        _add_database_and_queries(tree, folder, f"{label}/")
+    elif parts := [name for name in ("database", "panoramas") if name in names]:  # SF-XL's raw
+        for name in parts:
+            tree.add(f"{label}/{name}", folder / name, TRAIN)
+    else:
+        tree.add(label, folder, TRAIN)
 
 
-def _find_database_and_queries(folder: Path, label: str) -> Layout:
-    names = _subfolders(folder)
-    name, findings = _find_name(folder, "gallery" if "gallery" in names else "database")
-    databases = () if name is None else (Part(f"{label}{name}", folder / name, DATABASE),)
-    if name == "gallery":
-        note = "gallery/ is read as the database: it need not be renamed"
-        findings = (Finding(OK, "database", note),)
+def _add_database_and_queries(tree: FolderTree, folder: Path, label: str) -> None:
+    names, database = _subfolders(folder), None
+    if "gallery" in names:
+        database = tree.add(f"{label}gallery", folder / "gallery", DATABASE)
+        text = "gallery/ is read as the database: it need not be renamed"
+        tree.findings.append(Finding(OK, "database", text))
+    elif name := _find_name(tree, folder, "database"):
+        database = tree.add(f"{label}{name}", folder / name, DATABASE)
     queries = [name for name in names if name.startswith("queries")]
-    if not queries:
-        name, more = _find_name(folder, "queries")
-        findings += more
-        queries = [] if name is None else [name]
-    parts = tuple(Part(f"{label}{show(name)}", folder / name, QUERIES) for name in queries)
-    pairs = tuple(Pair(database, part) for database in databases for part in parts)
-    return Layout(databases + parts, pairs, findings)
+    for name in queries or [_find_name(tree, folder, "queries")]:
+        if name is not None:
+            images = tree.add(f"{label}{show(name)}", folder / name, QUERIES)
+            if database is not None:
+                tree.query_sets.append(QuerySet(database, images))
 
 
-def _find_name(folder: Path, name: str) -> tuple[str | None, tuple[Finding, ...]]:
-    """Return the sub-folder of that name, or one that seems to be meant, and what to rename."""
-    names = _subfolders(folder)
+def _find_name(tree: FolderTree, folder: Path, name: str) -> str | None:
+    """Return the sub-folder of that name, or one that is probably meant, with a finding."""
+    names, where = _subfolders(folder), show(str(folder))
     if name in names:
-        return name, ()
-    where = show(str(folder))
+        return name
     for other in names:
         if _MISNOMERS.get(other.lower(), other.lower()) == name:
-            text = f"{where} has a folder {show(other)} where {name} is looked for"
+            text = f"{where} has a folder {show(other)} instead of {name}"
             remedy = f"rename {show(str(folder / other))} to {name}"
-            return other, (Finding(ERROR, name, text, remedy=remedy),)
-    tree = expected_tree(_SPLITS_TREE if name in _SPLITS else _EVAL_TREE, folder)
+            tree.findings.append(Finding(ERROR, name, text, remedy=remedy))
+            return other
+    lines = _SPLITS_TREE if name in _SPLITS else _EVAL_TREE
+    expected, text = [line.format(folder=where) for line in lines], f"{where} has no folder {name}"
+    missing = _missing(name, text, ("Expected:", *expected))
     if name in _SPLITS:  # each may be given to train.py from elsewhere
-        return None, (Finding(WARNING, name, f"{where} has no folder {name}", tree),)
-    return None, (_missing(name, f"{where} has no folder {name}", tree),)
+        missing = Finding(WARNING, name, text, missing.details)
+    tree.findings.append(missing)
+    return None
 
 
 def _missing(subject: str, text: str, tree: tuple[str, ...]) -> Finding:
-    return Finding(
-        ERROR,
-        subject,
-        text,
-        tree,
-        f"{subject}: put the images into the folders that are shown above",
-    )
-
-
-def _several_sets(folder: Path, names: list[str]) -> Finding:
-    shown = ", ".join(show(name) for name in names[:10])
-    return Finding(
-        ERROR,
-        "folder",
-        f"{show(str(folder))} holds {len(names)} data sets: {shown}",
-        remedy=f"check them one at a time: python -m tools.check {show(str(folder / names[0]))}",
-    )
+    remedy = f"{subject}: put the images into the folders that are shown above"
+    return Finding(ERROR, subject, text, tree, remedy)
 
 
 def _subfolders(folder: Path) -> list[str]:
-    """Return the names of sub-folders; none if the folder cannot be opened, as a walk will tell."""
+    """Return the names of sub-folders; none if the folder cannot be read, as its check reports."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if _is_folder(entry))
+            return sorted(entry.name for entry in entries if os.path.isdir(entry.path))
     except OSError:
         return []
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
-
-
 def _is_tree(folder: Path) -> bool:
-    """Tell whether a folder holds splits or a database, without looking at all that it holds."""
+    """Tell whether a folder holds splits or a database, without listing it."""
     names = (*_SPLITS, *_CONTAINERS, "database", "gallery", "queries", "queries_v1")
     return any(os.path.isdir(folder / name) for name in names)
-
-
-def _merge(layouts: Iterable[Layout]) -> Layout:
-    """Put layouts together; a folder that is in several is checked once."""
-    layouts = list(layouts)
-    parts: dict[Path, Part] = {}
-    for part in (part for layout in layouts for part in layout.parts):
-        parts.setdefault(part.folder, part)
-    return Layout(
-        tuple(parts.values()),
-        tuple(pair for layout in layouts for pair in layout.pairs),
-        tuple(finding for layout in layouts for finding in layout.findings),
-    )
