@@ -5,9 +5,9 @@ python eval.py --resume model.pth --datasets all
 python eval.py --resume model.pth --test_set_folder FOLDER --queries_folder queries
 torchrun --nproc_per_node 8 eval.py --resume model.pth --dataset sf_xl_test_v1     # on 8 GPUs
 
-An evaluation that was stopped or killed is started over by the same command, also with the same
---save_dir. With --save_descriptors it takes up the descriptors that were made: so SIGTERM is no
-failure then, exit code 0; without, 1. Ctrl-C: 130.
+The same command starts an evaluation over that was stopped or killed, also with the same
+--save_dir. With --save_descriptors it resumes the extraction: SIGTERM is no failure then, exit code
+0; without, 1. Ctrl-C: 130.
 """
 
 import logging
@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 import commons
@@ -26,12 +27,10 @@ from datasets.eval_set import EvalSet, Labels, load_named_sets, load_own_sets
 from evaluation import Evaluation, Protocol
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.descriptors import Inference
-from evaluation.indexes import EXACT, IndexSpec, build_index, check_fits, parse_index
-from evaluation.place_index import check_place_index_folder, save_place_index
-from evaluation.protocol import DEFAULT_MAJORITY_WEIGHT, evaluate_all
-from evaluation.results import NUM_RANKED, write_results
-from evaluation.retrieval import Database
-from evaluation.tables import format_result, format_table
+from evaluation.evaluate import DEFAULT_MAJORITY_WEIGHT, Database, evaluate_all
+from evaluation.place_index import PlaceIndex, check_place_index_folder, save_place_index
+from evaluation.results import NUM_RANKED, format_result, format_table, write_results
+from evaluation.search import EXACT, check_fits, choose_search
 from model.inference import check_engine, optimize
 from model.network import build_network, choose_resize
 from model.other_models import hash_tensors, identify, load_model, parse_model_spec
@@ -44,7 +43,7 @@ from runs.signals import StopSignals
 
 ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation")
 UNTRAINED = {"backbone": "ResNet18"}  # unless flags say
-TOLD_FLAGS = ("seed", "inference_engine", "use_amp16", "descriptors_dtype")  # in results.json
+FLAGS_IN_RESULTS = ("seed", "inference_engine", "use_amp16", "descriptors_dtype")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,13 +53,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     commons.seed_everything(args.seed, args.deterministic)
     with commons.usage_errors():
         check_names(args.dataset, args.model)
-        check_processes(args.index, args.save_index)
+        check_processes(args.search, args.save_place_index)
         protocol = Protocol(
             tuple(args.recall_values),
             choose_resize(args.resize_test_imgs, args.image_size),
             args.test_method,
             args.majority_weight or DEFAULT_MAJORITY_WEIGHT,
-            parse_index(args.index),
+            args.search,
         )
         device = commons.choose_device(args.device)
         check_engine(args.inference_engine, device)
@@ -81,21 +80,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             own_sets = load_own_sets(args.test_set_folder, args.queries_folder, labels)
             eval_sets, left_out = own_sets, []
-        if args.save_index:
+        if args.save_place_index:
             check_one_database(eval_sets)
-            check_place_index_folder(args.save_index)
+            check_place_index_folder(args.save_place_index)
         model, provenance = open_model(
             args.resume_model, args.model, architecture, args.backbone_weights
         )
     resize = choose_resize(args.resize_test_imgs, args.image_size, model)
-    check_index(protocol.index, eval_sets, model)
+    check_sizes(protocol.search, eval_sets, model)
     digest = identify(provenance) + (" in 16 bits" if args.use_amp16 else "")
     files = DescriptorFiles(digest, args.save_descriptors, args.load_descriptors)
     model = optimize(model.to(device), args.inference_engine)
 
     flags = vars(args) | provenance
     with (
-        StopSignals(*how_to_continue(args.save_descriptors)),
+        StopSignals(*how_to_resume(args.save_descriptors)),
         run_folder(args.save_dir, "eval", flags) as folder,
     ):
         commons.setup_logging(folder)
@@ -104,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for sentence in left_out + [note for eval_set in eval_sets for note in notes_of(eval_set)]:
             logging.warning(sentence)
         num_listed = max(*protocol.recall_values, args.num_preds_to_save)
-        provenance |= {name: flags[name] for name in TOLD_FLAGS} | software
+        provenance |= {name: flags[name] for name in FLAGS_IN_RESULTS} | software
         provenance |= {"num_processes": commons.num_ranks()}
         evaluations = evaluate_all(
             model,
@@ -113,7 +112,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             inference,
             max(num_listed, NUM_RANKED),
             files,
-            partial(keep_index, args.save_index, provenance) if args.save_index else None,
+            partial(save_database, args.save_place_index, provenance)
+            if args.save_place_index
+            else None,
         )
         show = partial(
             draw,
@@ -132,11 +133,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
 
-def how_to_continue(save_descriptors: str | None) -> tuple[str, bool]:
-    """Return what is to be said when an evaluation is stopped, and whether it can be continued."""
+def how_to_resume(save_descriptors: str | None) -> tuple[str, bool]:
+    """Return a sentence for an evaluation that is stopped, and whether it can be resumed."""
     if save_descriptors is None:
-        return "Start again; with --save_descriptors FOLDER it could be continued", False
-    return f"What was made is in {save_descriptors}: the same command continues", True
+        return "Start again; with --save_descriptors FOLDER it could be resumed", False
+    return f"Descriptors so far are in {save_descriptors}: the same command resumes", True
 
 
 def check_names(test_sets: Sequence[str], model_spec: str | None) -> None:
@@ -147,21 +148,21 @@ def check_names(test_sets: Sequence[str], model_spec: str | None) -> None:
         parse_model_spec(model_spec)
 
 
-def check_processes(index: str, save_index: str | None) -> None:
-    """Raise a ValueError if flags ask for an index, which is of one process, of several."""
-    flag = "--save_index" if save_index else f"--index {index}"
-    if commons.num_ranks() > 1 and (save_index or index != EXACT.name):
+def check_processes(search: str, save_place_index: str | None) -> None:
+    """Raise a ValueError if several processes are to build an index, which takes one."""
+    flag = "--save_place_index" if save_place_index else f"--search {search}"
+    if commons.num_ranks() > 1 and (save_place_index or search != EXACT):
         raise ValueError(
-            f"{flag} makes an index in one process: extract with torchrun and --save_descriptors "
+            f"{flag} builds an index in one process: extract with torchrun and --save_descriptors "
             f"FOLDER, then run eval.py without torchrun, with --load_descriptors FOLDER {flag}"
         )
 
 
 def check_one_database(eval_sets: Sequence[EvalSet]) -> None:
-    """Raise a ValueError if sets have different databases: an index is of one."""
+    """Raise a ValueError if sets have different databases: a place index holds one."""
     folders = list(dict.fromkeys(str(eval_set.database.folder) for eval_set in eval_sets))
     if len(folders) > 1:
-        raise ValueError(f"--save_index keeps one database, there are {', '.join(folders)}")
+        raise ValueError(f"--save_place_index saves one database, not {', '.join(folders)}")
 
 
 def open_model(
@@ -190,16 +191,16 @@ def check_architecture(asked: dict[str, Any], found: dict[str, Any]) -> None:
             raise ValueError(f"--{name} {value}: {found['model']} {has}; leave the flag out")
 
 
-def check_index(spec: IndexSpec, eval_sets: Sequence[EvalSet], model: nn.Module) -> None:
-    """Raise a ValueError, before hours of extraction, if an index does not go with a database."""
-    dim = getattr(model, "out_dim", None)  # other models tell it with the first descriptor
+def check_sizes(search: str, eval_sets: Sequence[EvalSet], model: nn.Module) -> None:
+    """Raise a ValueError, before hours of extraction, if a search does not suit a database."""
+    dim = getattr(model, "out_dim", None)  # other models: known with the first descriptor
     if dim is not None:
         for eval_set in eval_sets:
-            check_fits(spec, len(eval_set.database), dim)
+            check_fits(search, len(eval_set.database), dim)
 
 
 def notes_of(eval_set: EvalSet) -> list[str]:
-    """Return what a reader of the recalls must know."""
+    """Return sentences that a reader of the recalls must know."""
     return [f"{eval_set.name}: {note}" for note in eval_set.notes]
 
 
@@ -218,10 +219,10 @@ def write_run(
         evaluations: Made as they are asked for, in all processes.
         num_sets: How many there are.
         provenance: See `write_results`.
-        measure_memory: Returns what the process has taken so far.
+        measure_memory: Returns the peak memory so far.
         folder: Of the run.
         num_listed: See `write_results`.
-        show: Draws what is in the folder of one set.
+        show: Draws the results in the folder of one set.
     """
     results, start_s = [], time.monotonic()
     for evaluation in evaluations:
@@ -241,23 +242,27 @@ def write_run(
 
 
 def draw(folder: Path, num_preds: int, only_wrong: bool, has_report: bool) -> None:
-    """Draw what is asked for of the results in a folder."""
+    """Draw pictures and a report of the results in a folder."""
     if num_preds:
         save_pictures(folder, num_preds, only_wrong)
     if has_report:
         logging.info(f"Report: {write_report(folder)}")
 
 
-def keep_index(folder: str, provenance: dict[str, Any], database: Database) -> None:
-    """Save a database that `localize.py` can search."""
-    index = database.index or build_index(database.descriptors, database.spec)
-    facts = provenance | {"resize": database.view.resize}
-    save_place_index(folder, index, database.spec, database.readable_paths, facts)
-    logging.info(f"The index of {database.paths.folder} is in {folder}")
+def save_database(folder: str, provenance: dict[str, Any], database: Database) -> None:
+    """Save a database as a place index, which `localize.py` can search."""
+    index, rows, paths = database.index, database.extraction.rows, database.paths
+    if rows is not None:  # a place index has readable images only
+        index = index[rows] if isinstance(index, np.ndarray) else index
+        paths = paths.subset(rows)
+    search = choose_search(database.search, len(paths), database.extraction.descriptors.shape[1])
+    metadata = provenance | {"resize": database.view.resize}
+    save_place_index(folder, PlaceIndex(index, search, paths, metadata))
+    logging.info(f"The place index of {database.paths.folder} is in {folder}")
 
 
 def build_untrained(architecture: dict[str, Any], weights: str) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the network that training starts from, and what identifies it, as `load_model`."""
+    """Return the network that training starts from and its provenance, as `load_model`."""
     asked = {name: value for name, value in architecture.items() if value is not None}
     network = build_network(**(UNTRAINED | asked), backbone_weights=weights).eval()
     name = {"model": "the untrained network", "model_file": None}

@@ -1,10 +1,10 @@
 """Find where photos were taken: the places of the most similar images of a database.
 
-python localize.py PHOTO_OR_FOLDER ... --resume model.pth --database FOLDER --save_index INDEX
-python localize.py PHOTO_OR_FOLDER ... --resume model.pth --index INDEX
+python localize.py PHOTO_OR_FOLDER ... --resume model.pth --database IMAGES --save_place_index INDEX
+python localize.py PHOTO_OR_FOLDER ... --resume model.pth --place_index INDEX
 
-The first call computes the descriptors of a folder of images with '@' names and keeps them; the
-second one needs the images no more.
+The first call extracts the descriptors of a folder of images with '@' names and saves them; the
+second one no longer needs the images.
 """
 
 import argparse
@@ -21,7 +21,6 @@ import commons
 from datasets.image_lists import ImagePaths, image_paths_of, list_images
 from datasets.positions import read_positions
 from evaluation.descriptors import Inference, Model, extract_descriptors
-from evaluation.indexes import IndexSpec, build_index, choose_params, parse_index
 from evaluation.localization import Localization, localize
 from evaluation.place_index import (
     PlaceIndex,
@@ -29,6 +28,7 @@ from evaluation.place_index import (
     load_place_index,
     save_place_index,
 )
+from evaluation.search import EXACT, build_index, check_fits, check_search, choose_search
 from evaluation.views import View, parse_resize
 from model.inference import optimize
 from model.network import choose_resize
@@ -56,50 +56,48 @@ def main(argv: Sequence[str] | None = None) -> None:
         parse_resize(args.resize or "none")
         if args.model:
             parse_model_spec(args.model)
-        spec = parse_index(args.search)
+        check_search(args.search)
         device = commons.choose_device(args.device)
     photos = list_photos(args.photos)
-    if args.save_index:
-        check_place_index_folder(args.save_index)
+    if args.save_place_index:
+        check_place_index_folder(args.save_place_index)
     model, model_facts = load_model(args.resume_model, args.model)
-    if args.index:
-        place_index = load_place_index(args.index)
+    model = model.to(device)
+    if args.place_index:
+        place_index = load_place_index(args.place_index)
         check_model(place_index, model_facts)
-        _ = place_index.positions_m
+        _ = place_index.positions_m  # now, so that errors show at once
     else:
         database = list_images(args.database)
-        read_positions(database, database.subset(slice(0)))  # now, so that bad names show at once
+        read_positions(database, database.subset(slice(0)))  # as above
+        if hasattr(model, "out_dim"):  # other models: known with the first descriptor
+            check_fits(args.search, len(database), model.out_dim)
     with (
         StopSignals("Start again", can_continue=False),
         run_folder(args.save_dir, "localize", vars(args)) as folder,
     ):
         commons.setup_logging(folder)
         record_start(folder, device)
-        describe = optimize(model.to(device))
+        extractor = optimize(model)
         inference = Inference(
             device, args.infer_batch_size, args.num_workers, io_retries=args.io_retries
         )
         if args.database:
             resize = choose_resize(args.resize, None, model) or "none"
             metadata = model_facts | software | {"resize": resize}
-            place_index = index_database(describe, database, spec, inference, metadata)
-        if args.save_index:
-            saved = place_index
-            save_place_index(args.save_index, saved.index, saved.spec, saved.paths, saved.metadata)
-            logging.info(f"The place index is in {args.save_index}")
+            place_index = index_database(extractor, database, args.search, inference, metadata)
+        if args.save_place_index:
+            save_place_index(args.save_place_index, place_index)
+            logging.info(f"The place index is in {args.save_place_index}")
         resize = args.resize or place_index.metadata["resize"]
         if resize != place_index.metadata["resize"]:
             logging.warning(
                 f"Photos are resized by the rule '{resize}', the database was by "
                 f"'{place_index.metadata['resize']}': descriptors may not compare"
             )
-        logging.info(f"Looking for {len(photos):,} photos among {place_index}")
-        photos, descriptors = describe_photos(
-            describe,
-            photos,
-            resize,
-            dataclasses.replace(inference, skip_unreadable=args.skip_unreadable),
-        )
+        logging.info(f"Searching for {len(photos):,} photos among {place_index}")
+        skipping = dataclasses.replace(inference, skip_unreadable=args.skip_unreadable)
+        photos, descriptors = extract_photos(extractor, photos, resize, skipping)
         localizations = localize(
             place_index, list(photos), descriptors, args.top_k, args.positive_dist_threshold
         )
@@ -118,27 +116,23 @@ def list_photos(given: Sequence[str]) -> ImagePaths:
     return image_paths_of(files)
 
 
-def describe_photos(
+def extract_photos(
     model: Model, photos: ImagePaths, resize: str, inference: Inference
 ) -> tuple[ImagePaths, np.ndarray]:
-    """Return the photos that can be read, and their descriptors; name those that are skipped."""
+    """Return the readable photos and their descriptors; warn of those that are skipped."""
     extraction = extract_descriptors(model, photos, View(resize), inference, "Photos")
     for index in extraction.unreadable:
         logging.warning(f"Skipped, it cannot be read: {photos[index]}")
-    readable = photos.subset(extraction.readable)
-    return readable, extraction.without_unreadable_rows().descriptors
+    readable = extraction.readable
+    return photos.subset(readable), extraction.descriptors[readable]
 
 
 def check_model(place_index: PlaceIndex, model_facts: dict[str, Any]) -> None:
-    """Make sure that an index was made with a model.
-
-    Raises:
-        ValueError: If it was made with another one.
-    """
+    """Raise a ValueError if a place index was made with another model."""
     made_with = place_index.metadata
     if identify(made_with) != identify(model_facts):
         raise ValueError(
-            f"This index was made with the model {made_with['model']} (SHA-256 "
+            f"This place index was made with the model {made_with['model']} (SHA-256 "
             f"{str(made_with['model_sha256'])[:12]}), not with {model_facts['model']} (SHA-256 "
             f"{str(model_facts['model_sha256'])[:12]}): give that model, or make the index again"
         )
@@ -147,22 +141,22 @@ def check_model(place_index: PlaceIndex, model_facts: dict[str, Any]) -> None:
 def index_database(
     model: Model,
     database: ImagePaths,
-    spec: IndexSpec,
+    search: str,
     inference: Inference,
     metadata: dict[str, Any],
 ) -> PlaceIndex:
-    """Compute the descriptors of database images and index them.
+    """Extract the descriptors of database images and index them.
 
     Raises:
-        ValueError: If an image cannot be read, or the index does not go with so many descriptors.
+        ValueError: If an image cannot be read, or the search does not suit the database.
     """
     extraction = extract_descriptors(
         model, database, View(metadata["resize"]), inference, "Database"
     )
-    spec = choose_params(spec, *extraction.descriptors.shape)
-    index = build_index(extraction.descriptors, spec)
+    search = choose_search(search, *extraction.descriptors.shape)
+    index = build_index(extraction.descriptors, search)
     facts = {"dataset": str(database.folder), "image_sizes": extraction.image_sizes}
-    return PlaceIndex(index, spec, database, metadata | facts)
+    return PlaceIndex(index, search, database, metadata | facts)
 
 
 def write_run(folder: Path, place_index: PlaceIndex, localizations: Sequence[Localization]) -> None:
@@ -203,28 +197,30 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="weights of a whole network, ours or published",
     )
     models.add_argument("--model", metavar="SPEC", help="any other model, as of eval.py")
-    add("--index", metavar="INDEX", help="place index to search, written by --save_index")
-    add("--database", metavar="FOLDER", help="images with '@' names to search, instead of --index")
-    add("--save_index", metavar="INDEX", help="keep the index of --database in this folder")
+    add("--place_index", metavar="INDEX", help="folder written by --save_place_index, to search")
+    add("--database", metavar="IMAGES", help="images with '@' names to search, instead of an index")
+    add(
+        "--save_place_index", metavar="INDEX", help="save descriptors and names of --database there"
+    )
     add(
         "--search",
-        default="exact",
-        metavar="NAME[:KEY=VALUE,...]",
-        help="how --database is searched: exact, flat_fp16, flat_int8, pq_fastscan, ivf, ivf_pq, "
-        "hnsw, or faiss:FACTORY_STRING (default: exact)",
+        default=EXACT,
+        metavar="{exact,fp16,ivf_pq,FACTORY}",
+        help="how --database is searched: exact, fp16 (half the memory), ivf_pq, or a factory "
+        "string of faiss, with parameters as in 'IVF1024,Flat;nprobe=32' (default: exact)",
     )
     add("--top_k", type=positive_int, default=5, help="places a photo (default: 5)")
     add(
         "--positive_dist_threshold",
         type=positive_float,
         default=25.0,
-        help="what counts as the same place in the confidence, in metres (default: 25)",
+        help="largest distance within one place in the confidence, in metres (default: 25)",
     )
     add(
         "--resize",
         metavar="{none,SIDE,HxW}",
-        help="resize photos: shorter side in pixels, or height x width (default: as the index; "
-        "for --database the square of their size for networks that have one, else none)",
+        help="resize photos: shorter side in pixels, or height x width (default: as the place "
+        "index; for --database the square of their size for networks that have one, else none)",
     )
     add("--infer_batch_size", type=positive_int, default=16, help="images per batch (default: 16)")
     add("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="where to compute")
@@ -242,13 +238,13 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="how often the read of an image that failed is tried again, after growing pauses "
         "(default: 3)",
     )
-    add("--skip_unreadable", action="store_true", help="go on past photos that cannot be read")
+    add("--skip_unreadable", action="store_true", help="skip photos that cannot be read")
     add("--save_dir", help="folder of this run (default: logs/localize_<time>)")
     args = cli.parse_args(argv)
-    if bool(args.index) == bool(args.database):
-        cli.error("say where to search: either --index INDEX or --database FOLDER")
-    if args.index and (args.save_index or args.search != "exact"):
-        cli.error("--save_index and --search go with --database; an --index has its own search")
+    if bool(args.place_index) == bool(args.database):
+        cli.error("say where to search: either --place_index INDEX or --database IMAGES")
+    if args.place_index and (args.save_place_index or args.search != EXACT):
+        cli.error("--save_place_index and --search go with --database: an index has its own search")
     return args
 
 

@@ -117,8 +117,8 @@ def _check_evaluation(cli: argparse.ArgumentParser, args: argparse.Namespace) ->
         cli.error("--positives lists the positives: --positive_dist_threshold has no meaning")
     if args.majority_weight and args.test_method != "maj_voting":
         cli.error("--majority_weight belongs to --test_method maj_voting")
-    if args.per_city and args.index != "exact":
-        cli.error("--per_city searches each city exactly: leave --index out")
+    if args.per_city and args.search != "exact":
+        cli.error("--per_city searches each city exactly: leave --search out")
     several = len(args.dataset) > 1 or "all" in args.dataset or len(args.queries_folder or []) > 1
     if args.positives and several:
         cli.error("--positives belongs to one test set: evaluate on one at a time")
@@ -461,11 +461,11 @@ def _add_search(cli: argparse.ArgumentParser) -> None:
         "predictions (default: 0.01)",
     )
     add(
-        "--index",
+        "--search",
         default="exact",
-        metavar="NAME[:KEY=VALUE,...]",
-        help="search: exact, flat_fp16, flat_int8, pq_fastscan, ivf, ivf_pq, hnsw, or "
-        "faiss:FACTORY_STRING",
+        metavar="{exact,fp16,ivf_pq,FACTORY}",
+        help="exact; fp16: half the memory; ivf_pq: compares codes of some descriptors only; or a "
+        "factory string of faiss, with parameters as in 'IVF1024,Flat;nprobe=32'",
     )
 
 
@@ -498,9 +498,9 @@ def _add_files(cli: argparse.ArgumentParser) -> None:
     add(
         "--load_descriptors",
         metavar="FOLDER",
-        help="load descriptors from there if they exist, and complete those of an interrupted run",
+        help="load descriptors from there if they exist, and resume those of an interrupted run",
     )
-    add("--save_index", metavar="FOLDER", help="save the database's place index, for localize.py")
+    add("--save_place_index", metavar="FOLDER", help="save the database for localize.py")
     add(
         "--skip_unreadable",
         action="store_true",

@@ -22,8 +22,7 @@ import commons
 from datasets.eval_set import EvalSet
 from evaluation import Evaluation, Protocol, evaluate
 from evaluation.descriptors import Inference, Model
-from evaluation.results import NUM_RANKED, write_results
-from evaluation.tables import format_result
+from evaluation.results import NUM_RANKED, format_result, write_results
 from model.checkpoints import load_network
 from model.inference import optimize
 from model.other_models import describe_model

@@ -10,9 +10,8 @@ the images with a ResNet-18, the smallest network of the paper.
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +23,9 @@ from datasets.eval_set import load_own_set
 from datasets.image_lists import ImagePaths
 from datasets.image_names import ImageName, format_image_name
 from evaluation.descriptor_files import DescriptorFiles
-from evaluation.descriptors import Inference, extract_descriptors
-from evaluation.protocol import Protocol, evaluate_all
+from evaluation.descriptors import Inference, Rows, extract_descriptors
+from evaluation.evaluate import Protocol, evaluate_all
 from evaluation.results import NUM_RANKED, write_results
-from evaluation.rows import Described, Rows
 from evaluation.views import View
 from model.network import build_network
 from reports.report import write_report
@@ -52,11 +50,10 @@ def main() -> None:
         run_folder.mkdir()
         with timed(seconds, "list images, read positions, find positives"):
             eval_set = load_own_set(root)
-        kept = Path(folder) / "kept"
-        kept.mkdir()
-        files = DescriptorFiles("random", save_folder=kept, load_folder=kept)
+        files = DescriptorFiles("random", save_folder=Path(folder) / "descriptors")
         for paths in (eval_set.database, eval_set.queries):
-            files.get(paths, View(), partial(make_descriptors, len(paths)))
+            images = range(len(paths))
+            files.get(paths, View(), lambda done: make_descriptors(len(done)), images)
         inference = Inference(torch.device("cpu"), num_workers=args.num_workers)
         with timed(seconds, f"search for {NUM_RANKED} neighbours, count recalls"):
             [evaluation] = evaluate_all(None, [eval_set], Protocol(), inference, NUM_RANKED, files)
@@ -101,13 +98,12 @@ def write_images(root: Path, num_images: int) -> None:
             (root / part / format_image_name(name)).write_bytes(content)
 
 
-def make_descriptors(num_images: int, rows: Rows) -> None:
-    """Put random descriptors of length 1."""
+def make_descriptors(num_images: int) -> Generator[Rows, None, None]:
+    """Yield random descriptors of length 1."""
     descriptors = np.random.default_rng(0).normal(size=(num_images, DIM)).astype(np.float32)
     descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
     sizes = np.full((num_images, 2), IMAGE_SIZE_PX, np.int32)
-    rows.put(Described(range(num_images), descriptors, sizes))
-    rows.close()
+    yield Rows(range(num_images), descriptors, sizes)
 
 
 def measure_extraction(paths: ImagePaths, inference: Inference) -> float:

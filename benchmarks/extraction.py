@@ -1,4 +1,4 @@
-"""How fast descriptors are made, against a plain loop.
+"""How fast descriptors are extracted, against a plain loop.
 
 python -m benchmarks.extraction
 python -m benchmarks.extraction --device cuda --backbone ResNet50
@@ -52,10 +52,10 @@ class ExtractionSetting(NamedTuple):
 
 
 class Way(NamedTuple):
-    """A way to make descriptors."""
+    """A way to extract descriptors."""
 
     name: str
-    bar: str  # that its ratio is to reach for a database
+    bar: str  # of its ratio for a database
     extract: Extract
     tolerance: float = 1e-5  # of the numbers of a descriptor
 
@@ -163,7 +163,7 @@ def measure_speed(extract_all: Extract, paths: ImagePaths) -> float:
 def extract(
     model: Model, setting: ExtractionSetting, paths: ImagePaths, use_amp16: bool = False
 ) -> np.ndarray:
-    """Return descriptors as eval.py makes them."""
+    """Return descriptors as eval.py extracts them."""
     inference = Inference(
         setting.device, setting.batch_size, setting.num_workers, use_amp16=use_amp16
     )
@@ -192,7 +192,7 @@ class PlainEvalDataset(Dataset):
 def extract_plainly(
     network: nn.Module, setting: ExtractionSetting, batch_size: int, paths: ImagePaths
 ) -> np.ndarray:
-    """Return descriptors as the obvious program makes them."""
+    """Return descriptors as the obvious program extracts them."""
     is_cuda = setting.device.type == "cuda"
     loader = DataLoader(
         PlainEvalDataset(paths), batch_size, num_workers=setting.num_workers, pin_memory=is_cuda
@@ -218,13 +218,13 @@ class Processes:
         )
 
     def extract(self, paths: ImagePaths) -> np.ndarray:
-        """Return descriptors; each process takes a shard."""
+        """Return descriptors; each process extracts a shard."""
         bounds = [len(paths) * number // NUM_PROCESSES for number in range(NUM_PROCESSES + 1)]
         shards = [paths.subset(slice(*pair)) for pair in zip(bounds, bounds[1:], strict=False)]
         return np.concatenate(list(self._pool.map(_extract_shard, shards)))
 
     def __enter__(self) -> "Processes":
-        """Lend them."""
+        """Return them."""
         return self
 
     def __exit__(self, *_: object) -> None:

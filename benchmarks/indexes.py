@@ -1,7 +1,7 @@
 """What each way to search costs, what it finds, and which one to take for which size.
 
 python -m benchmarks.indexes
-python -m benchmarks.indexes --indexes exact ivf_pq:nprobe=32 ivf_pq:nprobe=256
+python -m benchmarks.indexes --searches exact "IVF316,Flat;nprobe=32" "IVF316,Flat;nprobe=64"
 
 The descriptors are those of a mini city, repeated with noise (see benchmarks.tiled_city). Each
 index is built and searched in a process of its own. Costs of other sizes follow from the measured
@@ -25,19 +25,11 @@ import numpy as np
 
 from benchmarks.common import write_remark, write_table, write_title
 from benchmarks.tiled_city import DIM, TiledCity, make_tiled_city
-from evaluation.indexes import (
-    EXACT,
-    Index,
-    IndexSpec,
-    build_index,
-    choose_params,
-    describe_index,
-    parse_index,
-)
-from evaluation.search import search_index
+from evaluation.search import EXACT, FP16, IVF_PQ, Index, build_index, choose_search, find_neighbors
 
 NUM_NEIGHBORS = 20
-DEFAULT_INDEXES = ("exact", "flat_fp16", "flat_int8", "pq_fastscan", "ivf_pq", "hnsw")
+PQ, HNSW = f"PQ{DIM // 2}x4fs,RFlat", "HNSW32;efConstruction=80,efSearch=128"
+DEFAULT_SEARCHES = (EXACT, FP16, "SQ8", PQ, IVF_PQ, HNSW)
 SIZES = (10**5, 10**6, 10**7, 10**8)
 MEMORY_GB, DISK_GB_PER_S = 64, 1.0  # of the machine that settings are recommended for
 MIN_TOP_1 = 97.0  # percent
@@ -49,12 +41,12 @@ WORTH_IT = 0.8  # of the time of the exact search, below which another one is re
 class IndexCost(NamedTuple):
     """What an index took, and what it found."""
 
-    spec: IndexSpec  # with all parameters
+    search: str  # as on the command line
     build_s: float
     train_s: float  # of it, before the descriptors are put in
     search_s: float  # all queries
     bytes_in_memory: float  # a vector
-    bytes_on_disk: float  # a vector, mapped and read where needed
+    bytes_on_disk: float  # a vector, mapped and read where needed: the descriptors themselves
     predictions: np.ndarray
 
 
@@ -73,11 +65,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         city = make_tiled_city(Path(folder), args.num_database, args.num_queries)
         exact = measure(city, EXACT)
-        costs = [exact] + [measure(city, spec) for spec in args.indexes if spec != EXACT]
-        columns = ("index", "build", "search", "times exact", "bytes", "top-1", "top-20", "R@1")
+        costs = [exact] + [measure(city, one) for one in args.searches if one != EXACT]
+        columns = ("search", "build", "search", "times exact", "bytes", "top-1", "top-20", "R@1")
         write_table(columns, (describe(city, cost, exact) for cost in costs))
-    by_name = {cost.spec.name: cost for cost in costs if measure_top_1(cost, exact) >= MIN_TOP_1}
-    columns = ("descriptors", f"for {args.num_queries:,} queries once", "for an index that is kept")
+    by_name = {cost.search: cost for cost in costs if measure_top_1(cost, exact) >= MIN_TOP_1}
+    columns = ("descriptors", f"for {args.num_queries:,} queries once", "for a place index")
     write_remark(
         "The least of build and search, and the least search, that these measurements lead to "
         f"where the nearest neighbour is the exact one in at least {MIN_TOP_1:.0f}% of cases and "
@@ -97,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
     add = cli.add_argument
     add("--num_database", type=int, default=1_000_000)
     add("--num_queries", type=int, default=1_000)
-    add("--indexes", nargs="+", type=parse_index, default=[*map(parse_index, DEFAULT_INDEXES)])
+    add("--searches", nargs="+", default=DEFAULT_SEARCHES)
     add("--folder", help="for the descriptors (default: a temporary one)")
     add("--quick", action="store_true", help="100,000 descriptors")
     args = cli.parse_args()
@@ -105,63 +97,63 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def measure(city: TiledCity, spec: IndexSpec) -> IndexCost:
+def measure(city: TiledCity, search: str) -> IndexCost:
     """Build and search in a new process."""
-    sys.stderr.write(f"{describe_index(spec)}\n")
+    sys.stderr.write(f"{search}\n")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (city, spec))
+        return pool.apply(_measured, (city, search))
 
 
-def _measured(city: TiledCity, spec: IndexSpec) -> IndexCost:
+def _measured(city: TiledCity, search: str) -> IndexCost:
     database, queries = city.database, city.queries
-    spec = choose_params(spec, *database.shape)
-    search_index(Index(database), queries[:1], 1)  # so that the file is in memory
+    chosen = choose_search(search, *database.shape)
+    find_neighbors(database, queries[:1], 1)  # so that the file is in memory
     start_s = time.perf_counter()
-    index = build_index(database, spec)
+    index = build_index(database, chosen)
     build_s = time.perf_counter() - start_s
-    train_s = measure_training(database, spec, build_s)
+    train_s = measure_training(database, chosen, build_s)
     searches_s = []
     while len(searches_s) < NUM_SEARCHES and sum(searches_s) < PATIENCE_S:
         start_s = time.perf_counter()
-        predictions, _ = search_index(index, queries, NUM_NEIGHBORS)
+        predictions, _ = find_neighbors(index, queries, NUM_NEIGHBORS)
         searches_s.append(time.perf_counter() - start_s)
     in_memory, on_disk = measure_bytes(index, city.folder)
     search_s = statistics.median(searches_s)
-    return IndexCost(spec, build_s, train_s, search_s, in_memory, on_disk, predictions)
+    return IndexCost(search, build_s, train_s, search_s, in_memory, on_disk, predictions)
 
 
-def measure_training(database: np.ndarray, spec: IndexSpec, build_s: float) -> float:
+def measure_training(database: np.ndarray, search: str, build_s: float) -> float:
     """Return the seconds of a build that do not depend on how many descriptors are put in.
 
     They follow from a second build with half of the descriptors, which trains on as many.
     """
     few = database[: max(NUM_TRAINED, len(database) // 2)]
-    if not {"m", "nlist"} & set(spec.params) or len(few) == len(database):
+    if not ("IVF" in search or "PQ" in search) or len(few) == len(database):
         return 0.0
     start_s = time.perf_counter()
-    build_index(few, spec)
+    build_index(few, search)
     few_s = time.perf_counter() - start_s
     per_descriptor_s = max(build_s - few_s, 0.0) / (len(database) - len(few))
     return max(build_s - per_descriptor_s * len(database), 0.0)
 
 
 def measure_bytes(index: Index, folder: Path) -> tuple[float, float]:
-    """Return the bytes of a vector in memory and on disk, as localize.py keeps an index."""
-    on_disk = 0.0 if index.descriptors is None else index.descriptors.itemsize * index.dim
-    if index.codes is None:
-        return 0.0, on_disk
-    faiss.write_index(index.codes, str(folder / "index.faiss"))
-    return os.path.getsize(folder / "index.faiss") / index.num_descriptors, on_disk
+    """Return the bytes of a vector in memory and on disk: of codes, and of descriptors."""
+    if isinstance(index, np.ndarray):
+        return 0.0, index.itemsize * index.shape[1]
+    on_disk = 4 * index.d if isinstance(index, faiss.IndexRefine) else 0
+    faiss.write_index(index, str(folder / "index.faiss"))
+    return os.path.getsize(folder / "index.faiss") / index.ntotal - on_disk, on_disk
 
 
 def describe(city: TiledCity, cost: IndexCost, exact: IndexCost) -> tuple[str, ...]:
     """Return a row of the table."""
     shared = [
-        np.isin(right, row).mean()
-        for right, row in zip(exact.predictions, cost.predictions, strict=True)
+        np.isin(nearest, row).mean()
+        for nearest, row in zip(exact.predictions, cost.predictions, strict=True)
     ]
     return (
-        describe_index(cost.spec).removesuffix(", approximate L2"),
+        cost.search,
         f"{cost.build_s:.1f} s",
         f"{cost.search_s:.2f} s",
         f"{exact.search_s / cost.search_s:.1f}",
@@ -186,8 +178,8 @@ def recommend(costs: Mapping[str, IndexCost], num_measured: int, size: int) -> t
         if costs[name].bytes_in_memory * size <= MEMORY_GB * 1e9
     }
     once = min(fitting, key=lambda name: sum(fitting[name]))
-    if sum(fitting[once]) > WORTH_IT * sum(fitting[EXACT.name]):
-        once = EXACT.name
+    if sum(fitting[once]) > WORTH_IT * sum(fitting[EXACT]):
+        once = EXACT
     kept = min(fitting, key=lambda name: fitting[name][1])
     cells = []
     for name in (once, kept):
@@ -208,13 +200,13 @@ def project(
     cost, growth = costs[name], size / num_measured
     put_in_s, search_s = cost.build_s - cost.train_s, cost.search_s * growth
     build_s = cost.train_s + put_in_s * growth
-    if name.startswith("ivf"):
-        codes = costs.get("pq_fastscan", cost)
+    if name.upper().startswith("IVF"):
+        codes = costs.get(PQ, cost)
         coding_s = min(codes.build_s - codes.train_s, put_in_s)
         build_s = cost.train_s * work_of_training(size) / work_of_training(num_measured)
         build_s += coding_s * growth + (put_in_s - coding_s) * growth**1.5
         search_s = cost.search_s * growth**0.75  # 4 sqrt(nlist) of nlist lists are searched
-    elif name == "hnsw":
+    elif name.startswith("HNSW"):
         deeper = math.log(size) / math.log(num_measured)
         build_s, search_s = build_s * deeper, cost.search_s * deeper
     mapped_gb = cost.bytes_on_disk * size / 1e9

@@ -1,5 +1,5 @@
 """Evaluate whatever maps images to descriptors: extraction, search, recall."""
 
-from evaluation.protocol import Evaluation, Protocol, evaluate
+from evaluation.evaluate import Evaluation, Protocol, evaluate
 
 __all__ = ["Evaluation", "Protocol", "evaluate"]

@@ -1,33 +1,55 @@
-"""Descriptors on disk, so that one extraction serves many questions."""
+"""Descriptors on disk, so that one extraction serves many evaluations.
+
+A folder has a .npy and a .json for each list of images, each view and each model. While descriptors
+are extracted they go into chunks, files of consecutive images in a folder .chunks, which a later
+run resumes; in the end they are joined.
+"""
 
 import contextlib
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import commons
 from datasets.array_files import map_array
 from datasets.image_lists import ImagePaths
-from evaluation.descriptors import Extraction, extraction_of, require_some
-from evaluation.partial_file import PartialFile
-from evaluation.rows import MemoryRows, Rows, gather_facts
+from evaluation.descriptors import (
+    Extraction,
+    Rows,
+    collect_rows,
+    name_sizes,
+    require_readable,
+    rows_of,
+    split_range,
+    stack_rows,
+    summarise_sizes,
+)
 from evaluation.views import View
 
 _log = logging.getLogger(__name__)
 _SAYS_AFTER_S = 1
+_CHUNK_IMAGES, _CHUNK_S = 65_536, 30  # a chunk is written after so many images or seconds
+
+Extract = Callable[
+    [np.ndarray], Generator[Rows, None, None]
+]  # of images that are not done, bool [num_here]
 
 
 @dataclass(frozen=True)
 class DescriptorFiles:
-    """Folders with a .npy and a .json for each list of images, each view and each model.
+    """Folders of descriptors.
 
-    While descriptors are made they are in a .partial, which is taken up after an interruption. Of
-    evaluations that share a folder, one makes them, and those that need the same wait.
+    Of evaluations that share a folder, one extracts, and those that need the same wait.
     """
 
     model_digest: str  # of the weights: descriptors of another model are other descriptors
@@ -44,128 +66,131 @@ class DescriptorFiles:
             raise FileNotFoundError(f"There is no folder of descriptors {self.load_folder}")
 
     def get(
-        self,
-        paths: ImagePaths,
-        view: View,
-        fill: Callable[[Rows], None],
-        images: range | None = None,
-        dtype: str = "float32",
+        self, paths: ImagePaths, view: View, extract: Extract, shard: range, dtype: str = "float32"
     ) -> Extraction:
-        """Return the descriptors of images: memory-mapped, if they are or come into a file.
+        """Return the descriptors of a shard of images: memory-mapped, if they are or go on disk.
 
         Args:
-            paths: The images.
-            view: What of the images the model sees.
-            fill: Makes those descriptors that are not there.
-            images: Those of this process; None: all.
+            paths: All images.
+            view: What the model sees of an image.
+            extract: Extracts missing descriptors of the shard.
+            shard: Indices of the images of this process.
             dtype: Of the descriptors, "float32" or "float16".
 
         Raises:
             ValueError: If the files are damaged, or no image can be read.
         """
-        images = range(len(paths)) if images is None else images
-        if self.save_folder is None and self.load_folder is None:
-            return _make_in_memory(paths, images, dtype, fill)
-        description = self._describe(paths, view, dtype)
-        with contextlib.ExitStack() as kept:
-            stem, is_whole = commons.of_main_process(lambda: self._find_or_lock(description, kept))
+        stem, facts = None, {}
+        with contextlib.ExitStack() as lock:
+            if self.save_folder is not None or self.load_folder is not None:
+                facts = self._facts(paths, view, dtype)
+                stem = commons.of_main_process(lambda: self._find_or_lock(facts, lock))
             if stem is None:
-                return _make_in_memory(paths, images, dtype, fill)
-            if not is_whole:
-                _make_in_file(stem, paths, images, dtype, fill, description)
-        return _load(stem, len(paths), images, dtype)
+                rows = extract(np.zeros(len(shard), bool))
+                return collect_rows(rows, paths, shard, dtype)
+            if not commons.of_main_process(lambda: _is_whole(stem)):
+                _extract_to_file(stem, paths, extract, shard, dtype, facts)
+        return _load(stem, paths, shard, dtype)
 
-    def _find_or_lock(
-        self, description: dict[str, Any], kept: contextlib.ExitStack
-    ) -> tuple[Path | None, bool]:
-        """Return where descriptors are or are to be, if in a file, and whether all are there.
-
-        If not, this evaluation makes them, and no other one does at the same time: one that is at
-        it is waited for.
-        """
-        stem = self._choose(description)
+    def _find_or_lock(self, facts: dict[str, Any], lock: contextlib.ExitStack) -> Path | None:
+        """Return where descriptors are or go, None: in memory; lock it if some are missing."""
+        stem = self._choose(facts)
         if stem is None:
-            return None, False
+            return None
         if not _is_whole(stem):
-            kept.enter_context(_making(stem))
-        is_whole = _is_whole(stem)
-        if is_whole:
-            _log.info(f"Descriptors of {description['folder']} are taken from {stem}.npy")
-        elif _file(stem, "partial").is_file():
-            _log.info(f"{_file(stem, 'partial')} is from an interrupted run: it is taken up")
-        return stem, is_whole
+            lock.enter_context(_extracting(stem))
+        if _is_whole(stem):
+            _log.info(f"Descriptors of {facts['folder']} are loaded from {stem}.npy")
+            shutil.rmtree(_chunks_of(stem), ignore_errors=True)  # a run was killed at its end
+        elif _chunks_of(stem).is_dir():
+            _log.info(f"{_chunks_of(stem)} is from an interrupted run: it is resumed")
+        return stem
 
-    def _choose(self, description: dict[str, Any]) -> Path | None:
+    def _choose(self, facts: dict[str, Any]) -> Path | None:
         """Return where descriptors are, else where some are, else where they are to be saved."""
-        name, folders = _file_name(description), (self.load_folder, self.save_folder)
+        name, folders = _file_name(facts), (self.load_folder, self.save_folder)
         stems = [Path(folder) / name for folder in folders if folder is not None]
         found = [stem for stem in stems if _is_whole(stem)]
-        found += [stem for stem in stems if _can_be_taken_up(stem)]
+        found += [stem for stem in stems if _can_be_resumed(stem)]
         if self.load_folder is not None and not found:
+            names = ", ".join(sorted(one.stem for one in Path(self.load_folder).glob("*.json")))
             _log.warning(
-                f"{self.load_folder} has no descriptors of {description['folder']} "
-                f"({description['num_images']:,} images, {description['view']}) by this model: "
-                f"they are extracted. {_list(Path(self.load_folder))}"
+                f"{self.load_folder} has no descriptors of {facts['folder']} "
+                f"({facts['num_images']:,} images, {facts['view']}) by this model: they are "
+                f"extracted. {f'It holds {names}' if names else 'It is empty'}"
             )
         found += stems[-1:] if self.save_folder is not None else []
         return next(iter(found), None)
 
-    def _describe(self, paths: ImagePaths, view: View, dtype: str) -> dict[str, Any]:
+    def _facts(self, paths: ImagePaths, view: View, dtype: str) -> dict[str, Any]:
         names = hashlib.sha256()
         for line in paths.lines():
             names.update(line + b"\n")
-        description = {
+        facts = {
             "model": self.model_digest,
             "folder": os.fsdecode(os.fsencode(paths.folder)),
             "num_images": len(paths),
             "names": names.hexdigest(),
             "view": str(view),
         }
-        return description if dtype == "float32" else description | {"dtype": dtype}
+        return facts if dtype == "float32" else facts | {"dtype": dtype}
 
 
-def _file_name(description: dict[str, Any]) -> str:
-    """Return a name that people recognise and that differs for whatever is described otherwise."""
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
-    return "_".join((*Path(description["folder"]).parts[-3:], digest[:12])).replace(os.sep, "")
+def write_array(array: np.ndarray, file: Path) -> None:
+    """Write a .npy, whole or not at all; np.save gives no error where the last bytes do not fit."""
+    with commons.atomic_write(file) as path, open(path, "wb") as stream:
+        array = np.ascontiguousarray(array)
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.write(array.data)
+
+
+def _file_name(facts: dict[str, Any]) -> str:
+    """Return a name that people recognise, and another one for any other facts."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return "_".join((*Path(facts["folder"]).parts[-3:], digest[:12])).replace(os.sep, "")
 
 
 def _file(stem: Path, suffix: str) -> Path:
     return stem.with_name(f"{stem.name}.{suffix}")
 
 
+def _chunks_of(stem: Path) -> Path:
+    return _file(stem, "chunks")
+
+
 def _is_whole(stem: Path) -> bool:
     return _file(stem, "npy").is_file() and _file(stem, "json").is_file()
 
 
-def _can_be_taken_up(stem: Path) -> bool:
-    partial = _file(stem, "partial")
-    if not partial.is_file():
+def _can_be_resumed(stem: Path) -> bool:
+    chunks = _chunks_of(stem)
+    if not chunks.is_dir():
         return False
-    can_be_written = os.access(partial, os.W_OK) and os.access(stem.parent, os.W_OK)
+    can_be_written = os.access(chunks, os.W_OK) and os.access(stem.parent, os.W_OK)
     if not can_be_written:
         _log.warning(
-            f"{partial} is from an interrupted run, but cannot be written: it is not taken up"
+            f"{chunks} is from an interrupted run, but cannot be written: it is not resumed"
         )
     return can_be_written
 
 
 @contextlib.contextmanager
-def _making(stem: Path) -> Iterator[None]:
-    """Wait until no other evaluation makes these descriptors, and let none do so."""
+def _extracting(stem: Path) -> Iterator[None]:
+    """Wait until no other evaluation extracts these descriptors, and let none do so."""
     lock = _file(stem, "lock")
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(commons.file_lock(lock, _SAYS_AFTER_S))
         except TimeoutError:
-            _log.info(f"Waiting for another evaluation, which makes {_file(stem, 'npy')}")
+            _log.info(f"Waiting for another evaluation, which extracts {_file(stem, 'npy')}")
             is_alone = commons.num_ranks() == 1
             longest_s = -1 if is_alone else 0.9 * commons.LONGEST_WAIT.total_seconds()
             try:
                 stack.enter_context(commons.file_lock(lock, longest_s))
             except TimeoutError:
                 raise TimeoutError(
-                    f"Another evaluation still makes {_file(stem, 'npy')}: wait for it"
+                    f"Another evaluation still extracts {_file(stem, 'npy')}: wait for it"
                 ) from None
         yield
     if _is_whole(stem):  # nobody needs it any more
@@ -173,65 +198,123 @@ def _making(stem: Path) -> Iterator[None]:
             lock.unlink()
 
 
-def _make_in_memory(
-    paths: ImagePaths, images: range, dtype: str, fill: Callable[[Rows], None]
-) -> Extraction:
-    rows = MemoryRows(images, dtype)
-    fill(rows)
-    return extraction_of(rows, gather_facts(rows), paths)
-
-
-def _make_in_file(
-    stem: Path,
-    paths: ImagePaths,
-    images: range,
-    dtype: str,
-    fill: Callable[[Rows], None],
-    description: dict[str, Any],
+def _extract_to_file(
+    stem: Path, paths: ImagePaths, extract: Extract, shard: range, dtype: str, facts: dict[str, Any]
 ) -> None:
-    rows = PartialFile(_file(stem, "partial"), len(paths), images, dtype)
-    fill(rows)
-    facts = gather_facts(rows)
-    require_some(facts, paths)
+    folder = _chunks_of(stem)
+    with commons.main_process_first():
+        folder.mkdir(exist_ok=True)
+    done = np.zeros(len(shard), bool)
+    for part in _read_chunks(folder, shard, dtype):
+        done[rows_of(part.images, shard)] |= part.sizes[:, 0] > 0
+    with contextlib.closing(extract(done)) as rows:  # ends the progress bar before an error
+        _write_chunks(folder, rows, dtype)
+    commons.gather(None)  # wait for the chunks of all processes
     with commons.main_process_first():
         if commons.rank() == 0:
-            rows.fill_gaps(facts)
-            sizes = {"image_sizes": facts.image_sizes, "unreadable": facts.unreadable}
-            commons.write_json(description | sizes, _file(stem, "json"))
-            rows.become_whole(_file(stem, "npy"))  # last: both files there mean that all is there
+            _join_chunks(stem, paths, dtype, facts)
             _log.info(f"Descriptors of {paths.folder} are in {_file(stem, 'npy')}")
 
 
-def _load(stem: Path, num_images: int, images: range, dtype: str) -> Extraction:
+def _write_chunks(folder: Path, rows: Iterable[Rows], dtype: str) -> None:
+    """Write descriptors of consecutive images together, also those of a run that stops.
+
+    Only a kill loses something: the chunk that is not written yet.
+    """
+    pending: list[Rows] = []
+    begun_s = time.monotonic()
+    try:
+        for part in rows:
+            if pending:
+                is_gap = pending[-1].images.stop != part.images.start
+                is_full = len(pending) * len(part.images) >= _CHUNK_IMAGES
+                if is_gap or is_full or time.monotonic() - begun_s > _CHUNK_S:
+                    _write_chunk(folder, pending, dtype)
+                    pending, begun_s = [], time.monotonic()
+            pending.append(part)
+    finally:
+        if pending:
+            _write_chunk(folder, pending, dtype)
+
+
+def _write_chunk(folder: Path, parts: list[Rows], dtype: str) -> None:
+    """Write two .npy files; the sizes come last: they mean that the chunk is whole."""
+    images = range(parts[0].images.start, parts[-1].images.stop)
+    _, descriptors, sizes = stack_rows(parts, images, dtype)
+    for kind, array in (("descriptors", descriptors), ("sizes", sizes)):
+        file = folder / f"{images.start}-{images.stop}.{kind}.npy"
+        if array is not None:
+            write_array(array, file)
+
+
+def _read_chunks(folder: Path, images: range, dtype: str) -> Iterator[Rows]:
+    """Map the parts of chunks that belong to images into memory; damaged chunks are left out."""
+    for file in folder.glob("[0-9]*-*.sizes.npy"):
+        name = file.name.removesuffix(".sizes.npy")
+        chunk = range(*map(int, name.split("-")))
+        both = range(max(chunk.start, images.start), min(chunk.stop, images.stop))
+        if not both:
+            continue
+        try:
+            sizes, descriptors = map_array(file), None
+            if (sizes > 0).any():
+                descriptors = map_array(folder / f"{name}.descriptors.npy")
+                if (len(descriptors), descriptors.dtype) != (len(chunk), dtype):
+                    continue
+        except (OSError, ValueError):
+            continue
+        if (sizes.shape, sizes.dtype) == ((len(chunk), 2), np.int32):
+            rows = rows_of(both, chunk)
+            yield Rows(both, descriptors if descriptors is None else descriptors[rows], sizes[rows])
+
+
+def _join_chunks(stem: Path, paths: ImagePaths, dtype: str, facts: dict[str, Any]) -> None:
+    """Write all chunks into one .npy, then remove them.
+
+    Raises:
+        ValueError: If images are missing, or none can be read.
+    """
+    folder, images, shape = _chunks_of(stem), range(len(paths)), None
+    is_there = np.zeros(len(paths), bool)
+    for part in _read_chunks(folder, images, dtype):
+        is_there[rows_of(part.images, images)] = True
+        shape = shape if part.descriptors is None else part.descriptors.shape[1:]
+    if not is_there.all():
+        raise ValueError(
+            f"{folder} lacks descriptors that other processes have extracted: the folder must be "
+            "on a disk that all processes share"
+        )
+    require_readable(shape is not None, paths)
+    counts, unreadable = Counter(), []
+    with commons.atomic_write(_file(stem, "npy")) as path, open(path, "wb") as file:
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False}
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (len(paths), *shape)})
+        for block in split_range(images, _CHUNK_IMAGES):
+            parts = _read_chunks(folder, block, dtype)
+            _, descriptors, sizes = stack_rows(parts, block, dtype)
+            if descriptors is None:
+                descriptors = np.full((len(block), *shape), np.nan, dtype)
+            file.write(descriptors.tobytes())
+            block_counts, block_unreadable = summarise_sizes(sizes, block.start)
+            counts, unreadable = counts + block_counts, unreadable + block_unreadable
+        found = {"image_sizes": name_sizes(counts), "unreadable": unreadable}
+        commons.write_json(facts | found, _file(stem, "json"))
+    shutil.rmtree(folder)
+
+
+def _load(stem: Path, paths: ImagePaths, shard: range, dtype: str) -> Extraction:
     array_file = _file(stem, "npy")
     try:
-        content = json.loads(_file(stem, "json").read_text())
+        facts = json.loads(_file(stem, "json").read_text())
         descriptors = map_array(array_file)
-        if descriptors.dtype != dtype or len(descriptors) != num_images:
+        if descriptors.dtype != dtype or len(descriptors) != len(paths):
             raise ValueError(f"it has {descriptors.dtype} of shape {descriptors.shape}")
-        _check_facts(content, num_images)
         return Extraction(
-            descriptors[images.start : images.stop],
-            content["image_sizes"],
-            num_images,
-            content["unreadable"],
-            images if len(images) < num_images else None,
+            descriptors[shard.start : shard.stop],
+            dict(facts["image_sizes"]),
+            len(paths),
+            list(map(int, facts["unreadable"])),
+            shard.start,
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise ValueError(f"{array_file} holds no descriptors that can be used: {error}") from None
-
-
-def _check_facts(content: dict[str, Any], num_images: int) -> None:
-    """Raise a ValueError if what is told of the images cannot be true."""
-    sizes, unreadable = content["image_sizes"], content["unreadable"]
-    if type(sizes) is not dict or not all(type(count) is int for count in sizes.values()):
-        raise ValueError("its image_sizes are no counts")
-    if type(unreadable) is not list or not all(type(number) is int for number in unreadable):
-        raise ValueError("its unreadable are no numbers of images")
-    if unreadable != sorted(set(unreadable) & set(range(num_images))):
-        raise ValueError("its unreadable are not in order, or not among the images")
-
-
-def _list(folder: Path) -> str:
-    names = sorted(file.stem for file in folder.glob("*.json"))
-    return f"It holds {', '.join(names)}" if names else "It is empty"

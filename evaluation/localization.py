@@ -7,7 +7,7 @@ import utm
 
 from datasets.image_names import ImageName, parse_image_name
 from evaluation.place_index import PlaceIndex
-from evaluation.search import search_index
+from evaluation.search import find_neighbors
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def localize(
         photos: Their paths.
         descriptors: Of the photos, by the model of the index. float32 [num_photos, D].
         top_k: Number of places a photo.
-        threshold_m: What counts as the same place, metres.
+        threshold_m: Largest distance within one place, metres.
 
     Returns:
         One localization per photo, in order.
@@ -65,7 +65,7 @@ def localize(
     Raises:
         ValueError: If the descriptors do not fit the index, or names lack positions.
     """
-    predictions, distances = search_index(place_index.index, descriptors, top_k)
+    predictions, distances = find_neighbors(place_index.index, descriptors, top_k)
     localizations = []
     for photo, row, row_distances in zip(photos, predictions, distances, strict=True):
         row, row_distances = row[row >= 0], row_distances[row >= 0]
@@ -102,18 +102,18 @@ def measure_spread(positions_m: np.ndarray) -> float | None:
 def measure_confidence(
     positions_m: np.ndarray, descriptor_distances: np.ndarray, threshold_m: float
 ) -> float | None:
-    """Return how far the other predictions speak for the place of the first, 0 to 1.
+    """Return how far the other predictions agree with the place of the top-1, 0 to 1.
 
     Each prediction votes for its place with weight (d_1 / d_k)^2, where d_k is its descriptor
-    distance; the result is the share of the votes within the threshold of the first prediction. It
-    is high if the predictions are of one place, or if the first is far nearer than those of other
-    places. It is a heuristic and no probability: it is not calibrated, and a photo of a place that
-    is not in the database gets one as well.
+    distance; the result is the share of the votes within the threshold of the top-1. It is high if
+    the predictions are of one place, or if the top-1 is far nearer than those of other places. It
+    is a heuristic, not a calibrated probability: a photo of a place outside the database gets one
+    too.
 
     Args:
         positions_m: UTM east and north, by rank. float64 [K, 2].
         descriptor_distances: Ascending. float [K].
-        threshold_m: What counts as the same place, metres.
+        threshold_m: Largest distance within one place, metres.
 
     Returns:
         At least 1 / K; None for fewer than two predictions.

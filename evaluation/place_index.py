@@ -1,8 +1,8 @@
-"""A searchable database on disk, which needs its images no more.
+"""A database on disk that can be searched without its images.
 
-A place index is a folder: `descriptors.npy`, the descriptors, or `index.faiss`, codes of them as
-faiss keeps them, or both; `images_paths.txt`, the '@' names of the images in the same order, one a
-line; `index.json`, what they were made with.
+A place index is a folder: `descriptors.npy`, or `index.faiss` as faiss writes it, depending on the
+search; `images_paths.txt`, the '@' names of the images in the same order, one a line; `index.json`,
+the model and the search.
 """
 
 import contextlib
@@ -24,20 +24,21 @@ import commons
 from datasets.array_files import map_array
 from datasets.image_lists import ImagePaths, split_lines
 from datasets.positions import read_positions
-from evaluation.indexes import Index, IndexSpec, describe_index
+from evaluation.descriptor_files import write_array
+from evaluation.search import Index
 
-FORMAT, FORMAT_VERSION = "place index", 2
+FORMAT, FORMAT_VERSION = "place index", 3
 METADATA_KEYS = ("model", "model_sha256", "resize")  # without these no photo can be searched
-_DESCRIPTORS, _CODES = "descriptors.npy", "index.faiss"
+_DESCRIPTORS, _FAISS_INDEX = "descriptors.npy", "index.faiss"
 _NAMES, _FACTS = "images_paths.txt", "index.json"
 
 
 @dataclass(frozen=True)
 class PlaceIndex:
-    """Descriptors to search, the names of their images, and what they were made with."""
+    """An index of descriptors, the names of their images, and how they were made."""
 
     index: Index
-    spec: IndexSpec
+    search: str  # that the index was built for, with all parameters
     paths: ImagePaths  # the images themselves may be gone
     metadata: dict[str, Any]  # METADATA_KEYS and more, plain values
 
@@ -49,13 +50,13 @@ class PlaceIndex:
     def __str__(self) -> str:
         """Return counts and search."""
         return (
-            f"{len(self.paths):,} images of {self.paths.folder}, {self.index.dim}-D, "
-            f"{describe_index(self.spec)}"
+            f"{len(self.paths):,} images of {self.paths.folder}, {_shape(self.index)[1]}-D, "
+            f"search {self.search}"
         )
 
 
 def check_place_index_folder(folder: str | os.PathLike) -> None:
-    """Make sure that a place index may be written to a folder: to a new one or over another index.
+    """Check that a folder is new, empty or a place index, which may be replaced.
 
     Raises:
         FileExistsError: If something else is there.
@@ -69,58 +70,47 @@ def check_place_index_folder(folder: str | os.PathLike) -> None:
     raise FileExistsError(f"{folder} is there and is no place index: give another folder")
 
 
-def save_place_index(
-    folder: str | os.PathLike,
-    index: Index,
-    spec: IndexSpec,
-    paths: ImagePaths,
-    metadata: dict[str, Any],
-) -> None:
+def save_place_index(folder: str | os.PathLike, place_index: PlaceIndex) -> None:
     """Write a place index, whole or not at all; an older one in the folder is replaced.
 
     Args:
         folder: Where to.
-        index: Holds one descriptor per image.
-        spec: What the index was built from, with the parameters that were chosen.
-        paths: The images, in the order of the descriptors.
-        metadata: METADATA_KEYS and what else describes the model and the data, such as the
-            architecture, the name of the data set and the version of the code. Plain values.
+        place_index: Its metadata are METADATA_KEYS and what else describes the model and the data,
+            such as the architecture, the name of the data set and the version of the code.
 
     Raises:
         FileExistsError: If the folder holds something else.
         ValueError: If counts differ or metadata lack a key.
     """
-    folder = Path(os.path.abspath(folder))
+    folder, paths = Path(os.path.abspath(folder)), place_index.paths
     check_place_index_folder(folder)
-    if index.num_descriptors != len(paths):
-        raise ValueError(
-            f"{index.num_descriptors:,} descriptors for {len(paths):,} images: not saved"
-        )
-    missing = [key for key in METADATA_KEYS if key not in metadata]
+    num_descriptors, dim = _shape(place_index.index)
+    if num_descriptors != len(paths):
+        raise ValueError(f"{num_descriptors:,} descriptors for {len(paths):,} images: not saved")
+    missing = [key for key in METADATA_KEYS if key not in place_index.metadata]
     if missing:
         raise ValueError(f"The metadata of a place index lack {', '.join(missing)}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _folder_written_whole(folder) as temporary:
-        num_bytes = _write_index(index, temporary)
+    with _atomic_folder(folder) as temporary:
+        file = _write_index(place_index.index, temporary)
         names_sha256 = _write_names(paths, temporary / _NAMES)
         facts = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "num_images": len(paths),
-            "descriptor_dim": index.dim,
+            "descriptor_dim": dim,
             "database_folder": str(paths.folder),
             "names_sha256": names_sha256,
-            "index_bytes": num_bytes,
-            "num_candidates": index.num_candidates,
-            "search": describe_index(spec),
-            "search_spec": {"name": spec.name, "params": dict(spec.params)},
-            "metadata": metadata,
+            "index_file": file.name,
+            "index_bytes": file.stat().st_size,
+            "search": place_index.search,
+            "metadata": place_index.metadata,
         }
         commons.write_json(facts, temporary / _FACTS)
 
 
 def load_place_index(folder: str | os.PathLike) -> PlaceIndex:
-    """Open a place index; the descriptors stay on disk until they are searched.
+    """Open a place index; it stays on disk until it is searched.
 
     Raises:
         FileNotFoundError: If there is none, or a file of it is missing.
@@ -128,26 +118,26 @@ def load_place_index(folder: str | os.PathLike) -> PlaceIndex:
     """
     folder = Path(folder)
     facts = _read_facts(folder)
-    for name in (*facts["index_bytes"], _NAMES):
+    for name in (facts["index_file"], _NAMES):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"The place index {folder} has lost its {name}: make it again")
     blob = np.fromfile(folder / _NAMES, np.uint8)
     if hashlib.sha256(blob).hexdigest() != facts["names_sha256"]:
         raise ValueError(f"{folder / _NAMES} was changed since the index was made: make it again")
     paths = split_lines(facts["database_folder"], blob)
-    index = _read_index(folder, facts["index_bytes"], facts["num_candidates"])
-    if not index.num_descriptors == len(paths) == facts["num_images"]:
+    index = _read_index(folder / facts["index_file"], facts["index_bytes"])
+    num_descriptors, dim = _shape(index)
+    if not num_descriptors == len(paths) == facts["num_images"]:
         raise ValueError(
-            f"The place index {folder} does not hold together: {index.num_descriptors:,} "
-            f"descriptors, {len(paths):,} names, {facts['num_images']:,} images in {_FACTS}: make "
-            "it again"
+            f"The place index {folder} does not hold together: {num_descriptors:,} descriptors, "
+            f"{len(paths):,} names, {facts['num_images']:,} images in {_FACTS}: make it again"
         )
-    if index.dim != facts["descriptor_dim"]:
+    if dim != facts["descriptor_dim"]:
         raise ValueError(
-            f"{folder} has descriptors of length {index.dim}, {_FACTS} says "
-            f"{facts['descriptor_dim']}: make the index again"
+            f"{folder} has descriptors of length {dim}, {_FACTS} says {facts['descriptor_dim']}: "
+            "make the index again"
         )
-    return PlaceIndex(index, IndexSpec(**facts["search_spec"]), paths, facts["metadata"])
+    return PlaceIndex(index, facts["search"], paths, facts["metadata"])
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:
@@ -176,45 +166,45 @@ def _check_facts(facts: dict[str, Any], file: Path) -> None:
         "descriptor_dim": int,
         "database_folder": str,
         "names_sha256": str,
-        "index_bytes": dict,
-        "num_candidates": int,
-        "search_spec": dict,
+        "index_bytes": int,
+        "search": str,
         "metadata": dict,
     }
     bad = [key for key, kind in kinds.items() if not isinstance(facts.get(key), kind)]
-    if not bad and set(facts["search_spec"]) != {"name", "params"}:
-        bad = ["search_spec"]
-    if not bad and not {_DESCRIPTORS, _CODES} >= set(facts["index_bytes"]) > set():
-        bad = ["index_bytes"]
+    if facts.get("index_file") not in (_DESCRIPTORS, _FAISS_INDEX):
+        bad.append("index_file")
     bad += [key for key in METADATA_KEYS if key not in (facts.get("metadata") or {})]
     if bad:
         raise ValueError(f"{file} is damaged: {', '.join(bad)} is missing or wrong")
 
 
-def _write_index(index: Index, folder: Path) -> dict[str, int]:
-    """Write what an index has, and return the bytes of each file."""
-    if index.descriptors is not None:
-        np.save(folder / _DESCRIPTORS, index.descriptors, allow_pickle=False)
-    if index.codes is not None:
-        faiss.write_index(index.codes, str(folder / _CODES))
-    return {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+def _shape(index: Index) -> tuple[int, int]:
+    """Return the number of descriptors and their length."""
+    return index.shape if isinstance(index, np.ndarray) else (index.ntotal, index.d)
 
 
-def _read_index(folder: Path, num_bytes: dict[str, int], num_candidates: int) -> Index:
-    """Map the files of an index into memory; codes are read where faiss is too old for that."""
-    for name, expected in num_bytes.items():
-        found = (folder / name).stat().st_size
-        if found != expected:  # reading past the end of a mapped file kills a process
-            raise ValueError(
-                f"{folder / name} is damaged: it has {found:,} bytes, it was written with "
-                f"{expected:,}; make the index again"
-            )
-    descriptors = _map_descriptors(folder / _DESCRIPTORS) if _DESCRIPTORS in num_bytes else None
-    codes = _map_codes(folder / _CODES) if _CODES in num_bytes else None
+def _write_index(index: Index, folder: Path) -> Path:
+    if isinstance(index, np.ndarray):
+        write_array(index, folder / _DESCRIPTORS)
+        return folder / _DESCRIPTORS
+    faiss.write_index(index, str(folder / _FAISS_INDEX))
+    return folder / _FAISS_INDEX
+
+
+def _read_index(file: Path, num_bytes: int) -> Index:
+    """Map an index into memory; one of faiss is read where faiss is too old for that."""
+    found = file.stat().st_size
+    if found != num_bytes:  # reading past the end of a mapped file kills a process
+        raise ValueError(
+            f"{file} is damaged: it has {found:,} bytes, it was written with {num_bytes:,}; make "
+            "the index again"
+        )
+    if file.name == _DESCRIPTORS:
+        return _map_descriptors(file)
     try:
-        return Index(descriptors, codes, num_candidates)
-    except ValueError as error:
-        raise ValueError(f"{folder} does not hold together: {error}; make it again") from None
+        return faiss.read_index(str(file), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
+    except RuntimeError:
+        raise ValueError(f"{file} is damaged: faiss cannot read it; make the index again") from None
 
 
 def _map_descriptors(file: Path) -> np.ndarray:
@@ -229,13 +219,6 @@ def _map_descriptors(file: Path) -> np.ndarray:
     return descriptors
 
 
-def _map_codes(file: Path) -> faiss.Index:
-    try:
-        return faiss.read_index(str(file), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
-    except RuntimeError:
-        raise ValueError(f"{file} is damaged: faiss cannot read it; make the index again") from None
-
-
 def _write_names(paths: ImagePaths, file: Path) -> str:
     """Write one relative path a line, and return the SHA-256 of the file."""
     digest = hashlib.sha256()
@@ -248,8 +231,8 @@ def _write_names(paths: ImagePaths, file: Path) -> str:
 
 
 @contextlib.contextmanager
-def _folder_written_whole(folder: Path) -> Iterator[Path]:
-    """Lend a temporary folder that takes the place of `folder` if all goes well."""
+def _atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that takes the place of `folder` if all goes well."""
     temporary = folder.with_name(f".{folder.name}_{os.getpid()}")
     replaced = folder.with_name(f".{folder.name}_{os.getpid()}_old")
     temporary.mkdir()

@@ -1,14 +1,15 @@
-"""What an evaluation leaves in its folder: `results.json`, `predictions.csv`, `predictions.npz`."""
+"""Results of evaluations: files in the folder of a run, one line with the protocol, a table."""
 
 import csv
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import commons
-from datasets.image_names import read_fields, read_prefixes
-from evaluation.protocol import Evaluation
+from evaluation.evaluate import Evaluation
 
 NUM_RANKED = 100  # predictions of each query in predictions.npz, for the curves of reports
 PREDICTIONS_COLUMNS = (
@@ -43,6 +44,60 @@ def write_results(
         np.savez(file, **arrays)
     commons.write_json(result, folder / "results.json")
     return result
+
+
+def format_result(result: dict[str, Any]) -> str:
+    """Return recalls and protocol as one line, with model, code and seed where they are known."""
+    protocol = [
+        f"{result['num_queries']:,} queries{_format_misses(result)}",
+        f"{result['num_database']:,} database images",
+        result["positives"] or "no labels",
+        f"images {result['orientation']}, {_format_resize(result)} "
+        f"({_format_sizes(result['image_sizes'])})",
+        f"{result['descriptor_dim']}-D",
+        _format_search(result),
+    ]
+    if "code_version" in result:
+        protocol += [_format_model(result), f"code {result['code_version']}"]
+        protocol.append(f"seed {result['seed']}")
+    recalls = ", ".join(f"{name}: {recall:.1f}" for name, recall in result["recalls"].items())
+    name = f"{result['dataset']} ({result['protocol']})"
+    return f"{name}: {recalls or 'no recalls'} | {', '.join(protocol)}"
+
+
+def format_table(results: Sequence[dict[str, Any]], form: str) -> str:
+    """Return one row per test set: counts and recalls.
+
+    Args:
+        results: Of evaluations by one protocol.
+        form: "text" for the terminal, "markdown" or "csv".
+    """
+    names = list(dict.fromkeys(name for result in results for name in result["recalls"]))
+    header = ["data set", "protocol", "queries", "database", *names]
+    rows = [
+        [
+            result["dataset"],
+            result["protocol"],
+            *_format_counts(result, form),
+            *(_format_recall(result["recalls"].get(name)) for name in names),
+        ]
+        for result in results
+    ]
+    if form == "csv":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        return text.getvalue()
+    if form == "markdown":
+        rule = ["---", "---", *("---:" for _ in header[2:])]
+        return "".join(f"| {' | '.join(row)} |\n" for row in [header, rule, *rows])
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [header, *rows]
+    )
 
 
 def _write_predictions(evaluation: Evaluation, path: Path, num_listed: int) -> None:
@@ -101,18 +156,54 @@ def _collect_arrays(evaluation: Evaluation) -> dict[str, np.ndarray]:
         arrays["queries_m"] = eval_set.positions.queries_m
         arrays["first_predictions_m"] = np.where(first[:, None] < 0, np.nan, places_m[first])
         arrays["places_m"] = np.unique(places_m, axis=0)
-    return arrays | _read_years_and_headings(evaluation)
+    return arrays
 
 
-def _read_years_and_headings(evaluation: Evaluation) -> dict[str, np.ndarray]:
-    """Return what '@' names tell beside positions: 0 and NaN where they do not."""
-    eval_set, first = evaluation.eval_set, evaluation.predictions[:, 0]
-    years = read_prefixes(eval_set.queries, "timestamp", 4)
-    is_year = np.char.isdigit(years) & (np.char.str_len(years) == 4)
-    (headings_deg,) = read_fields(eval_set.queries, ["heading"])
-    (first_deg,) = read_fields(eval_set.database.subset(np.maximum(first, 0)), ["heading"])
-    return {
-        "query_years": np.where(is_year, years, b"0").astype(np.int16),
-        "query_headings_deg": headings_deg.astype(np.float32),
-        "first_prediction_headings_deg": np.where(first < 0, np.nan, first_deg).astype(np.float32),
-    }
+def _format_counts(result: dict[str, Any], form: str) -> list[str]:
+    counts = (result["num_queries"], result["num_database"])
+    return [str(count) if form == "csv" else f"{count:,}" for count in counts]
+
+
+def _format_recall(recall: float | None) -> str:
+    return "" if recall is None else f"{recall:.1f}"
+
+
+def _format_misses(result: dict[str, Any]) -> str:
+    unreadable = result["num_unreadable"]
+    misses = []
+    if result["num_queries_without_positives"] is not None:
+        misses.append(
+            f"{result['num_queries_without_positives']:,} without a positive, counted as misses"
+        )
+    if any(unreadable.values()):
+        misses.append(
+            f"{unreadable['queries']:,} unreadable, counted as misses, and "
+            f"{unreadable['database']:,} unreadable database images"
+        )
+    return f" ({'; '.join(misses)})" if misses else ""
+
+
+def _format_resize(result: dict[str, Any]) -> str:
+    resize = "not resized" if result["resize"] == "none" else f"resized to {result['resize']}"
+    if result["test_method"] != "as the database":
+        resize += f", queries by {result['test_method']}"
+    return resize
+
+
+def _format_sizes(image_sizes: dict[str, dict[str, int]]) -> str:
+    def text(sizes: dict[str, int]) -> str:
+        names = list(sizes)
+        return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} other sizes"
+
+    return "; ".join(f"{role} {text(sizes)}" for role, sizes in image_sizes.items())
+
+
+def _format_search(result: dict[str, Any]) -> str:
+    if result["search_agreement"] is None:
+        return f"search: {result['search']}"
+    return f"search: {result['search']}, {result['search_agreement']:.1f}% as exact"
+
+
+def _format_model(result: dict[str, Any]) -> str:
+    weights = f" (SHA-256 {result['model_sha256'][:12]})" if result["model_sha256"] else ""
+    return f"{result['model']}{weights}"

@@ -16,7 +16,7 @@ from training.checkpoints import NO_INFLUENCE
 
 _PLAIN = (  # flags that must have their defaults: the paper's protocol
     *("positives", "no_labels", "per_city", "positive_dist_threshold", "test_method"),
-    *("index", "skip_unreadable", "test_set_folder"),
+    *("search", "skip_unreadable", "test_set_folder"),
 )
 _NO_INFLUENCE = NO_INFLUENCE - {"epochs_num"}
 _RECALLS = {"R@1", "R@5", "R@10"}  # of the paper's tables

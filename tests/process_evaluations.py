@@ -12,7 +12,7 @@ from datasets.eval_set import Labels, load_own_set
 from evaluation import Evaluation, Protocol
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.descriptors import Inference
-from evaluation.protocol import evaluate_all
+from evaluation.evaluate import evaluate_all
 
 SETTINGS = {  # keywords of Protocol, of Inference, of Labels
     "plain": ({}, {}, {}),
@@ -25,7 +25,7 @@ SETTINGS = {  # keywords of Protocol, of Inference, of Labels
 
 
 def noise(images):
-    """Describe images by projections of their pixels, so that every bit of them matters."""
+    """Return projections of the pixels of images, so that every bit of them matters."""
     rows = torch.nn.functional.interpolate(images, (8, 8)).flatten(1)
     weights = torch.randn(192, 16, generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.normalize(rows @ weights)

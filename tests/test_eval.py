@@ -49,8 +49,8 @@ def test_recalls_are_those_counted_by_hand(flags, model_file, datasets_folder, t
     distances = np.linalg.norm(queries[:, None] - database[None], axis=2)
     metres = np.linalg.norm(queries_m[:, None] - database_m[None], axis=2)
     nearest = np.argsort(distances, axis=1)
-    right = np.take_along_axis(metres <= 12.5, nearest, axis=1)
-    expected = {f"R@{n}": 100 * right[:, :n].any(axis=1).mean() for n in (1, 5, 10, 20)}
+    correct = np.take_along_axis(metres <= 12.5, nearest, axis=1)
+    expected = {f"R@{n}": 100 * correct[:, :n].any(axis=1).mean() for n in (1, 5, 10, 20)}
 
     results = results_of(tmp_path / "run")
     assert results["recalls"] == pytest.approx(expected)
@@ -145,9 +145,9 @@ def test_pictures_show_each_query_or_only_the_wrong_ones(flags, tmp_path):
         (["--dataset", "all", "--datasets_folder=gone"], 1, "can be evaluated below gone"),
         (["--dataset=mini_city_val", "--fc_output_dim=99"], 1, "model.pth has 24; leave the flag"),
         (["--dataset=mini_city_val", "--majority_weight=0.1"], 2, "belongs to --test_method"),
-        (["--dataset=mini_city_val", "--per_city", "--index=hnsw"], 2, "leave --index out"),
-        (["--dataset=mini_city_val", "--index=ivf_pq:m=7"], 1, "m=7 does not divide"),
-        (["--dataset=mini_city_val", "--index=faiss:nonsense"], 1, "faiss cannot make the index"),
+        (["--dataset=mini_city_val", "--per_city", "--search=HNSW32"], 2, "leave --search out"),
+        (["--dataset=mini_city_val", "--search=IVF4,PQ7"], 1, "should be a multiple"),
+        (["--dataset=mini_city_val", "--search=IVF9999,Flat"], 1, "at least one descriptor"),
         (["--dataset=mini_city_val", "--save_only_wrong_preds"], 2, "is --num_preds_to_save"),
         (["--dataset=mini_city_val", "--save_descriptors=text.pth"], 1, "text.pth is a file"),
         (["--dataset=mini_city_val", "--model=m:f"], 2, "--resume and --model both name a model"),
@@ -158,7 +158,7 @@ def test_pictures_show_each_query_or_only_the_wrong_ones(flags, tmp_path):
         ),
         (["--dataset", "mini_city_val", "sf_xl_val", "--positives=p.csv"], 2, "one at a time"),
         (["--dataset=mini_city_val", "--positives=p.csv"], 1, "no file of positives p.csv"),
-        (["--dataset=mini_city_val", "--index=tree"], 2, "tree"),
+        (["--dataset=mini_city_val", "--search=tree"], 2, "Unknown search 'tree'"),
         (["--dataset=mini_city_val", "--use_amp16"], 2, "needs a CUDA device, this one is cpu"),
         (["--dataset=mini_city_val", "--inference_engine=tensorrt"], 2, "invalid choice"),
         (
@@ -167,9 +167,9 @@ def test_pictures_show_each_query_or_only_the_wrong_ones(flags, tmp_path):
             "no folder of descriptors gone",
         ),
         (
-            ["--dataset", "mini_city_val", "mini_city_test_v1", "--save_index=kept"],
+            ["--dataset", "mini_city_val", "mini_city_test_v1", "--save_place_index=saved"],
             1,
-            "--save_index keeps one database",
+            "--save_place_index saves one database",
         ),
     ],
 )

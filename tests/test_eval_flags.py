@@ -10,6 +10,7 @@ from conftest import run, write_image
 
 from datasets.image_names import parse_image_name
 from eval import main as eval_main
+from reports.run_files import read_run_arrays
 
 TEST_SET = "--dataset=mini_city_test_v1"
 
@@ -75,15 +76,15 @@ def test_several_query_folders(flags, datasets_folder, tmp_path):
 
 
 def test_one_extraction_serves_many_questions(flags, tmp_path):
-    kept = [f"--save_descriptors={tmp_path / 'kept'}"]
-    eval_main([*flags, TEST_SET, *kept])
-    assert len(list((tmp_path / "kept").glob("*.npy"))) == 2
+    saved = [f"--save_descriptors={tmp_path / 'saved'}"]
+    eval_main([*flags, TEST_SET, *saved])
+    assert len(list((tmp_path / "saved").glob("*.npy"))) == 2
     again = run(
         "eval.py",
         *flags,
         TEST_SET,
         f"--save_dir={tmp_path / 'again'}",
-        f"--load_descriptors={tmp_path / 'kept'}",
+        f"--load_descriptors={tmp_path / 'saved'}",
         "--positive_dist_threshold=5",
     )
     assert again.returncode == 0, again.stderr
@@ -95,7 +96,7 @@ def test_one_extraction_serves_many_questions(flags, tmp_path):
         np.testing.assert_array_equal(*arrays)
 
 
-def test_an_extraction_that_stopped_is_taken_up(flags, make_eval_folder, tmp_path, capfd):
+def test_an_extraction_that_stopped_is_resumed(flags, make_eval_folder, tmp_path, capfd):
     rng = np.random.default_rng(0)
     sizes = [(32, 24), (24, 32), (32, 24)]
     folder = make_eval_folder(rng.uniform(0, 90, (30, 2)), rng.uniform(0, 90, (5, 2)), sizes)
@@ -104,14 +105,14 @@ def test_an_extraction_that_stopped_is_taken_up(flags, make_eval_folder, tmp_pat
     broken = sorted((folder / "database").iterdir())[20]  # of the third window of 8
     content = broken.read_bytes()
     broken.write_bytes(b"broken")
-    flags += [f"--save_descriptors={tmp_path / 'kept'}"]
+    flags += [f"--save_descriptors={tmp_path / 'saved'}"]
     with pytest.raises(ValueError, match="cannot be read"):
         eval_main([*flags, f"--save_dir={tmp_path / 'stopped'}"])
     broken.write_bytes(content)
     capfd.readouterr()
     eval_main(flags)
     printed = capfd.readouterr()
-    assert "is from an interrupted run: it is taken up" in printed.out
+    assert "is from an interrupted run: it is resumed" in printed.out
     assert "Database:  27%|" in printed.err and "Database:   0%|" not in printed.err
     for file in ("predictions.csv", "predictions.npz"):
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "at_once" / file).read_bytes()
@@ -132,13 +133,13 @@ def test_onnxruntime_finds_the_same(flags, tmp_path):
 
 
 def test_descriptors_in_float16_take_half_the_disk(flags, tmp_path):
-    kept = [f"--save_descriptors={tmp_path / 'kept'}", "--descriptors_dtype=float16"]
-    eval_main([*flags, TEST_SET, "--no_report", *kept])
-    files = list((tmp_path / "kept").glob("*.npy"))
+    saved = [f"--save_descriptors={tmp_path / 'saved'}", "--descriptors_dtype=float16"]
+    eval_main([*flags, TEST_SET, "--no_report", *saved])
+    files = list((tmp_path / "saved").glob("*.npy"))
     assert [np.load(file, mmap_mode="r").dtype for file in files] == [np.float16] * 2
     results = results_of(tmp_path / "run")
     assert results["descriptors_dtype"] == "float16" and results["use_amp16"] is False
-    exact = [f"--save_dir={tmp_path / 'exact'}", f"--load_descriptors={tmp_path / 'kept'}"]
+    exact = [f"--save_dir={tmp_path / 'exact'}", f"--load_descriptors={tmp_path / 'saved'}"]
     eval_main([*flags, TEST_SET, "--no_report", *exact])
     distances = [
         np.load(tmp_path / run / "predictions.npz")["descriptor_distances"]
@@ -149,12 +150,12 @@ def test_descriptors_in_float16_take_half_the_disk(flags, tmp_path):
 
 def test_positives_from_a_file(flags, make_eval_folder, tmp_path):
     folder = make_eval_folder([(0, 0), (50, 0), (90, 0)], [(0, 0), (1, 0)])
-    right = tmp_path / "right.csv"
-    right.write_text("query,database\n0,0\n0,1\n0,2\n")
-    eval_main([*flags, f"--test_set_folder={folder}", f"--positives={right}"])
+    positives = tmp_path / "positives.csv"
+    positives.write_text("query,database\n0,0\n0,1\n0,2\n")
+    eval_main([*flags, f"--test_set_folder={folder}", f"--positives={positives}"])
     results = results_of(tmp_path / "run")
     assert results["recalls"]["R@1"] == 50.0 and results["num_queries_without_positives"] == 1
-    assert results["positives"] == f"read from {right}" and results["threshold_m"] is None
+    assert results["positives"] == f"read from {positives}" and results["threshold_m"] is None
 
 
 def test_retrieval_without_labels_needs_no_positions(flags, tmp_path):
@@ -192,18 +193,17 @@ def test_arrays_for_curves_and_maps(flags, make_eval_folder, tmp_path):
     assert arrays["num_positives"].tolist() == [1, 2]
     assert arrays["queries_m"].tolist() == [[0, 1], [50, 2]]
     assert arrays["places_m"].tolist() == [[0, 0], [50, 0], [90, 0]]
-    assert arrays["query_years"].tolist() == [0, 0]
-    assert np.isnan(arrays["query_headings_deg"]).all(), "the names tell neither"
     first = np.array(database)[arrays["predictions"][:, 0]]
     assert arrays["first_predictions_m"].tolist() == first.tolist()
 
 
-def test_years_and_headings_come_from_the_names(flags, datasets_folder, tmp_path):
+def test_reports_read_years_and_headings_from_the_names(flags, datasets_folder, tmp_path):
     eval_main([*flags, TEST_SET, "--no_report"])
-    arrays = np.load(tmp_path / "run" / "predictions.npz", allow_pickle=False)
+    captures = read_run_arrays(tmp_path / "run").captures
     with open(tmp_path / "run" / "predictions.csv") as file:
         first = [row for row in csv.DictReader(file) if row["rank"] == "1"]
     names = [(parse_image_name(row["query"]), parse_image_name(row["prediction"])) for row in first]
-    assert arrays["query_years"].tolist() == [int(query.timestamp[:4]) for query, _ in names]
+    assert captures.query_years.tolist() == [int(query.timestamp[:4]) for query, _ in names]
+    assert np.isnan(captures.query_headings_deg).all(), "a photo has none"
     headings = [image.heading_deg for _, image in names]
-    assert arrays["first_prediction_headings_deg"].tolist() == headings
+    assert captures.first_prediction_headings_deg.tolist() == headings

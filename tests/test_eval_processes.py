@@ -10,7 +10,7 @@ from process_evaluations import evaluate_each
 
 import commons
 from eval import main as eval_main
-from evaluation.processes import own_shard
+from evaluation.evaluate import own_shard
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node")
 NUM_DATABASE, NUM_QUERIES = 43, 11
@@ -34,18 +34,18 @@ def folder(tmp_path):
 def test_every_process_gets_the_evaluation_of_one_process(folder, tmp_path):
     (tmp_path / "out").mkdir()
     script = REPOSITORY / "tests" / "process_evaluations.py"
-    result = run(*TORCHRUN, 3, script, folder, tmp_path / "kept", tmp_path / "out")
+    result = run(*TORCHRUN, 3, script, folder, tmp_path / "saved", tmp_path / "out")
     assert result.returncode == 0, result.stderr
-    for setting, expected in evaluate_each(folder, tmp_path / "kept_alone"):
+    for setting, expected in evaluate_each(folder, tmp_path / "saved_alone"):
         for rank in range(3):
             found = np.load(tmp_path / "out" / f"{setting}_{rank}.npz")
             np.testing.assert_array_equal(found["predictions"], expected.predictions, setting)
             np.testing.assert_array_equal(found["distances"], expected.distances, setting)
             assert str(found["result"]) == repr(expected.result), setting
-    files = {file.name for file in (tmp_path / "kept").iterdir()}
-    assert files == {file.name for file in (tmp_path / "kept_alone").iterdir()} and len(files) == 4
+    files = {file.name for file in (tmp_path / "saved").iterdir()}
+    assert files == {file.name for file in (tmp_path / "saved_alone").iterdir()} and len(files) == 4
     for file in files:
-        content = [(tmp_path / kept / file).read_bytes() for kept in ("kept", "kept_alone")]
+        content = [(tmp_path / saved / file).read_bytes() for saved in ("saved", "saved_alone")]
         assert content[0] == content[1], file
 
 
@@ -84,7 +84,7 @@ def test_an_error_of_one_process_ends_all(eval_flags, folder):
     assert "evaluation/" not in result.stderr, "no traceback but torchrun's own"
 
 
-@pytest.mark.parametrize("flag", ["--index=hnsw", "--save_index=kept"])
+@pytest.mark.parametrize("flag", ["--search=HNSW32", "--save_place_index=saved"])
 def test_an_index_is_of_one_process(eval_flags, monkeypatch, capsys, flag):
     monkeypatch.setattr(commons, "num_ranks", lambda: 2)
     with pytest.raises(SystemExit) as exit_code:

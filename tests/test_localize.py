@@ -39,7 +39,7 @@ def flags(model_file, tmp_path):
 def index(database, flags, tmp_path):
     """Return a place index of the database."""
     photo = list_images(database)[0]
-    own = [f"--save_index={tmp_path / 'index'}", f"--save_dir={tmp_path / 'indexing'}"]
+    own = [f"--save_place_index={tmp_path / 'index'}", f"--save_dir={tmp_path / 'indexing'}"]
     main([photo, f"--database={database}", *flags, *own])
     return tmp_path / "index"
 
@@ -58,7 +58,7 @@ def test_a_database_image_finds_itself_without_the_images(index, database, flags
     given = list(list_images(database))
     photos = [shutil.copy(path, tmp_path / f"{n:02d}.jpg") for n, path in enumerate(given[:30])]
     shutil.rmtree(database)
-    result = run("localize.py", *photos, f"--index={index}", "--top_k=3", *flags)
+    result = run("localize.py", *photos, f"--place_index={index}", "--top_k=3", *flags)
     assert result.returncode == 0, result.stderr
     rows = rows_of(tmp_path / "run")
     assert len(rows) == 30 * 3 and [row["rank"] for row in rows[:4]] == ["1", "2", "3", "1"]
@@ -84,33 +84,37 @@ def test_a_database_image_finds_itself_without_the_images(index, database, flags
 
 def test_an_index_gives_what_the_folder_gives(index, database, datasets_folder, flags, tmp_path):
     photos = str(datasets_folder / "mini_city/processed/test/queries_v2")
-    main([photos, f"--index={index}", *flags])
+    main([photos, f"--place_index={index}", *flags])
     own = [f"--database={database}", f"--save_dir={tmp_path / 'direct'}"]
     main([photos, *flags, *own])
     assert rows_of(tmp_path / "run") == rows_of(tmp_path / "direct")
-    own = [f"--database={database}", f"--save_dir={tmp_path / 'ivf'}", "--search=ivf:nlist=2"]
+    own = [
+        f"--database={database}",
+        f"--save_dir={tmp_path / 'ivf'}",
+        "--search=IVF2,Flat;nprobe=2",
+    ]
     main([photos, *flags, *own])
     assert [r["database_image"] for r in rows_of(tmp_path / "ivf")] == [
         r["database_image"] for r in rows_of(tmp_path / "run")
     ], "all of two lists are searched"
 
 
-@pytest.mark.parametrize("search", ["pq_fastscan", "ivf_pq", "flat_fp16"])
+@pytest.mark.parametrize("search", ["PQ12x4fs,RFlat", "ivf_pq", "fp16"])
 def test_an_index_with_codes_gives_what_the_exact_one_gives(
     index, database, datasets_folder, flags, tmp_path, search
 ):
     photos = str(datasets_folder / "mini_city/processed/test/queries_v2")
-    main([photos, f"--index={index}", *flags])
+    main([photos, f"--place_index={index}", *flags])
     own = [f"--search={search}", f"--save_dir={tmp_path / 'indexing'}_{search}"]
     first = list_images(database)[0]
     coded = tmp_path / "coded"
-    main([first, f"--database={database}", *flags, *own, f"--save_index={coded}"])
-    main([photos, f"--index={coded}", *flags, f"--save_dir={tmp_path / 'again'}"])
+    main([first, f"--database={database}", *flags, *own, f"--save_place_index={coded}"])
+    main([photos, f"--place_index={coded}", *flags, f"--save_dir={tmp_path / 'again'}"])
     found, exact = rows_of(tmp_path / "again"), rows_of(tmp_path / "run")
     assert [row["rank"] for row in found] == [row["rank"] for row in exact]
     distances = [[float(row["descriptor_distance"]) for row in rows] for rows in (found, exact)]
     np.testing.assert_allclose(*distances, atol=2e-4)
-    if search != "flat_fp16":  # all 40 are re-ranked
+    if search != "fp16":  # all 40 are refined
         assert found == exact
 
 
@@ -120,7 +124,14 @@ def test_exif_orientation_is_respected(index, database, flags, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # "rotate by 90 degrees clockwise to show"
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
-    main([str(tmp_path / "upright.png"), str(tmp_path / "turned.png"), f"--index={index}", *flags])
+    main(
+        [
+            str(tmp_path / "upright.png"),
+            str(tmp_path / "turned.png"),
+            f"--place_index={index}",
+            *flags,
+        ]
+    )
     rows = [
         {key: value for key, value in row.items() if key != "photo"}
         for row in rows_of(tmp_path / "run")
@@ -144,7 +155,7 @@ def test_mock_positions_have_no_coordinates(flags, tmp_path):
 def test_the_map_holds_all_places_and_no_markup_of_names(index, database, flags, tmp_path):
     bad = write_image(tmp_path / "a.png")
     bad = bad.rename(tmp_path / "<img src=x onerror=alert(1)>&<.png")
-    main([str(bad), f"--index={index}", *flags])
+    main([str(bad), f"--place_index={index}", *flags])
     data, page = map_data(tmp_path / "run")
     assert "<img src=x" not in page and data["photos"][0]["label"] == bad.name
     assert data["photos"][0]["thumbnail"].startswith("data:image/jpeg;base64,")
@@ -156,26 +167,34 @@ def test_the_map_holds_all_places_and_no_markup_of_names(index, database, flags,
 @pytest.mark.parametrize(
     ("extra", "code", "text"),
     [
-        (["gone.jpg", "--index=index"], 1, "There is no image .*gone.jpg"),
-        (["empty", "--index=index"], 1, "No image in .*empty"),
-        (["text.jpg", "--index=index"], 1, "The image .*text.jpg cannot be read"),
-        (["photo.png", "--index=empty"], 1, "empty is no place index: it has no index.json"),
-        (["photo.png", "--index=cut"], 1, "descriptors.npy is damaged"),
+        (["gone.jpg", "--place_index=index"], 1, "There is no image .*gone.jpg"),
+        (["empty", "--place_index=index"], 1, "No image in .*empty"),
+        (["text.jpg", "--place_index=index"], 1, "The image .*text.jpg cannot be read"),
+        (["photo.png", "--place_index=empty"], 1, "empty is no place index: it has no index.json"),
+        (["photo.png", "--place_index=cut"], 1, "descriptors.npy is damaged"),
         (
-            ["photo.png", "--index=index", "--resume=other.pth"],
+            ["photo.png", "--place_index=index", "--resume=other.pth"],
             1,
             "made with the model .*model.pth",
         ),
-        (["photo.png", "--index=index", "--resume=gone.pth"], 1, "no checkpoint gone.pth"),
+        (["photo.png", "--place_index=index", "--resume=gone.pth"], 1, "no checkpoint gone.pth"),
         (["photo.png", "--database=empty"], 1, "No image in .*empty"),
         (["photo.png", "--database=unnamed"], 1, "UTM east .* is missing or not a number"),
-        (["photo.png", "--database=database", "--save_index=empty/.."], 1, "is no place index"),
-        (["photo.png", "--database=database", "--search=tree"], 2, "Unknown index 'tree'"),
-        (["photo.png", "--index=index", "--resize=big"], 2, "A resize rule is"),
-        (["photo.png", "--index=index", "--search=ivf"], 2, "an --index has its own search"),
-        (["photo.png", "--index=index", "--database=database"], 2, "either --index INDEX or"),
-        (["photo.png"], 2, "either --index INDEX or --database FOLDER"),
-        (["--index=index"], 2, "PHOTO_OR_FOLDER"),
+        (
+            ["photo.png", "--database=database", "--save_place_index=empty/.."],
+            1,
+            "is no place index",
+        ),
+        (["photo.png", "--database=database", "--search=tree"], 2, "Unknown search 'tree'"),
+        (["photo.png", "--place_index=index", "--resize=big"], 2, "A resize rule is"),
+        (["photo.png", "--place_index=index", "--search=fp16"], 2, "an index has its own search"),
+        (
+            ["photo.png", "--place_index=index", "--database=database"],
+            2,
+            "either --place_index INDEX or",
+        ),
+        (["photo.png"], 2, "either --place_index INDEX or --database IMAGES"),
+        (["--place_index=index"], 2, "PHOTO_OR_FOLDER"),
     ],
 )
 def test_user_errors_are_sentences(index, flags, tmp_path, refused, extra, code, text):
@@ -242,7 +261,7 @@ def test_unreadable_photos_are_named_and_skipped_if_asked_for(index, database, f
     (tmp_path / "photos").mkdir()
     shutil.copy(list_images(database)[3], tmp_path / "photos" / "good.jpg")
     (tmp_path / "photos" / "bad.jpg").write_bytes(b"broken")
-    command = ["localize.py", tmp_path / "photos", f"--index={index}", *flags]
+    command = ["localize.py", tmp_path / "photos", f"--place_index={index}", *flags]
     result = run(*command)
     assert result.returncode == 1 and "bad.jpg cannot be read" in result.stderr
     result = run(*command, "--skip_unreadable", f"--save_dir={tmp_path / 'skipping'}")

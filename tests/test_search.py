@@ -1,15 +1,23 @@
 import numpy as np
 import pytest
 
-from evaluation.index_kinds import INDEXES
-from evaluation.indexes import build_index, parse_index
+from evaluation import Protocol, search
 from evaluation.search import (
+    EXACT,
+    FP16,
+    IVF_PQ,
+    build_index,
+    check_fits,
+    check_search,
+    choose_search,
+    describe_search,
     find_neighbors,
     find_neighbors_within,
     measure_agreement,
     merge_neighbors,
-    search_index,
 )
+
+SEARCHES = (EXACT, FP16, IVF_PQ, "SQ8", "IVF2,Flat", "PQ12x4fs,RFlat", "HNSW32", "PCA12,Flat,RFlat")
 
 
 def descriptors_of(*shape, seed=0):
@@ -17,13 +25,13 @@ def descriptors_of(*shape, seed=0):
 
 
 def build_and_search(database, queries, k, text):
-    return search_index(build_index(database, parse_index(text)), queries, k)
+    return find_neighbors(build_index(database, text), queries, k)
 
 
 def by_hand(database, queries):
     """Return indices, nearest first, and distances, of the whole database."""
     distances = np.linalg.norm(database[None].astype(float) - queries[:, None], axis=2)
-    return np.argsort(distances, axis=1), np.sort(distances, axis=1)
+    return np.argsort(distances, axis=1, kind="stable"), np.sort(distances, axis=1)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +76,7 @@ def test_a_database_on_disk_is_searched_where_it_is(tmp_path):
     database, queries = descriptors_of(300, 16), descriptors_of(30, 16, seed=1)
     np.save(tmp_path / "database.npy", database)
     on_disk = np.load(tmp_path / "database.npy", mmap_mode="r")
-    for text in ("exact", "flat_fp16", "ivf", "pq_fastscan"):
+    for text in (EXACT, FP16, "IVF4,Flat;nprobe=4", "PQ8x4fs,RFlat"):
         for mapped, in_memory in zip(
             build_and_search(on_disk, queries, 5, text),
             build_and_search(database, queries, 5, text),
@@ -87,22 +95,69 @@ def test_a_database_of_half_precision_is_searched_as_its_numbers(tmp_path):
         strict=True,
     ):
         np.testing.assert_array_equal(half, single)
-    for text in ("ivf_pq:rerank=300,nprobe=99", "hnsw"):
+    for text in (IVF_PQ, "HNSW32"):
         _, distances = build_and_search(on_disk, queries, 5, text)
         _, exact = by_hand(database, queries)
         np.testing.assert_allclose(distances[:, 0], exact[:, 0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["random", "equal", "almost equal", "twice"])
+def make_database(kind):
+    """Return 250 descriptors; of "repeated", 7 are equal."""
+    database = descriptors_of(250, 16)
+    if kind == "repeated":
+        database = database[np.arange(250) % 37]
+    elif kind == "lengths":
+        database *= np.float32(10) ** np.arange(-3, 2).repeat(50)[:, None].astype(np.float32)
+    elif kind == "float16":
+        database = database.astype(np.float16)
+    elif kind == "in Fortran order":
+        database = np.asfortranarray(database)
+    return database
+
+
+@pytest.mark.parametrize("kind", ["random", "repeated", "lengths", "float16", "in Fortran order"])
+@pytest.mark.parametrize("rows_per_block", [1, 7, 128])
+def test_blocks_change_nothing_to_the_last_bit(kind, rows_per_block, monkeypatch):
+    database, queries = make_database(kind), descriptors_of(30, 16, seed=1)
+    expected = find_neighbors(database, queries, 20)
+    monkeypatch.setattr(search, "_BYTES_PER_BLOCK", rows_per_block * 4 * 16)
+    for blockwise, at_once in zip(find_neighbors(database, queries, 20), expected, strict=True):
+        np.testing.assert_array_equal(blockwise, at_once)
+    nearest, exact = by_hand(database, queries)
+    np.testing.assert_array_equal(expected[0], nearest[:, :20])
+    np.testing.assert_allclose(expected[1], exact[:, :20], rtol=1e-5)
+
+
+def test_a_database_is_not_copied(monkeypatch):
+    """Blocks are parts of it, in memory or mapped, as long as their type is float32."""
+    database, seen = descriptors_of(300, 16), []
+    monkeypatch.setattr(search, "_BYTES_PER_BLOCK", 33 * 4 * 16)
+    knn = search.faiss.knn
+    monkeypatch.setattr(search.faiss, "knn", lambda q, b, k: (seen.append(b), knn(q, b, k))[1])
+    find_neighbors(database, database[:2], 5)
+    assert len(seen) == 10 and all(np.shares_memory(block, database) for block in seen)
+    assert build_index(database, EXACT) is database
+
+
+@pytest.mark.parametrize("text", [EXACT, FP16, "IVF1,Flat", "PQ8x4fs,RFlat", "PCA16,Flat"])
+@pytest.mark.parametrize("rows", [np.arange(40, 90), np.array([3, 4, 70, 299])])
+def test_rows_that_are_left_out_are_not_found(text, rows):
+    database, queries = descriptors_of(300, 16), descriptors_of(9, 16, seed=1)
+    nearest, exact = by_hand(database[rows], queries)
+    database[np.setdiff1d(np.arange(300), rows)] = np.nan
+    found, distances = find_neighbors(build_index(database, text, rows), queries, 60, rows)
+    assert found.shape == (9, len(rows))
+    if text != FP16:
+        np.testing.assert_array_equal(found, rows[nearest])
+    np.testing.assert_allclose(distances, exact, rtol=1e-3)
+    agreement = measure_agreement(database, queries, rows[nearest], rows)
+    assert agreement == 100
+
+
+@pytest.mark.parametrize("kind", ["random", "repeated", "lengths", "float16"])
 @pytest.mark.parametrize("sizes", [[250], [100, 150], [1, 7, 92, 150]])
 def test_merged_parts_are_the_search_of_the_whole(kind, sizes):
-    database, queries = descriptors_of(250, 16), descriptors_of(30, 16, seed=1)
-    if kind == "equal":
-        database[:] = database[0]
-    elif kind == "almost equal":
-        database = 1 + database * np.float32(1e-4)
-    elif kind == "twice":
-        database[125:] = database[:125]
+    database, queries = make_database(kind), descriptors_of(30, 16, seed=1)
     predictions, distances = find_neighbors(database, queries, 20)
     firsts = np.cumsum([0, *sizes[:-1]])
     parts = [
@@ -154,18 +209,18 @@ def test_what_cannot_be_searched_is_refused(database, queries, k, message):
 @pytest.mark.parametrize(
     ("text", "least_agreement"),
     [
-        ("exact", 100),
-        ("flat_fp16", 99),
-        ("flat_int8", 95),
-        ("ivf:nprobe=1000", 100),
-        ("pq_fastscan", 100),
-        ("pq_fastscan:m=32,rerank=0", 70),
-        ("pq_fastscan:m=8,rerank=100", 70),
-        ("ivf_pq:nprobe=1000", 100),
-        ("ivf_pq:nprobe=1000,m=32,rerank=0", 70),
-        ("hnsw", 95),
-        ("faiss:Flat", 100),
-        ("faiss:PCA28,Flat", 60),
+        (EXACT, 100),
+        (FP16, 99),
+        ("SQ8", 95),
+        ("IVF15,Flat;nprobe=15", 100),
+        ("PQ16x4fs,RFlat", 100),
+        ("PQ32x4fs", 70),
+        ("PQ8x4fs,RFlat;k_factor_rf=10", 70),
+        (IVF_PQ, 100),
+        ("IVF15,PQ32x4fs;nprobe=15", 70),
+        ("HNSW32;efSearch=128", 95),
+        ("Flat", 100),
+        ("PCA28,Flat", 60),
     ],
 )
 def test_indexes_find_most_of_the_exact_neighbours(text, least_agreement):
@@ -177,7 +232,7 @@ def test_indexes_find_most_of_the_exact_neighbours(text, least_agreement):
     assert agreement == pytest.approx(10 * np.mean(shared)) and agreement >= least_agreement
     assert (predictions.dtype, distances.dtype) == (np.int64, np.float32)
     assert (np.diff(distances, axis=1) >= 0).all()
-    if "PCA" not in text and "m=8" not in text:
+    if "PCA" not in text and "PQ8" not in text:
         np.testing.assert_allclose(distances, exact[:, :10], rtol=0.1)
 
 
@@ -192,8 +247,8 @@ def test_agreement_counts_the_first_ten_of_a_sample():
     assert measure_agreement(database, queries, exact[:, 1:4]) == pytest.approx(200 / 3)
 
 
-@pytest.mark.parametrize("name", INDEXES)
-@pytest.mark.parametrize("num_database", [1, 50])
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("num_database", [2, 50])
 def test_small_databases_are_no_trouble(name, num_database, capfd):
     database = descriptors_of(num_database, 24)
     predictions, distances = build_and_search(database, database[:3], 60, name)
@@ -203,7 +258,7 @@ def test_small_databases_are_no_trouble(name, num_database, capfd):
     assert "WARNING" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["ivf:nlist=5,nprobe=1", "ivf_pq:nlist=5,nprobe=1"])
+@pytest.mark.parametrize("text", ["IVF5,Flat", "IVF5,PQ2x4fs,RFlat;nprobe=1"])
 def test_neighbours_that_are_not_found_are_minus_one_at_the_end(text):
     database = descriptors_of(100, 4)
     predictions, distances = build_and_search(database, database[:20], 90, text)
@@ -219,29 +274,24 @@ def test_neighbours_that_are_not_found_are_minus_one_at_the_end(text):
 
 def test_an_index_is_the_same_each_time():
     database, queries = descriptors_of(2000, 16), descriptors_of(20, 16, seed=1)
-    spec = parse_index("ivf_pq:nlist=8,nprobe=2,m=4,rerank=0")
-    first, second = (search_index(build_index(database, spec), queries, 10) for _ in range(2))
+    first, second = (
+        build_and_search(database, queries, 10, "IVF8,PQ4x4fs;nprobe=2") for _ in range(2)
+    )
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])
 
 
-def test_candidates_are_ordered_by_the_descriptors_themselves():
-    database, queries = descriptors_of(400, 16), descriptors_of(30, 16, seed=1)
-    index = build_index(database, parse_index("pq_fastscan:m=4,rerank=60"))
-    predictions, distances = search_index(index, queries, 10)
-    _, candidates = index.codes.search(queries, 60)
+@pytest.mark.parametrize(("params", "num_refined"), [("", 500), (";k_factor_rf=6", 60)])
+def test_refinement_orders_candidates_by_the_descriptors_themselves(params, num_refined):
+    """500 of them, as k of them would be no refinement, or as many as the search says."""
+    database, queries = descriptors_of(2000, 16), descriptors_of(30, 16, seed=1)
+    index = build_index(database, f"PQ4x4fs,RFlat{params}")
+    predictions, distances = find_neighbors(index, queries, 10)
+    _, candidates = index.base_index.search(queries, num_refined)
     for query, row in enumerate(candidates):
         exact = np.linalg.norm(database[row].astype(float) - queries[query], axis=1)
         np.testing.assert_array_equal(predictions[query], row[np.argsort(exact)[:10]])
         np.testing.assert_allclose(distances[query], np.sort(exact)[:10], rtol=1e-5)
-
-
-@pytest.mark.parametrize("text", ["exact", "pq_fastscan", "ivf_pq"])
-def test_descriptors_are_held_once(text):
-    database = descriptors_of(300, 16)
-    assert build_index(database, parse_index(text)).descriptors is database
-    if text != "exact":
-        assert build_index(database, parse_index(f"{text}:rerank=0")).descriptors is None
 
 
 @pytest.mark.parametrize("shuffled", [False, True], ids=["in place", "copied"])
@@ -271,3 +321,71 @@ def test_groups_must_be_one_per_descriptor():
     database = descriptors_of(10, 4)
     with pytest.raises(ValueError, match="9 groups for 10 database images and 2 for 2 queries"):
         find_neighbors_within(database, database[:2], 1, np.zeros(9), np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "annoy",
+            "Unknown search 'annoy': choose exact, fp16, ivf_pq, or a factory string of faiss",
+        ),
+        ("", "Unknown search ''"),
+        ("EXACT", "Unknown search"),
+        ("IVF8,Flat;lists=3", "Unknown search 'IVF8,Flat;lists=3'.*could not set parameter lists"),
+        ("IVF8,Flat;nprobe=three", "could not interpret parameters nprobe=three"),
+        ("IVF8,Flat;nprobe", "could not interpret parameters nprobe"),
+        ("ivf_pq:nlist=8", "Unknown search"),
+    ],
+)
+def test_searches_that_faiss_cannot_read_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        check_search(text)
+    with pytest.raises(ValueError, match=message):
+        Protocol(search=text)
+
+
+@pytest.mark.parametrize("text", [*SEARCHES, "PQ7", "IVF65536_HNSW32,PQ48x4fs,RFlat;nprobe=8"])
+def test_searches_that_suit_some_descriptors_are_no_usage_error(text):
+    check_search(text)
+
+
+@pytest.mark.parametrize(
+    ("num_database", "dim", "expected"),
+    [
+        (1_000_000, 512, "IVF1000,PQ256x4fs,RFlat;nprobe=126"),
+        (1000, 100, "IVF25,PQ50x4fs,RFlat;nprobe=20"),
+        (3900, 7, "IVF62,PQ1x4fs,RFlat;nprobe=31"),
+        (50, 512, "IVF1,PQ256x4fs,RFlat;nprobe=1"),
+    ],
+)
+def test_ivf_pq_follows_the_database(num_database, dim, expected):
+    assert choose_search(IVF_PQ, num_database, dim) == expected
+    check_fits(IVF_PQ, num_database, dim)
+    for other in (EXACT, FP16, "IVF8,Flat"):
+        assert choose_search(other, num_database, dim) == other
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "IVF51,Flat",
+            "IVF51,Flat needs at least one descriptor for each of its 51 lists, .* has 50",
+        ),
+        ("IVF5,PQ5", "cannot make the index of --search IVF5,PQ5 for 50 .* length 24: .*multiple"),
+        ("garbage", "faiss cannot make the index of --search garbage.*could not parse"),
+        ("IVF5,Flat;foo=2", "could not set parameter foo"),
+    ],
+)
+def test_searches_that_do_not_suit_the_database_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        check_fits(text, 50, 24)
+    with pytest.raises(ValueError, match=message):
+        build_index(np.zeros((50, 24), np.float32), text)
+
+
+def test_results_name_the_search():
+    assert describe_search(EXACT, 1000, 100) == "exact L2"
+    assert describe_search(FP16, 1000, 100) == "fp16, approximate L2"
+    assert describe_search(IVF_PQ, 1000, 100) == "IVF25,PQ50x4fs,RFlat;nprobe=20, approximate L2"

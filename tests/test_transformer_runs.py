@@ -105,7 +105,7 @@ def test_localization_resizes_as_evaluation_does(cct_file, make_eval_folder, tmp
     folder = make_eval_folder([(0, 0), (50, 0)], [(1, 0)])
     photo = write_image(tmp_path / "photo.png")
     own = [f"--resume={cct_file}", "--device=cpu", "--num_workers=0"]
-    index = [f"--save_index={tmp_path / 'index'}", f"--save_dir={tmp_path / 'run'}"]
+    index = [f"--save_place_index={tmp_path / 'index'}", f"--save_dir={tmp_path / 'run'}"]
     localize_main([str(photo), f"--database={folder / 'database'}", *own, *index])
     text = (tmp_path / "index" / "index.json").read_text()
     assert '"resize": "224x224"' in text and '"224x224": 2' in text

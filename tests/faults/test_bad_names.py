@@ -93,13 +93,13 @@ def pages(tmp_path_factory, model_file):
             write_set(folder / "set" / role, notes)
         flags = [f"--resume={model_file}", "--device=cpu", "--num_workers=0"]
         evaluated = [f"--test_set_folder={folder / 'set'}", "--num_preds_to_save=3"]
-        first = [f"--save_dir={folder / 'first'}", f"--save_index={folder / 'index'}"]
+        first = [f"--save_dir={folder / 'first'}", f"--save_place_index={folder / 'index'}"]
         evaluation_command.main([*flags, *evaluated, *first])
         second = [*UNTRAINED, "--num_workers=0", "--seed=3", f"--save_dir={folder / 'second'}"]
         evaluation_command.main([*evaluated, *second])
         runs = [str(folder / "first"), str(folder / "second")]
         compare.main([*runs, f"--out={folder / 'compared'}"])
-        place = [f"--index={folder / 'index'}", f"--save_dir={folder / 'localized'}"]
+        place = [f"--place_index={folder / 'index'}", f"--save_dir={folder / 'localized'}"]
         localize.main([str(folder / "set" / "queries"), *flags, *place])
     files = ("first/report.html", "compared/comparison.html", "localized/map.html")
     return root, {

@@ -22,10 +22,12 @@ from conftest import name, write_image
 from forked_commands import run_forked, wait_until
 
 long = pytest.mark.long
-OFTEN = partial(put, "evaluation.partial_file:_FLUSH_EVERY_S", -1.0)  # after each window
+OFTEN = partial(put, "evaluation.descriptor_files:_CHUNK_S", -1.0)  # a chunk for each window
 OF_A_START = {"args.json", "info.log", "debug.log", "environment.json", ".lock"}
 NUM_DATABASE, WINDOW = 40, 8
-TAKEN, TAKEN_UP = "are taken from", "is from an interrupted run: it is taken up"
+LOADED, RESUMED = "are loaded from", "is from an interrupted run: it is resumed"
+WRITE, JOIN = (f"evaluation.descriptor_files:_{name}" for name in ("write_chunk", "join_chunks"))
+EXTRACT = "evaluation.descriptors:_Pipeline._launch"
 
 
 @pytest.fixture(scope="module")
@@ -67,35 +69,35 @@ def evaluate(argv, tmp_path, *more, before=None):
 @pytest.mark.parametrize(
     ("place", "call"),
     [
-        pytest.param("evaluation.partial_file:PartialFile.put", 1, marks=long),
-        ("evaluation.partial_file:PartialFile.put", 7),
-        pytest.param("evaluation.partial_file:PartialFile._write_rows", 4, marks=long),
-        pytest.param("evaluation.partial_file:PartialFile.fill_gaps", 1, marks=long),
-        pytest.param("evaluation.partial_file:PartialFile.become_whole", 1, marks=long),
-        pytest.param("evaluation.partial_file:os.truncate", 2, marks=long),
+        pytest.param(EXTRACT, 1, marks=long),
+        (WRITE, 7),  # five of the database, two of the queries by day
+        pytest.param("commons:replace_durably", 6, marks=long),  # between the files of a chunk
+        pytest.param(JOIN, 1, marks=long),
+        pytest.param("evaluation.descriptor_files:summarise_sizes", 1, marks=long),
+        pytest.param("evaluation.descriptor_files:shutil.rmtree", 2, marks=long),
         pytest.param("eval:write_results", 2, marks=long),
         pytest.param("eval:write_tables", 1, marks=long),
     ],
 )
-def test_the_same_command_continues_with_kept_descriptors(argv, tmp_path, whole, place, call):
-    keep = f"--save_descriptors={tmp_path / 'kept'}"
+def test_the_same_command_continues_with_saved_descriptors(argv, tmp_path, whole, place, call):
+    save = f"--save_descriptors={tmp_path / 'saved'}"
     command = evaluate(
-        argv, tmp_path, keep, before=partial(do_all, OFTEN, partial(do_at, place, call, kill))
+        argv, tmp_path, save, before=partial(do_all, OFTEN, partial(do_at, place, call, kill))
     )
     assert command.wait() == -signal.SIGKILL
-    done = list((tmp_path / "kept").glob("*.partial")) + list((tmp_path / "kept").glob("*.npy"))
-    command = evaluate(argv, tmp_path, keep)
+    done = list((tmp_path / "saved").rglob("*.npy"))
+    command = evaluate(argv, tmp_path, save)
     assert command.wait() == 0, command.stderr
     assert found_in(tmp_path / "run") == whole
-    assert bool(done) == (TAKEN in command.stdout or TAKEN_UP in command.stdout)
-    assert not list((tmp_path / "kept").glob("*.partial"))
+    assert not done or LOADED in command.stdout or RESUMED in command.stdout
+    assert not list((tmp_path / "saved").glob("*.chunks"))
 
 
 @pytest.mark.parametrize(
     ("place", "call"),
     [
         pytest.param("eval:record_start", 1, marks=long),
-        pytest.param("evaluation.rows:MemoryRows.put", 3, marks=long),
+        pytest.param(EXTRACT, 3, marks=long),
         pytest.param("evaluation.results:_collect_arrays", 1, marks=long),
         ("eval:write_results", 2),
         pytest.param("eval:write_tables", 1, marks=long),
@@ -122,27 +124,26 @@ def test_a_finished_evaluation_is_not_started_over(argv, tmp_path, whole):
 
 
 @pytest.mark.parametrize(
-    ("number", "keeps", "code", "text"),
+    ("number", "saves", "code", "text"),
     [
-        (signal.SIGTERM, True, 0, "Stopped by SIGTERM. What was made is in "),
-        pytest.param(signal.SIGINT, True, 130, "Stopped by SIGINT. What was", marks=long),
+        (signal.SIGTERM, True, 0, "Stopped by SIGTERM. Descriptors so far are in "),
+        pytest.param(signal.SIGINT, True, 130, "Stopped by SIGINT. Descriptors so", marks=long),
         pytest.param(signal.SIGTERM, False, 1, "Stopped by SIGTERM. Start again", marks=long),
         (signal.SIGINT, False, 130, "Stopped by SIGINT. Start again; with --save_descriptors"),
     ],
 )
-def test_a_signal_keeps_what_was_made(argv, tmp_path, whole, number, keeps, code, text):
-    keep = [f"--save_descriptors={tmp_path / 'kept'}"] * keeps
-    rows = "evaluation.partial_file:PartialFile" if keeps else "evaluation.rows:MemoryRows"
+def test_a_signal_loses_no_descriptor(argv, tmp_path, whole, number, saves, code, text):
+    save = [f"--save_descriptors={tmp_path / 'saved'}"] * saves
     command = evaluate(
-        argv, tmp_path, *keep, before=partial(do_at, f"{rows}.put", 4, partial(send, number))
+        argv, tmp_path, *save, before=partial(do_at, EXTRACT, 5, partial(send, number))
     )
     assert command.wait() == code
     assert text in command.stdout and "Traceback" not in command.stdout + command.stderr
     assert text in (tmp_path / "run" / "info.log").read_text()
-    command = evaluate(argv, tmp_path, *keep)
+    command = evaluate(argv, tmp_path, *save)
     assert command.wait() == 0
     assert found_in(tmp_path / "run") == whole
-    assert (f" {3 * WINDOW}/{NUM_DATABASE} [00:00<?" in command.stderr) == keeps, "it begins there"
+    assert (f" {3 * WINDOW}/{NUM_DATABASE} [00:00<?" in command.stderr) == saves, "it begins there"
 
 
 def test_one_folder_has_one_evaluation(argv, tmp_path, whole):
@@ -160,73 +161,71 @@ def test_one_folder_has_one_evaluation(argv, tmp_path, whole):
     assert found_in(tmp_path / "run") == whole
 
 
-def test_evaluations_that_share_kept_descriptors_make_them_once(argv, tmp_path, whole):
-    keep = f"--save_descriptors={tmp_path / 'kept'}"
+def test_evaluations_that_share_saved_descriptors_make_them_once(argv, tmp_path, whole):
+    save = f"--save_descriptors={tmp_path / 'saved'}"
     is_there = tmp_path / "go"
-    wait = partial(do_at, "evaluation.partial_file:PartialFile.put", 2, partial(wait_for, is_there))
-    first = evaluate(argv, tmp_path / "a", keep, before=wait)
-    wait_until(lambda: list((tmp_path / "kept").glob("*.lock")), first)
-    second = evaluate(argv, tmp_path / "b", keep)
-    wait_until(lambda: "Waiting for another evaluation, which makes" in second.stdout, second)
+    wait = partial(do_at, EXTRACT, 2, partial(wait_for, is_there))
+    first = evaluate(argv, tmp_path / "a", save, before=wait)
+    wait_until(lambda: list((tmp_path / "saved").glob("*.lock")), first)
+    second = evaluate(argv, tmp_path / "b", save)
+    wait_until(lambda: "Waiting for another evaluation, which extracts" in second.stdout, second)
     is_there.touch()
     assert (first.wait(), second.wait()) == (0, 0), first.stderr + second.stderr
     assert found_in(tmp_path / "a" / "run") == found_in(tmp_path / "b" / "run") == whole
-    assert {file.suffix for file in (tmp_path / "kept").iterdir()} == {".json", ".npy"}
-    assert (first.stdout + second.stdout).count(TAKEN) == 3, "of database, day and night"
+    assert {file.suffix for file in (tmp_path / "saved").iterdir()} == {".json", ".npy"}
+    assert (first.stdout + second.stdout).count(LOADED) == 3, "of database, day and night"
 
 
 @long
 def test_a_killed_maker_lets_the_waiting_one_go_on(argv, tmp_path, whole):
-    keep = f"--save_descriptors={tmp_path / 'kept'}"
-    hang = partial(
-        do_at, "evaluation.partial_file:PartialFile.put", 5, partial(wait_for, tmp_path / "x")
-    )
-    first = evaluate(argv, tmp_path / "a", keep, before=partial(do_all, OFTEN, hang))
-    wait_until(lambda: list((tmp_path / "kept").glob("*.partial")), first)
-    second = evaluate(argv, tmp_path / "b", keep)
-    wait_until(lambda: "Waiting for another evaluation, which makes" in second.stdout, second)
+    save = f"--save_descriptors={tmp_path / 'saved'}"
+    hang = partial(do_at, EXTRACT, 5, partial(wait_for, tmp_path / "x"))
+    first = evaluate(argv, tmp_path / "a", save, before=partial(do_all, OFTEN, hang))
+    wait_until(lambda: list((tmp_path / "saved").rglob("*.sizes.npy")), first)
+    second = evaluate(argv, tmp_path / "b", save)
+    wait_until(lambda: "Waiting for another evaluation, which extracts" in second.stdout, second)
     first.kill()
     assert second.wait() == 0, second.stderr
     assert found_in(tmp_path / "b" / "run") == whole
-    assert TAKEN_UP in second.stdout
+    assert RESUMED in second.stdout
 
 
 @long
-@pytest.mark.parametrize("keeps", [True, False])
-def test_kills_at_random_moments_change_nothing(argv, tmp_path, whole, keeps):
+@pytest.mark.parametrize("saves", [True, False])
+def test_kills_at_random_moments_change_nothing(argv, tmp_path, whole, saves):
     """Kill it again and again; the last one is left alone."""
-    rng = random.Random(f"kill {keeps}")
-    keep = [f"--save_descriptors={tmp_path / 'kept'}"] * keeps
+    rng = random.Random(f"kill {saves}")
+    save = [f"--save_descriptors={tmp_path / 'saved'}"] * saves
     num_killed = 0
     for _ in range(15):
-        command = evaluate(argv, tmp_path, *keep, before=OFTEN)
+        command = evaluate(argv, tmp_path, *save, before=OFTEN)
         time.sleep(rng.uniform(0, 0.8))
         command.kill()
         num_killed += command.wait() == -signal.SIGKILL
         if command.wait() == 0:  # it was quicker
-            for folder in ("run", "kept"):
+            for folder in ("run", "saved"):
                 shutil.rmtree(tmp_path / folder, ignore_errors=True)
     assert num_killed
-    command = evaluate(argv, tmp_path, *keep)
+    command = evaluate(argv, tmp_path, *save)
     assert command.wait() == 0, command.stderr
     assert found_in(tmp_path / "run") == whole
 
 
-def test_a_disk_that_fills_up_while_descriptors_are_kept(argv, tmp_path, whole):
-    """Once there is room, the same command goes on from what was written."""
-    keep = f"--save_descriptors={tmp_path / 'kept'}"
-    rows = "evaluation.partial_file:PartialFile._write_rows"
-    full = partial(do_at, rows, 2, partial(fill_disk, 2000))  # amid the third window
-    command = evaluate(argv, tmp_path, keep, before=partial(do_all, OFTEN, full))
+def test_a_disk_that_fills_up_while_descriptors_are_saved(argv, tmp_path, whole):
+    """Once there is room, the same command resumes from the chunks that were written."""
+    save = f"--save_descriptors={tmp_path / 'saved'}"
+    chunks_of_16 = partial(put, "evaluation.descriptor_files:_CHUNK_IMAGES", 16)
+    full = partial(do_at, WRITE, 2, partial(fill_disk, 1600))  # that is a little less
+    command = evaluate(argv, tmp_path, save, before=partial(do_all, chunks_of_16, full))
     assert command.wait() == 1
-    [partial_file] = (tmp_path / "kept").glob("*.partial")
+    [chunks] = (tmp_path / "saved").glob("*.chunks")
     last = command.stderr.splitlines()[-1]
-    assert last.startswith(f"Error: {partial_file}: File too large; free some space")
+    assert last.startswith(f"Error: There is no space left to write {chunks}/16-32.descriptors.npy")
     assert "Traceback" not in command.stdout + command.stderr
-    command = evaluate(argv, tmp_path, keep)
+    command = evaluate(argv, tmp_path, save)
     assert command.wait() == 0, command.stderr
     assert found_in(tmp_path / "run") == whole
-    assert "it is taken up" in command.stdout
+    assert RESUMED in command.stdout
 
 
 @long
@@ -263,27 +262,28 @@ def test_a_folder_that_cannot_be_written(argv, tmp_path):
 
 
 @long
-def test_kept_descriptors_in_a_folder_that_cannot_be_written(argv, tmp_path, whole):
-    """Whole ones are taken; of an interrupted run, they are made again, in memory."""
-    kept = tmp_path / "kept"
-    stop = partial(do_at, "evaluation.partial_file:PartialFile.put", 3, stop_with_an_error)
-    keep = f"--save_descriptors={kept}"
-    assert evaluate(argv, tmp_path, keep, before=stop).wait() == 1
-    files = {file: file.read_bytes() for file in kept.iterdir()}
-    for path in [*files, kept]:
+def test_saved_descriptors_in_a_folder_that_cannot_be_written(argv, tmp_path, whole):
+    """Whole ones are loaded; those of an interrupted run are extracted again, in memory."""
+    saved = tmp_path / "saved"
+    stop = partial(do_at, EXTRACT, 3, stop_with_an_error)
+    save = f"--save_descriptors={saved}"
+    assert evaluate(argv, tmp_path, save, before=stop).wait() == 1
+    files = {file: file.read_bytes() for file in saved.rglob("*") if file.is_file()}
+    for path in [*files, *saved.glob("*.chunks"), saved]:
         path.chmod(path.stat().st_mode & 0o555)
     try:
-        load = f"--load_descriptors={kept}"
+        load = f"--load_descriptors={saved}"
         command = evaluate(argv, tmp_path, load, before=obey_permissions)
         assert command.wait() == 0, command.stderr
         assert "is from an interrupted run, but cannot be written: it is not" in command.stdout
         assert found_in(tmp_path / "run") == whole
-        assert {file: file.read_bytes() for file in kept.iterdir()} == files
+        assert {file: file.read_bytes() for file in files} == files
         shutil.rmtree(tmp_path / "run")
-        command = evaluate(argv, tmp_path, keep, before=obey_permissions)
+        command = evaluate(argv, tmp_path, save, before=obey_permissions)
         assert command.wait() == 1 and ".lock: Permission denied" in command.stderr
     finally:
-        kept.chmod(0o700)
+        for path in [saved, *saved.glob("*.chunks")]:
+            path.chmod(0o700)
 
 
 def stop_with_an_error():

@@ -11,13 +11,13 @@ from datasets.images import load_image
 from evaluation import Protocol, evaluate
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.descriptors import Inference
-from evaluation.protocol import evaluate_all
+from evaluation.evaluate import evaluate_all, merge_crops
 
 CPU = Inference(torch.device("cpu"))
 
 
 class CountingModel:
-    """Describes images by four numbers of them, and counts the images."""
+    """Returns the mean colours of two halves as descriptors, and counts the images."""
 
     def __init__(self):
         self.num_images = 0
@@ -148,23 +148,23 @@ def test_unreadable_images_count_as_misses_and_are_never_predicted(city):
     assert evaluation.result["num_unreadable"] == {"database": 1, "queries": 1}
     assert evaluation.result["num_queries"] == 7
     for query in range(7):
-        kept = [image for image in intact.predictions[query].tolist() if image != lost_image]
-        expected = [-1] * 29 if query == lost_query else kept
+        left = [image for image in intact.predictions[query].tolist() if image != lost_image]
+        expected = [-1] * 29 if query == lost_query else left
         assert evaluation.predictions[query].tolist() == expected
     assert not evaluation.correct[lost_query].any()
     found = [bool(evaluation.correct[query].any()) for query in range(7)]
     assert evaluation.result["recalls"]["R@30"] == pytest.approx(100 * sum(found) / 7)
 
 
-def test_saved_descriptors_with_gaps_are_not_taken_silently(city, tmp_path):
+def test_saved_descriptors_with_gaps_are_not_loaded_silently(city, tmp_path):
     eval_set = load(city, "queries_v1")
     with open(eval_set.queries[3], "wb") as file:
         file.write(b"broken")
     skipping = Inference(torch.device("cpu"), skip_unreadable=True)
-    kept = tmp_path / "kept"
+    folder = tmp_path / "descriptors"
     model = CountingModel()
-    list(evaluate_all(model, [eval_set], Protocol(), skipping, 1, DescriptorFiles("m", kept)))
-    files = DescriptorFiles("m", load_folder=kept)
+    list(evaluate_all(model, [eval_set], Protocol(), skipping, 1, DescriptorFiles("m", folder)))
+    files = DescriptorFiles("m", load_folder=folder)
     with pytest.raises(ValueError, match="1 of 7 images .* could not be read .* --skip_unreadable"):
         list(evaluate_all(model, [eval_set], Protocol(), CPU, 1, files))
     [evaluation] = evaluate_all(model, [eval_set], Protocol(), skipping, 1, files)
@@ -211,9 +211,59 @@ def test_byte_identical_images_are_both_predicted(tmp_path):
         ({"recall_values": ()}, "--recall_values must be at least 1"),
         ({"recall_values": (0, 1)}, "--recall_values must be at least 1"),
         ({"resize": "big"}, "A resize rule is"),
+        ({"search": "tree"}, "Unknown search 'tree'"),
         ({"resize": "480", "test_method": "five_crops"}, "needs --resize_test_imgs HxW"),
     ],
 )
 def test_impossible_protocols_are_refused(fields, text):
     with pytest.raises(ValueError, match=text):
         Protocol(**fields)
+
+
+def rank_by_hand(predictions, distances, weight):
+    """Rank one query's crops with plain lists, as the benchmark's paper describes it."""
+    squared = [[distance**2 for distance in row] for row in distances]
+    if weight:
+        for n in (1, 5, 10):
+            head = [image for row in predictions for image in row[:n]]
+            for crop, row in enumerate(predictions):
+                for rank, image in enumerate(row[:n]):
+                    if head.count(image) > 1:
+                        squared[crop][rank] -= weight * head.count(image) / n
+    pairs = [
+        (squared[crop][rank], crop, rank, image)
+        for crop, row in enumerate(predictions)
+        for rank, image in enumerate(row)
+    ]
+    ranking = []
+    for value, _, _, image in sorted(pairs):
+        if image not in [known for known, _ in ranking]:
+            ranking.append((image, max(value, 0) ** 0.5))
+    return ranking[: len(predictions[0])]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.01, 0.3])
+@pytest.mark.parametrize(("num_views", "k"), [(5, 20), (5, 3), (2, 30), (1, 4)])
+def test_equals_plain_lists(weight, num_views, k):
+    rng = np.random.default_rng(k)
+    predictions = np.stack([[rng.permutation(40)[:k] for _ in range(num_views)] for _ in range(6)])
+    distances = np.sort(rng.uniform(0.4, 1.2, predictions.shape), axis=2)
+    merged, merged_distances = merge_crops(predictions, distances, weight)
+    assert merged.shape == merged_distances.shape == (6, k)
+    for query in range(6):
+        expected = rank_by_hand(predictions[query].tolist(), distances[query].tolist(), weight)
+        assert merged[query].tolist() == [image for image, _ in expected]
+        np.testing.assert_allclose(merged_distances[query], [d for _, d in expected], atol=1e-6)
+
+
+def test_votes_win_over_a_nearer_loner():
+    predictions = np.array([[[7, 1], [2, 1], [3, 1], [4, 1], [5, 1]]])
+    distances = np.array([[[0.50, 0.51], [0.6, 0.61], [0.6, 0.61], [0.6, 0.61], [0.6, 0.61]]])
+    assert merge_crops(predictions, distances)[0][0].tolist() == [7, 1]
+    assert merge_crops(predictions, distances, 0.01)[0][0].tolist() == [1, 7]
+
+
+def test_missing_predictions_come_last():
+    predictions = np.array([[[3, -1], [3, -1]]])
+    merged, distances = merge_crops(predictions, np.array([[[0.5, np.inf], [0.4, np.inf]]]), 0.01)
+    assert merged.tolist() == [[3, -1]] and distances[0, 1] == np.inf

@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from evaluation.tables import format_result, format_table
+from evaluation.results import format_result, format_table
 
 RESULT = {
     "dataset": "pitts30k",
