@@ -7,7 +7,6 @@ The first call extracts the descriptors of a folder of images with '@' names and
 second one no longer needs the images.
 """
 
-import argparse
 import dataclasses
 import logging
 import os
@@ -28,12 +27,12 @@ from evaluation.place_index import (
     load_place_index,
     save_place_index,
 )
-from evaluation.search import EXACT, build_index, check_fits, check_search, choose_search
+from evaluation.search import build_index, check_fits, check_search, choose_search
 from evaluation.views import View, parse_resize
 from model.inference import optimize
 from model.network import choose_resize
 from model.other_models import identify, load_model, parse_model_spec
-from parser import not_negative_int, positive_float, positive_int
+from parser import parse_localize_arguments
 from reports.maps import MapPhoto, MapPoint, draw_place_map, make_thumbnail
 from reports.places import (
     describe_agreement,
@@ -50,7 +49,7 @@ from runs.signals import StopSignals
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Localize photos; print their places and write tables and a map."""
-    args = _parse_arguments(argv)
+    args = parse_localize_arguments(argv)
     software = describe_software()
     with commons.usage_errors():
         parse_resize(args.resize or "none")
@@ -64,14 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, model_facts = load_model(args.resume_model, args.model)
     model = model.to(device)
     if args.place_index:
-        place_index = load_place_index(args.place_index)
-        check_model(place_index, model_facts)
-        _ = place_index.positions_m  # now, so that errors show at once
+        place_index = open_place_index(args.place_index, model_facts)
     else:
-        database = list_images(args.database)
-        read_positions(database, database.subset(slice(0)))  # as above
-        if hasattr(model, "out_dim"):  # other models: known with the first descriptor
-            check_fits(args.search, len(database), model.out_dim)
+        database = list_database(args.database, args.search, model)
     with (
         StopSignals("Start again", can_continue=False),
         run_folder(args.save_dir, "localize", vars(args)) as folder,
@@ -127,8 +121,13 @@ def extract_photos(
     return photos.subset(readable), extraction.descriptors[readable]
 
 
-def check_model(place_index: PlaceIndex, model_facts: dict[str, Any]) -> None:
-    """Raise a ValueError if a place index was made with another model."""
+def open_place_index(folder: str, model_facts: dict[str, Any]) -> PlaceIndex:
+    """Open a place index and check what else it needs.
+
+    Raises:
+        ValueError: If it was made with another model, or its names lack positions.
+    """
+    place_index = load_place_index(folder)
     made_with = place_index.metadata
     if identify(made_with) != identify(model_facts):
         raise ValueError(
@@ -136,6 +135,21 @@ def check_model(place_index: PlaceIndex, model_facts: dict[str, Any]) -> None:
             f"{str(made_with['model_sha256'])[:12]}), not with {model_facts['model']} (SHA-256 "
             f"{str(model_facts['model_sha256'])[:12]}): give that model, or make the index again"
         )
+    _ = place_index.positions_m
+    return place_index
+
+
+def list_database(folder: str, search: str, model: Model) -> ImagePaths:
+    """List database images and check, before they are extracted, what a place index needs.
+
+    Raises:
+        ValueError: If names lack positions, or the search does not suit so many images.
+    """
+    database = list_images(folder)
+    read_positions(database, database.subset(slice(0)))
+    if hasattr(model, "out_dim"):  # other models: known with the first descriptor
+        check_fits(search, len(database), model.out_dim)
+    return database
 
 
 def index_database(
@@ -182,70 +196,6 @@ def _map_photo(localization: Localization) -> MapPhoto:
     points = [MapPoint(p.rank, p.position_m, format_place(p)) for p in localization.places]
     label, text = os.path.basename(localization.photo), describe_agreement(localization)
     return MapPhoto(label, text, make_thumbnail(localization.photo), points)
-
-
-def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    add = cli.add_argument
-    add("photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="photos, or folders of them")
-    models = cli.add_mutually_exclusive_group(required=True)
-    models.add_argument(
-        "--resume",
-        "--resume_model",
-        dest="resume_model",
-        metavar="CHECKPOINT",
-        help="weights of a whole network, ours or published",
-    )
-    models.add_argument("--model", metavar="SPEC", help="any other model, as of eval.py")
-    add("--place_index", metavar="INDEX", help="folder written by --save_place_index, to search")
-    add("--database", metavar="IMAGES", help="images with '@' names to search, instead of an index")
-    add(
-        "--save_place_index", metavar="INDEX", help="save descriptors and names of --database there"
-    )
-    add(
-        "--search",
-        default=EXACT,
-        metavar="{exact,fp16,ivf_pq,FACTORY}",
-        help="how --database is searched: exact, fp16 (half the memory), ivf_pq, or a factory "
-        "string of faiss, with parameters as in 'IVF1024,Flat;nprobe=32' (default: exact)",
-    )
-    add("--top_k", type=positive_int, default=5, help="places a photo (default: 5)")
-    add(
-        "--positive_dist_threshold",
-        type=positive_float,
-        default=25.0,
-        help="largest distance within one place in the confidence, in metres (default: 25)",
-    )
-    add(
-        "--resize",
-        metavar="{none,SIDE,HxW}",
-        help="resize photos: shorter side in pixels, or height x width (default: as the place "
-        "index; for --database the square of their size for networks that have one, else none)",
-    )
-    add("--infer_batch_size", type=positive_int, default=16, help="images per batch (default: 16)")
-    add("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="where to compute")
-    add(
-        "--num_workers",
-        type=not_negative_int,
-        default=min(8, os.cpu_count() or 1),
-        help="loader processes (default: number of cores, at most 8)",
-    )
-    add(
-        "--io_retries",
-        type=not_negative_int,
-        default=3,
-        metavar="N",
-        help="how often the read of an image that failed is tried again, after growing pauses "
-        "(default: 3)",
-    )
-    add("--skip_unreadable", action="store_true", help="skip photos that cannot be read")
-    add("--save_dir", help="folder of this run (default: logs/localize_<time>)")
-    args = cli.parse_args(argv)
-    if bool(args.place_index) == bool(args.database):
-        cli.error("say where to search: either --place_index INDEX or --database IMAGES")
-    if args.place_index and (args.save_place_index or args.search != EXACT):
-        cli.error("--save_place_index and --search go with --database: an index has its own search")
-    return args
 
 
 if __name__ == "__main__":

@@ -70,6 +70,52 @@ def parse_eval_arguments(argv: Sequence[str] | None = None) -> argparse.Namespac
     return args
 
 
+def parse_localize_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line of localize.py."""
+    cli = _make_cli("Find where photos were taken: the places of the most similar images.")
+    add = cli.add_argument
+    add("photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="photos, or folders of them")
+    models = cli.add_mutually_exclusive_group(required=True)
+    models.add_argument(
+        "--resume",
+        "--resume_model",
+        dest="resume_model",
+        metavar="CHECKPOINT",
+        help="weights of a whole network, ours or published",
+    )
+    models.add_argument("--model", metavar="SPEC", help="any other model, as of eval.py")
+    add("--place_index", metavar="INDEX", help="folder written by --save_place_index, to search")
+    add("--database", metavar="IMAGES", help="images with '@' names to search, instead of an index")
+    add(
+        "--save_place_index", metavar="INDEX", help="save descriptors and names of --database there"
+    )
+    _add_search_kind(add)
+    add("--top_k", type=positive_int, default=5, help="places a photo")
+    add(
+        "--positive_dist_threshold",
+        type=positive_float,
+        default=25.0,
+        help="largest distance within one place in the confidence, in metres",
+    )
+    add(
+        "--resize",
+        metavar="{none,SIDE,HxW}",
+        help="resize photos: shorter side in pixels, or height x width (default: as the place "
+        "index; for --database the square of their size for networks that have one, else none)",
+    )
+    add("--infer_batch_size", type=positive_int, default=16, help="images per batch")
+    _add_device(add)
+    _add_io_retries(add)
+    add("--skip_unreadable", action="store_true", help="skip photos that cannot be read")
+    add("--save_dir", help="folder of this run (default: logs/localize_<time>)")
+    args = cli.parse_args(argv)
+    if bool(args.place_index) == bool(args.database):
+        cli.error("say where to search: either --place_index INDEX or --database IMAGES")
+    if args.place_index and (args.save_place_index or args.search != "exact"):
+        cli.error("--save_place_index and --search go with --database: an index has its own search")
+    return args
+
+
 def _make_cli(description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         description=description, formatter_class=_HelpFormatter, allow_abbrev=False
@@ -460,12 +506,16 @@ def _add_search(cli: argparse.ArgumentParser) -> None:
         help="of --test_method maj_voting: subtracted from the squared distances of shared "
         "predictions (default: 0.01)",
     )
+    _add_search_kind(add)
+
+
+def _add_search_kind(add: Callable[..., argparse.Action]) -> None:
     add(
         "--search",
         default="exact",
         metavar="{exact,fp16,ivf_pq,FACTORY}",
-        help="exact; fp16: half the memory; ivf_pq: compares codes of some descriptors only; or a "
-        "factory string of faiss, with parameters as in 'IVF1024,Flat;nprobe=32'",
+        help="how the database is searched: exact; fp16, in half the memory; ivf_pq, by codes of "
+        "some of it; or a factory string of faiss, with parameters: 'IVF1024,Flat;nprobe=32'",
     )
 
 

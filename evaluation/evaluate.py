@@ -12,7 +12,6 @@ from datasets.eval_set import EvalSet
 from datasets.image_lists import ImagePaths
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.descriptors import Extraction, Inference, Model, Rows, extract_rows
-from evaluation.recall import compute_recalls
 from evaluation.search import (
     EXACT,
     Index,
@@ -165,6 +164,40 @@ class Database:
         """Tell whether these are the same images, with the same view and search."""
         same_images = self.paths.folder == paths.folder and len(self.paths) == len(paths)
         return same_images and (self.view, self.search) == (view, search)
+
+
+def compute_recalls(
+    predictions: np.ndarray,
+    positives_per_query: Sequence[np.ndarray],
+    recall_values: Sequence[int],
+) -> np.ndarray:
+    """Compute Recall@N over all queries, in percent.
+
+    A query without positives counts as a miss: published numbers are made that way.
+
+    Args:
+        predictions: Database indices, nearest first. int [num_queries, K].
+        positives_per_query: Database indices of the positives of each query. num_queries int arrays.
+        recall_values: The values of N. Those above K count all K predictions.
+
+    Returns:
+        Recalls, 0 to 100. float64 [len(recall_values)].
+
+    Raises:
+        ValueError: If the inputs disagree on the number of queries, or there are none.
+    """
+    if len(predictions) != len(positives_per_query) or not len(predictions):
+        raise ValueError(
+            f"{len(predictions)} rows of predictions for {len(positives_per_query)} queries"
+        )
+    hits = np.stack(
+        [
+            np.isin(row, positives)
+            for row, positives in zip(predictions, positives_per_query, strict=True)
+        ]
+    )  # [num_queries, K]
+    num_correct = np.array([hits[:, :n].any(axis=1).sum() for n in recall_values])
+    return 100 * num_correct / len(hits)
 
 
 def own_shard(num_images: int, unit: int) -> range:

@@ -35,7 +35,6 @@ ARROWS = {  # room: the rooms that it may import, beside itself; the first part 
 SPINE = [*ARROWS][: [*ARROWS].index("reports")]
 UNFINISHED = {  # rooms still being rebuilt, which may break the rules until then
     "datasets": "eval_sets, msls and array_files are to be joined",
-    "evaluation": "search and descriptor files are to be joined",
     "model": "landmarks, precision and whitening are to be joined",
     "tools": "checks are to use the positions of datasets",
 }
