@@ -185,19 +185,6 @@ def of_main_process(make: Callable[[], T]) -> T:
     return result[0]
 
 
-def gather(value: T) -> list[T]:
-    """Return the values of all processes, in the order of their ranks; waits for all of them.
-
-    Args:
-        value: Of this process; can be pickled.
-    """
-    if num_ranks() == 1:
-        return [value]
-    values = [value] * num_ranks()
-    dist.all_gather_object(values, value)
-    return values
-
-
 @contextlib.contextmanager
 def main_process_first() -> Iterator[None]:
     """Let the main process go first: the others find what it has made."""

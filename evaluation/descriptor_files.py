@@ -27,6 +27,7 @@ from evaluation.descriptors import (
     Extraction,
     Rows,
     collect_rows,
+    gather,
     name_sizes,
     require_readable,
     rows_of,
@@ -209,7 +210,7 @@ def _extract_to_file(
         done[rows_of(part.images, shard)] |= part.sizes[:, 0] > 0
     with contextlib.closing(extract(done)) as rows:  # ends the progress bar before an error
         _write_chunks(folder, rows, dtype)
-    commons.gather(None)  # wait for the chunks of all processes
+    gather(None)  # wait for the chunks of all processes
     with commons.main_process_first():
         if commons.rank() == 0:
             _join_chunks(stem, paths, dtype, facts)

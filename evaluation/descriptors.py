@@ -15,10 +15,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -32,6 +33,7 @@ _BATCHES_PER_WINDOW = 8
 _MAX_WAITING_BYTES = 1 << 28  # of images that wait for others of their size
 _MAX_RUNNING = 3  # batches on a CUDA device
 
+T = TypeVar("T")
 Model = Callable[[torch.Tensor], torch.Tensor]  # images [B, 3, H, W] -> descriptors [B, D]
 Piece = tuple[torch.Tensor, torch.Tensor]  # indices [b] of images of one size, uint8 [b, 3, H, W]
 
@@ -175,7 +177,7 @@ def collect_rows(rows: Iterable[Rows], paths: ImagePaths, shard: range, dtype: s
     _, descriptors, sizes = stack_rows(rows, shard, dtype)
     shape = () if descriptors is None else descriptors.shape[1:]
     own = (shape, *summarise_sizes(sizes, shard.start))
-    shapes, counts, lists = zip(*commons.gather(own), strict=True)
+    shapes, counts, lists = zip(*gather(own), strict=True)
     unreadable = list(chain.from_iterable(lists))
     require_readable(len(unreadable) < len(paths), paths)
     if descriptors is None:
@@ -225,6 +227,19 @@ def name_sizes(counts: Counter) -> dict[str, int]:
     """Return counts by (height, width) as {"HxW": number of images}, the most frequent first."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return {f"{height}x{width}": count for (height, width), count in ordered}
+
+
+def gather(value: T) -> list[T]:
+    """Return the values of all processes, in the order of their ranks; waits for all of them.
+
+    Args:
+        value: Of this process; can be pickled.
+    """
+    if commons.num_ranks() == 1:
+        return [value]
+    values = [value] * commons.num_ranks()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def require_readable(is_any: bool, paths: ImagePaths) -> None:

@@ -11,7 +11,7 @@ import commons
 from datasets.eval_set import EvalSet
 from datasets.image_lists import ImagePaths
 from evaluation.descriptor_files import DescriptorFiles
-from evaluation.descriptors import Extraction, Inference, Model, Rows, extract_rows
+from evaluation.descriptors import Extraction, Inference, Model, Rows, extract_rows, gather
 from evaluation.search import (
     EXACT,
     Index,
@@ -177,7 +177,7 @@ def compute_recalls(
 
     Args:
         predictions: Database indices, nearest first. int [num_queries, K].
-        positives_per_query: Database indices of the positives of each query. num_queries int arrays.
+        positives_per_query: Database indices of the positives, one int array a query.
         recall_values: The values of N. Those above K count all K predictions.
 
     Returns:
@@ -305,7 +305,7 @@ def _extract_queries(
     """Return the descriptors of all queries, as float32."""
     view = protocol.queries_view(eval_set)
     shard = _extract(model, eval_set.queries, view, inference, files, "Queries")
-    descriptors = np.concatenate(commons.gather(shard.descriptors)).astype(np.float32, copy=False)
+    descriptors = np.concatenate(gather(shard.descriptors)).astype(np.float32, copy=False)
     return replace(shard, descriptors=descriptors, first=0)
 
 
@@ -340,7 +340,7 @@ def _search(
         extraction = database.extraction
         agreement = measure_agreement(extraction.descriptors, flat, found, extraction.rows)
     found = np.where(found < 0, -1, found + database.extraction.first)
-    parts = commons.gather((found, found_distances))
+    parts = gather((found, found_distances))
     if len(parts) > 1:
         found, found_distances = merge_neighbors(*zip(*parts, strict=True), k)
     if asked.ndim == 3:

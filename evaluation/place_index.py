@@ -10,8 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -90,8 +88,9 @@ def save_place_index(folder: str | os.PathLike, place_index: PlaceIndex) -> None
     missing = [key for key in METADATA_KEYS if key not in place_index.metadata]
     if missing:
         raise ValueError(f"The metadata of a place index lack {', '.join(missing)}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _atomic_folder(folder) as temporary:
+    if folder.exists():
+        logging.info(f"The place index in {folder} is replaced")
+    with commons.atomic_folder(folder, overwrite=True) as temporary:
         file = _write_index(place_index.index, temporary)
         names_sha256 = _write_names(paths, temporary / _NAMES)
         facts = {
@@ -228,22 +227,3 @@ def _write_names(paths: ImagePaths, file: Path) -> str:
             digest.update(line)
             stream.write(line)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that takes the place of `folder` if all goes well."""
-    temporary = folder.with_name(f".{folder.name}_{os.getpid()}")
-    replaced = folder.with_name(f".{folder.name}_{os.getpid()}_old")
-    temporary.mkdir()
-    try:
-        yield temporary
-        if folder.exists():
-            os.replace(folder, replaced)
-            logging.info(f"The index that was in {folder} is replaced")
-        os.replace(temporary, folder)
-    finally:
-        if replaced.exists() and not folder.exists():
-            os.replace(replaced, folder)
-        for left in (temporary, replaced):
-            shutil.rmtree(left, ignore_errors=True)

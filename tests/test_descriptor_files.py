@@ -165,7 +165,7 @@ def extract_some(done):
     descriptor_files._CHUNK_S = -1
     yield make_rows(WINDOWS[0], unreadable=UNREADABLE_IMAGES)
     yield make_rows(WINDOWS[1], unreadable=UNREADABLE_IMAGES)  # writes the first one
-    descriptor_files.commons.replace_durably = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    descriptor_files.commons.sync_file = lambda _: os.kill(os.getpid(), signal.SIGKILL)
     yield make_rows(WINDOWS[2], unreadable=UNREADABLE_IMAGES)
 paths = list_images({str(paths.folder)!r})
 DescriptorFiles("abc", {str(tmp_path / "saved")!r}).get(paths, View(), extract_some, ALL)
@@ -204,11 +204,10 @@ def test_a_damaged_chunk_is_extracted_again(paths, tmp_path, kind, damage):
 def test_an_interruption_at_the_very_end_loses_nothing(paths, tmp_path, monkeypatch):
     """Between the writing of the .json and the renaming to .npy."""
 
-    def stop(_, path):
-        assert path.suffix != ".npy" or "chunks" in str(path)
+    def stop(path):
+        assert ".npy" not in path.name or "chunks" in str(path)
 
-    replace_durably = commons.replace_durably
-    monkeypatch.setattr(commons, "replace_durably", lambda *p: (stop(*p), replace_durably(*p)))
+    monkeypatch.setattr(commons, "sync_file", stop)
     with pytest.raises(AssertionError):
         save(paths, tmp_path / "saved")
     monkeypatch.undo()

@@ -198,7 +198,7 @@ def test_rows_are_stacked_where_their_images_are(dtype):
 def test_a_process_without_images_has_rows_of_the_shape_of_the_others(mixed_folder, monkeypatch):
     paths = list_images(mixed_folder)
     of_other = ((5, 7), *summarise_sizes(np.full((23, 2), 9)))
-    monkeypatch.setattr("commons.gather", lambda own: [of_other, own])
+    monkeypatch.setattr(descriptors, "gather", lambda own: [of_other, own])
     extraction = collect_rows([], paths, range(23, 23), "float16")
     assert extraction.descriptors.shape == (0, 5, 7) and extraction.first == 23
     assert extraction.image_sizes == {"9x9": 23} and extraction.rows is None

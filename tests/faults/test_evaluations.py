@@ -71,7 +71,7 @@ def evaluate(argv, tmp_path, *more, before=None):
     [
         pytest.param(EXTRACT, 1, marks=long),
         (WRITE, 7),  # five of the database, two of the queries by day
-        pytest.param("commons:replace_durably", 6, marks=long),  # between the files of a chunk
+        pytest.param("commons:sync_file", 8, marks=long),  # between the files of a chunk
         pytest.param(JOIN, 1, marks=long),
         pytest.param("evaluation.descriptor_files:summarise_sizes", 1, marks=long),
         pytest.param("evaluation.descriptor_files:shutil.rmtree", 2, marks=long),
