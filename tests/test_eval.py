@@ -148,7 +148,11 @@ def test_pictures_show_each_query_or_only_the_wrong_ones(flags, tmp_path):
         (["--dataset=mini_city_val", "--per_city", "--search=HNSW32"], 2, "leave --search out"),
         (["--dataset=mini_city_val", "--search=IVF4,PQ7"], 1, "should be a multiple"),
         (["--dataset=mini_city_val", "--search=IVF9999,Flat"], 1, "at least one descriptor"),
-        (["--dataset=mini_city_val", "--save_only_wrong_preds"], 2, "say how many by --num_preds_to_save"),
+        (
+            ["--dataset=mini_city_val", "--save_only_wrong_preds"],
+            2,
+            "say how many by --num_preds_to_save",
+        ),
         (["--dataset=mini_city_val", "--save_descriptors=text.pth"], 1, "text.pth is a file"),
         (["--dataset=mini_city_val", "--model=m:f"], 2, "--resume and --model both name a model"),
         (
