@@ -35,7 +35,7 @@ def class_of(path):
     return int(float(fields[1]) // 10), int(float(fields[2]) // 10), int(float(fields[9]) // 30)
 
 
-def test_every_image_is_found_in_its_class(train_folder, tmp_path):
+def test_every_image_is_in_its_class(train_folder, tmp_path):
     index = load_index(train_folder, PARAMS, tmp_path / "cache")
     files = [str(file) for file in train_folder.rglob("*.jpg")]
     expected = dict.fromkeys(map(class_of, files), 0)

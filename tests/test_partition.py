@@ -220,7 +220,7 @@ def test_blocks_are_split_as_the_whole(monkeypatch, block):
         np.testing.assert_array_equal(array, expected)
 
 
-def test_many_classes_far_apart_are_told_apart():
+def test_many_classes_far_apart_stay_apart():
     rng = np.random.default_rng(2)
     east_m, north_m = rng.uniform(-6e8, 6e8, (2, 300_000))
     heading_deg = rng.uniform(0, 360, 300_000)
