@@ -142,7 +142,7 @@ def write_batch(images: Sequence[torch.Tensor], device: torch.device) -> None:
     floats = [image.contiguous() / 255 for image in images]
 
     def augment(_: int) -> torch.Tensor:
-        recipes = [augmentation.recipes.draw(image, next(seeds)) for image in images]
+        recipes = [augmentation.draw(image, next(seeds)) for image in images]
         return augment_batch(images, recipes, SIDE)
 
     def finished(function: Callable[[int], torch.Tensor]) -> Callable[[int], float]:
@@ -171,7 +171,7 @@ def write_differences(paths: Sequence[Path]) -> None:
         assert torch.equal(image.contiguous() / 255, floats), f"{path} is decoded differently"
         torch.manual_seed(seed)
         expected = plain_augment(floats)
-        in_batch = augment_batch([image], [augmentation.recipes.draw(image, seed)], SIDE)[0]
+        in_batch = augment_batch([image], [augmentation.draw(image, seed)], SIDE)[0]
         of_kernel = max(of_kernel, 255 * ((augmentation(image, seed) - expected) * std).abs().max())
         of_batch = max(of_batch, 255 * ((in_batch - expected) * std).abs().max())
     assert max(of_kernel, of_batch) <= COLOUR_BAR, "augmented images differ from the reference"

@@ -64,10 +64,9 @@ class Augmentation:
     def __init__(self, params: AugmentationParams) -> None:
         """Make ready; the first time on a machine, this compiles for some seconds."""
         self.image_size = params.image_size
-        self.recipes = RandomRecipes(
-            (params.brightness, params.contrast, params.saturation, params.hue),
-            smallest_crop=1 - params.random_resized_crop,
-        )
+        jitter = ColorJitter(params.brightness, params.contrast, params.saturation, params.hue)
+        self._ranges = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+        self._areas = (1 - params.random_resized_crop, 1.0)
         compile_kernel(np.zeros(NUM_STEPS, STEP))
 
     def __call__(self, image: torch.Tensor, seed: int) -> torch.Tensor:
@@ -82,7 +81,7 @@ class Augmentation:
         """
         if image.device.type != "cpu":
             return self.batch([image], [seed])[0]
-        return augment_image(image, *self.recipes.draw(image, seed), self.image_size)
+        return augment_image(image, *self.draw(image, seed), self.image_size)
 
     def batch(self, images: Iterable[torch.Tensor], seeds: Iterable[int]) -> torch.Tensor:
         """Augment images of any sizes into one batch.
@@ -97,8 +96,21 @@ class Augmentation:
         images, seeds = list(images), [int(seed) for seed in seeds]
         if images[0].device.type == "cpu":
             return torch.stack([self(*pair) for pair in zip(images, seeds, strict=True)])
-        recipes = [self.recipes.draw(*pair) for pair in zip(images, seeds, strict=True)]
+        recipes = [self.draw(*pair) for pair in zip(images, seeds, strict=True)]
         return augment_batch(images, recipes, self.image_size)
+
+    def draw(self, image: torch.Tensor, seed: int) -> "AugmentationRecipe":
+        """Draw a recipe for an image [3, H, W]; only its size counts.
+
+        Torchvision itself draws, so that a seed means what it would mean for its transforms. It
+        draws from the global generator of the CPU, whose state is restored.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            order, *factors = ColorJitter.get_params(*self._ranges)
+            crop = RandomResizedCrop.get_params(image, self._areas, _RATIOS)
+        steps = [_make_step(kind, factors[kind]) for kind in order.tolist()]
+        return AugmentationRecipe(np.array(steps, STEP), crop)
 
 
 class AugmentationRecipe(NamedTuple):
@@ -112,36 +124,6 @@ class AugmentationRecipe(NamedTuple):
 
     steps: np.ndarray  # STEP [NUM_STEPS]; hue in turns
     crop: tuple[int, int, int, int]  # top, left, height, width in pixels
-
-
-class RandomRecipes:
-    """The distribution of torchvision's ColorJitter and RandomResizedCrop.
-
-    Torchvision itself draws: a seed means what it would mean for its transforms.
-    """
-
-    def __init__(self, jitter: tuple[float, float, float, float], smallest_crop: float) -> None:
-        """Set the strengths.
-
-        Args:
-            jitter: Of brightness, contrast, saturation, hue, as ColorJitter takes them.
-            smallest_crop: Share of the image's area that a crop covers at least.
-        """
-        ranges = ColorJitter(*jitter)
-        self._ranges = (ranges.brightness, ranges.contrast, ranges.saturation, ranges.hue)
-        self._areas = (smallest_crop, 1.0)
-
-    def draw(self, image: torch.Tensor, seed: int) -> AugmentationRecipe:
-        """Draw a recipe for an image [3, H, W]; only its size counts.
-
-        Torchvision draws from the global generator of the CPU, whose state is restored.
-        """
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            order, *factors = ColorJitter.get_params(*self._ranges)
-            crop = RandomResizedCrop.get_params(image, self._areas, _RATIOS)
-        steps = [_make_step(kind, factors[kind]) for kind in order.tolist()]
-        return AugmentationRecipe(np.array(steps, STEP), crop)
 
 
 def _make_step(kind: int, factor: float | None) -> tuple[float, float, float, float]:

@@ -1,11 +1,10 @@
 """Evaluation sets, by name or from folders: database, queries and their positives."""
 
 import csv
-import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +163,7 @@ def load_test_set(
     notes = describe_counts(test_set, len(database.paths), len(eval_set.queries))
     if name == "msls_test" and database_folder.resolve().parent.name == "val":
         notes.insert(0, "msls/test is a link to msls/val: these are the validation cities")
-    return dataclasses.replace(eval_set, notes=(*notes, *eval_set.notes))
+    return replace(eval_set, notes=(*notes, *eval_set.notes))
 
 
 def load_own_set(
@@ -213,8 +212,12 @@ def _label(
     """Add positions, positives and cities; `asked` are the indices of the queries to evaluate."""
     is_subset = len(asked) < len(all_queries)
     queries = _Images(all_queries.subset(asked) if is_subset else all_queries)
-    has_own_truth = labels.none or labels.positives_file or test_set.frames is not None
-    positions = _join_positions(database, queries, required=not has_own_truth)
+    try:
+        positions = join_positions(database.utm, queries.utm)
+    except ValueError:
+        if not (labels.none or labels.positives_file or test_set.frames is not None):
+            raise
+        positions = None
     if labels.none:
         truth = None
     elif labels.positives_file:
@@ -225,37 +228,41 @@ def _label(
         truth = within_frames(len(database.paths), asked, test_set.frames)
     else:
         truth = within_distance(positions, labels.threshold_m or test_set.threshold_m)
-    notes = list(positions.notes) if positions else []
-    notes += _describe_repeats(database, queries)
+    notes = [*positions.notes] if positions else []
+    notes += [
+        f"{images.num_repeats:,} lines of {images.paths.list_file} repeat an earlier line: an "
+        "image counts as often as it is listed"
+        for images in (database, queries)
+        if images.num_repeats
+    ]
     cities = None
     if labels.per_city or test_set.per_city:
         cities = _read_cities(database.paths, queries.paths)
         if num_lost := int((~np.isin(cities[1], cities[0])).sum()):
             notes.append(f"{num_lost:,} queries are of cities without a database image")
-    eval_set = EvalSet(
+    paths, denominator = queries.paths, "all queries"
+    if test_set.only_official_queries and truth is not None:
+        kept = np.flatnonzero(truth.has_positives)
+        if not len(kept):
+            raise ValueError(f"No query of {name} has a positive")
+        notes.append(f"{len(paths) - len(kept):,} queries without positives are left out")
+        paths, denominator = paths.subset(kept), "queries that have positives"
+        truth = replace(truth, positives_per_query=[truth.positives_per_query[i] for i in kept])
+        positions = positions and replace(positions, queries_m=positions.queries_m[kept])
+        cities = cities and (cities[0], cities[1][kept])
+    return EvalSet(
         name,
         database.paths,
-        queries.paths,
+        paths,
         positions,
         truth,
         cities,
         test_set.resize,
         test_set.protocol,
-        paper_column=test_set.paper_column,
-        notes=tuple(notes),
+        denominator,
+        test_set.paper_column,
+        tuple(notes),
     )
-    if test_set.only_official_queries and truth is not None:
-        eval_set = _leave_out_queries_without_positives(eval_set)
-    return eval_set
-
-
-def _join_positions(database: _Images, queries: _Images, required: bool) -> Positions | None:
-    try:
-        return join_positions(database.utm, queries.utm)
-    except ValueError:
-        if required:
-            raise
-        return None
 
 
 def _check_frames(
@@ -272,35 +279,6 @@ def _check_frames(
             f"{name} is evaluated by frame number, but has {num_database:,} database images and "
             f"{num_queries:,} query images: there must be one of each per frame"
         )
-
-
-def _describe_repeats(*folders: _Images) -> list[str]:
-    return [
-        f"{images.num_repeats:,} lines of {images.paths.list_file} repeat an earlier line: an "
-        "image counts as often as it is listed"
-        for images in folders
-        if images.num_repeats
-    ]
-
-
-def _leave_out_queries_without_positives(eval_set: EvalSet) -> EvalSet:
-    kept = np.flatnonzero(eval_set.truth.has_positives)
-    num_left_out = len(eval_set.queries) - len(kept)
-    if not len(kept):
-        raise ValueError(f"No query of {eval_set.name} has a positive")
-    positives = [eval_set.truth.positives_per_query[query] for query in kept]
-    database_cities, queries_cities = eval_set.cities or (None, None)
-    return dataclasses.replace(
-        eval_set,
-        queries=eval_set.queries.subset(kept),
-        positions=dataclasses.replace(
-            eval_set.positions, queries_m=eval_set.positions.queries_m[kept]
-        ),
-        truth=dataclasses.replace(eval_set.truth, positives_per_query=positives),
-        cities=eval_set.cities and (database_cities, queries_cities[kept]),
-        denominator="queries that have positives",
-        notes=(*eval_set.notes, f"{num_left_out:,} queries without positives are left out"),
-    )
 
 
 def _read_cities(database: ImagePaths, queries: ImagePaths) -> tuple[np.ndarray, np.ndarray]:
@@ -347,11 +325,9 @@ def _find_official_queries(queries: ImagePaths, datasets_folder: str | os.PathLi
             f"The metadata of MSLS is not at {' or '.join(map(str, places))}: it says which "
             "queries are official. Unpack metadata.zip of MSLS there"
         )
-    keys = {
-        key
-        for city in _MSLS_VALIDATION_CITIES
-        for key in _read_official_keys(folders[0] / city / "query")
-    }
+    keys: set[str] = set()
+    for city in _MSLS_VALIDATION_CITIES:
+        keys.update(_read_official_keys(folders[0] / city / "query"))
     names = (queries.name(index) for index in range(len(queries)))
     official = np.flatnonzero([parse_image_name(name).pano_id in keys for name in names])
     if not len(official):

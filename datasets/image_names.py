@@ -225,8 +225,10 @@ def read_prefixes(paths: ImagePaths, field: str, width: int) -> np.ndarray:
         S<width> [num_images].
     """
     prefixes = np.zeros((len(paths), width), np.uint8)
-    for block, [bounds] in _blocks(paths, [field]):
-        _copy_prefixes(paths.blob, bounds, prefixes[block])
+    for block, [(first, past)] in _blocks(paths, [field]):
+        for column in range(width):
+            is_long = first + column < past
+            prefixes[block, column][is_long] = paths.blob[first[is_long] + column]
     return prefixes.view(f"S{width}")[:, 0]
 
 
@@ -387,21 +389,6 @@ def _parse_decimals(text: np.ndarray, bounds: np.ndarray, values: np.ndarray) ->
             values[name] = np.nan
             is_other[name] = past > first
     return is_other
-
-
-@compiled
-def _copy_prefixes(text: np.ndarray, bounds: np.ndarray, prefixes: np.ndarray) -> None:
-    """Copy the first bytes of each field.
-
-    Args:
-        text: uint8 [num_bytes].
-        bounds: Of one field, int64 [2, num_names].
-        prefixes: Written to where the field has bytes. uint8 [num_names, width].
-    """
-    for name in range(len(prefixes)):
-        first = bounds[0, name]
-        for column in range(min(prefixes.shape[1], bounds[1, name] - first)):
-            prefixes[name, column] = text[first + column]
 
 
 @compiled

@@ -44,7 +44,7 @@ def paper_transforms(params):
 def assert_as_in_the_paper(params, image, seeds):
     """Check image by image and as a batch in operations of torch."""
     augmentation, transform = Augmentation(params), paper_transforms(params)
-    recipes = [augmentation.recipes.draw(image, seed) for seed in seeds]
+    recipes = [augmentation.draw(image, seed) for seed in seeds]
     in_batch = augment_batch([image] * len(recipes), recipes, params.image_size)
     for seed, of_batch in zip(seeds, in_batch, strict=True):
         torch.manual_seed(seed)

@@ -103,7 +103,7 @@ def test_batch_of_mixed_sizes_equals_the_kernel(monkeypatch):
     sizes = [(20, 30), (30, 20), (20, 30), (25, 25), (20, 30), (20, 30), (30, 20), (1, 1)]
     images, augmentation = random_images(*sizes), Augmentation(AugmentationParams(24))
     for first_seed in range(0, 80, len(images)):
-        draw = augmentation.recipes.draw
+        draw = augmentation.draw
         recipes = [draw(image, first_seed + i) for i, image in enumerate(images)]
         expected = torch.stack(
             [augment_by_kernel(*pair, 24) for pair in zip(images, recipes, strict=True)]
