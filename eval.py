@@ -31,7 +31,7 @@ from evaluation.evaluate import DEFAULT_MAJORITY_WEIGHT, Database, evaluate_all
 from evaluation.place_index import PlaceIndex, check_place_index_folder, save_place_index
 from evaluation.results import NUM_RANKED, format_result, format_table, write_results
 from evaluation.search import EXACT, check_fits, choose_search
-from model.inference import check_engine, optimize
+from model.inference import optimize
 from model.network import build_network, choose_resize
 from model.other_models import hash_tensors, identify, load_model, parse_model_spec
 from parser import parse_eval_arguments
@@ -43,7 +43,7 @@ from runs.signals import StopSignals
 
 ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation")
 UNTRAINED = {"backbone": "ResNet18"}  # unless flags say
-FLAGS_IN_RESULTS = ("seed", "inference_engine", "use_amp16", "descriptors_dtype")
+FLAGS_IN_RESULTS = ("seed", "use_amp16", "descriptors_dtype")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,7 +62,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.search,
         )
         device = commons.choose_device(args.device)
-        check_engine(args.inference_engine, device)
         inference = Inference(
             device,
             args.infer_batch_size,
@@ -90,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_sizes(protocol.search, eval_sets, model)
     digest = identify(provenance) + (" in 16 bits" if args.use_amp16 else "")
     files = DescriptorFiles(digest, args.save_descriptors, args.load_descriptors)
-    model = optimize(model.to(device), args.inference_engine)
+    model = optimize(model.to(device))
 
     flags = vars(args) | provenance
     with (

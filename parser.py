@@ -521,13 +521,6 @@ def _add_search_kind(add: Callable[..., argparse.Action]) -> None:
 
 def _add_inference(cli: argparse.ArgumentParser) -> None:
     add = cli.add_argument_group("inference").add_argument
-    add(
-        "--inference_engine",
-        choices=("torch", "onnxruntime"),
-        default="torch",
-        help="engine that runs the network; onnxruntime is faster on CPUs, with the same "
-        "descriptors to 1e-5 (pip install onnx onnxruntime)",
-    )
     add("--use_amp16", action="store_true", help="16-bit automatic mixed precision, on GPUs")
     add(
         "--descriptors_dtype",

@@ -34,6 +34,8 @@ from evaluation.descriptors import Inference, Model, extract_descriptors
 from evaluation.views import View
 from model.inference import optimize
 from model.network import build_network
+from model.other_models import load_onnx
+from tools.export import write_onnx
 
 PLAIN_BATCH = 4
 NUM_PROCESSES = 2
@@ -122,8 +124,7 @@ def measure_all(
     if setting.device.type == "cuda":
         ways.append(Way("16 bits", "", partial(extract, fast, setting, use_amp16=True), 1e-2))
     else:
-        onnx = optimize(network, "onnxruntime")
-        ways.append(Way("onnxruntime", "1.8", partial(extract, onnx, setting)))
+        ways.append(Way("onnxruntime", "1.8", partial(extract, export(network), setting)))
     yield from race("database", database, in_batches, ways, repetitions)
     ways = [way._replace(bar="") for way in ways]
     yield from race("queries of one size", database, one_by_one, ways, repetitions)
@@ -132,6 +133,14 @@ def measure_all(
         with Processes(setting) as processes:
             ways = [Way(f"default, {NUM_PROCESSES} processes", "", processes.extract)]
             yield from race("database", database, in_batches, ways, repetitions)
+
+
+def export(network: nn.Module) -> Model:
+    """Return a network as `--model onnx:FILE` runs it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "network.onnx")
+        write_onnx(torch.jit.script(network), file, 512)
+        return load_onnx(file)
 
 
 def race(

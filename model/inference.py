@@ -1,24 +1,18 @@
 """Networks for inference only: the same descriptors, up to rounding, in less time.
 
-torch        Each BatchNorm goes into the convolution before it, and weights and images are laid
-             out channels last, which is how convolutions compute fastest, on CPUs and on GPUs. On
-             a CPU, batches go through in small passes.
-onnxruntime  The network as an ONNX file that is thrown away again, run by onnxruntime on the CPU.
+Each BatchNorm goes into the convolution before it, and weights and images are laid out channels
+last, which is how convolutions compute fastest, on CPUs and on GPUs. On a CPU, batches go through
+in small passes.
 """
 
 import copy
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from model.export import TOLERANCE, largest_difference, write_onnx
-from model.exported import load_onnx, require_packages
-from model.network import IMAGE_SIZE, GeoLocalizationNet
+from model.network import GeoLocalizationNet
 from model.other_models import OtherModel
 
 Model = Callable[[torch.Tensor], torch.Tensor]
@@ -28,45 +22,29 @@ _CHANNELS_LAST_DEVICES = ("cpu", "cuda")  # others compute in the layout that th
 _PIXELS_PER_PASS = 512 * 512
 
 
-def check_engine(engine: str, device: torch.device) -> None:
-    """Raise a ValueError if an engine cannot be used."""
-    if engine == "torch":
-        return
-    if device.type != "cpu":
-        raise ValueError(
-            f"--inference_engine {engine} computes on the CPU, images are to be described on "
-            f"{device.type}: leave it out, or say --device cpu"
-        )
-    try:
-        require_packages("onnx", "onnxruntime")
-    except ValueError as error:
-        raise ValueError(f"--inference_engine {engine}: {error}") from None
-
-
-def optimize(model: nn.Module, engine: str = "torch") -> Model:
+def optimize(model: nn.Module) -> Model:
     """Return a faster model with the same descriptors, to 1e-5.
 
     Args:
         model: In evaluation mode, on the device where it is to compute; it is not changed, and
             what is returned shares no weights with it.
-        engine: One of ENGINES, see the top of this file.
 
     Returns:
         A function of images, float32 [B, 3, H, W], of any sizes; the model itself if it is none of
         ours, since nothing is known of its parts.
-
-    Raises:
-        ValueError: If onnxruntime is to run a model that is none of ours.
     """
     network = model.model if isinstance(model, OtherModel) else model
-    if isinstance(network, GeoLocalizationNet):
-        return ENGINES[engine](network)
-    if engine != "torch":
-        raise ValueError(
-            f"--inference_engine {engine} runs CosPlace and landmark networks only; other models "
-            "run as they are"
-        )
-    return model
+    if not isinstance(network, GeoLocalizationNet):
+        return model
+    # Copied without gradients, which training may have left.
+    weights = {
+        id(weight): nn.Parameter(weight.detach().clone(), requires_grad=False)
+        for weight in network.parameters()
+    }
+    network = copy.deepcopy(network, memo=weights)
+    fold_batch_norms(network.backbone)
+    device = next(network.parameters()).device
+    return _ChannelsLast(network) if device.type in _CHANNELS_LAST_DEVICES else network
 
 
 class _ChannelsLast(nn.Module):
@@ -83,40 +61,6 @@ class _ChannelsLast(nn.Module):
         num_pixels = images.shape[2] * images.shape[3]
         passes = images.split(max(_PIXELS_PER_PASS // num_pixels, 1))
         return torch.cat([self.network(part) for part in passes])
-
-
-def _for_torch(network: nn.Module) -> Model:
-    # Copied without gradients, which training may have left.
-    weights = {
-        id(weight): nn.Parameter(weight.detach().clone(), requires_grad=False)
-        for weight in network.parameters()
-    }
-    network = copy.deepcopy(network, memo=weights)
-    fold_batch_norms(network.backbone)
-    device = next(network.parameters()).device
-    return _ChannelsLast(network) if device.type in _CHANNELS_LAST_DEVICES else network
-
-
-def _for_onnxruntime(network: nn.Module) -> Model:
-    side = getattr(network, "image_size", None) or IMAGE_SIZE
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations, and remarks on tracing
-        file = Path(folder, "network.onnx")
-        write_onnx(torch.jit.script(network), file, side)
-        compute = load_onnx(file, on_cpu=True)
-    difference = largest_difference(network, compute, side)
-    if not difference <= TOLERANCE:  # nor NaN
-        raise ValueError(
-            f"--inference_engine onnxruntime: descriptors differ by {difference:.1g} from those of "
-            "torch; leave it out, or install another version of onnxruntime"
-        )
-    return compute
-
-
-ENGINES: dict[str, Callable[[nn.Module], Model]] = {
-    "torch": _for_torch,
-    "onnxruntime": _for_onnxruntime,
-}
 
 
 def fold_batch_norms(backbone: nn.Module) -> None:

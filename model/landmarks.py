@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from commons import IMAGENET_MEAN, IMAGENET_STD
-from model.checkpoint_files import read_checkpoint
 from model.checkpoints import load_strictly
 from model.network import GeoLocalizationNet, build_network
 from model.published import LANDMARK_DIM
@@ -35,20 +34,6 @@ _META = {  # what `meta` has to say, and what it means if it says nothing
 }
 
 
-def load_landmark_network(path: str | os.PathLike, dim: int = LANDMARK_DIM) -> GeoLocalizationNet:
-    """Build the network of a file, with its weights, on the CPU; code in the file is not run.
-
-    Args:
-        path: The file; no tensor may be missing or be left over.
-        dim: Length of the descriptors, see the top of this file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is not such a network.
-    """
-    return landmark_network_of(read_checkpoint(path), path, dim)
-
-
 def is_landmark_checkpoint(checkpoint: Mapping[str, Any]) -> bool:
     """Tell whether the content of a file is in the format of cnnimageretrieval-pytorch."""
     meta = checkpoint.get("meta")
@@ -58,7 +43,16 @@ def is_landmark_checkpoint(checkpoint: Mapping[str, Any]) -> bool:
 def landmark_network_of(
     checkpoint: Mapping[str, Any], path: str | os.PathLike, dim: int = LANDMARK_DIM
 ) -> GeoLocalizationNet:
-    """Do what `load_landmark_network` does with a checkpoint that was read from `path` already."""
+    """Build the network of a file, with its weights, on the CPU.
+
+    Args:
+        checkpoint: Content of the file; no tensor may be missing or be left over.
+        path: Of the file, for errors.
+        dim: Length of the descriptors, see the top of this file.
+
+    Raises:
+        ValueError: If it is not such a network.
+    """
     if not is_landmark_checkpoint(checkpoint):
         raise ValueError(
             f"{path} is no landmark network: they have a 'state_dict', and a 'meta' with the "

@@ -2,7 +2,7 @@
 
 cosplace:BACKBONE:DIM              a released CosPlace network, see `model.published`
 landmark:TRAIN_SET:BACKBONE[:DIM]  a published landmark-retrieval network, see there
-torchscript:FILE, onnx:FILE        such as `python -m model.export` writes
+torchscript:FILE, onnx:FILE        such as `python -m tools.export` writes
 hub:OWNER/NAME[:REF]:ENTRY         a function in the hubconf.py of a GitHub repository; as in
                                    torch.hub, REF is a branch, tag or commit
 hub:FOLDER:ENTRY                   the same of a local copy
@@ -23,6 +23,7 @@ import re
 import sys
 import sysconfig
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,12 +34,11 @@ from torch import nn
 import commons
 from model.checkpoint_files import read_checkpoint
 from model.checkpoints import network_of
-from model.exported import load_onnx, load_torchscript
 from model.landmarks import is_landmark_checkpoint, landmark_network_of
 from model.published import FAMILIES, LANDMARK_DIM, fetch_published, parse_published
 
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-_FILE_KINDS = {"torchscript": load_torchscript, "onnx": load_onnx}
+_FILE_KINDS = ("torchscript", "onnx")
 _GITHUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[^\s:]+)?")
 _FILE_MODULE = "model_source_file"  # not the file's own name: it might be torch.py
 _SYNTAX = (
@@ -145,7 +145,7 @@ def _are_descriptors(output: Any, num_images: int) -> bool:
 class ModelSpec(NamedTuple):
     """Where a model comes from."""
 
-    kind: str  # "hub", "python", key of _FILE_KINDS or one of FAMILIES
+    kind: str  # "hub", "python", one of _FILE_KINDS or of FAMILIES
     source: str  # repository, folder, file, or name of a published network
     function: str = ""
     arguments: dict[str, Any] = {}  # of the function
@@ -196,7 +196,8 @@ def load_other_model(text: str) -> OtherModel:
     kind, source, name, arguments = parse_model_spec(text)
     if kind in _FILE_KINDS:
         file = os.path.expanduser(source)
-        return OtherModel(_FILE_KINDS[kind](file), describe_model(file) | {"model": text})
+        model = load_onnx(file) if kind == "onnx" else load_torchscript(file)
+        return OtherModel(model, describe_model(file) | {"model": text})
     facts: dict[str, Any] = {"model": text, "model_file": None}
     if kind == "hub":
         function = _call_hub_entry(source, name, arguments)
@@ -208,6 +209,82 @@ def load_other_model(text: str) -> OtherModel:
             f"{text} makes {_describe(function)}; needed is a function of images, such as a module"
         )
     return OtherModel(function, facts | {"model_sha256": hash_tensors(function)})
+
+
+def load_torchscript(path: str | os.PathLike) -> nn.Module:
+    """Load a TorchScript file onto the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not TorchScript.
+    """
+    _require_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit is deprecated, but still reads its files
+            return torch.jit.load(os.fspath(path), map_location="cpu")
+    except Exception as error:  # torch.jit.load raises many kinds
+        reason = re.split(r"\n|\. ", str(error).strip())[0]
+        raise ValueError(
+            f"{path} is not a TorchScript file ({reason}); a checkpoint goes to --resume"
+        ) from None
+
+
+def load_onnx(path: str | os.PathLike) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Load an ONNX file with one input and one output into onnxruntime.
+
+    Args:
+        path: The file; not needed afterwards.
+
+    Returns:
+        A function of images, which returns descriptors on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not such a file, or onnxruntime is not installed.
+    """
+    _require_file(path)
+    require_packages("onnxruntime")
+    import onnxruntime
+
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    available = onnxruntime.get_available_providers()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # also where other processes compute
+    try:
+        session = onnxruntime.InferenceSession(
+            os.fspath(path), options, providers=[name for name in wanted if name in available]
+        )
+    except Exception as error:  # onnxruntime has its own kind for each failure
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} is not an ONNX file that can be run: {reason}") from None
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; needed are one input, "
+            "the images, and one output, the descriptors"
+        )
+    input_name, output_name = inputs[0].name, outputs[0].name
+
+    def compute(images: torch.Tensor) -> torch.Tensor:
+        (descriptors,) = session.run([output_name], {input_name: images.detach().cpu().numpy()})
+        return torch.from_numpy(descriptors)
+
+    return compute
+
+
+def require_packages(*names: str) -> None:
+    """Raise a ValueError, which says how to install them, if optional packages are missing."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"ONNX needs {' and '.join(missing)}, not installed: pip install {' '.join(missing)}"
+        )
+
+
+def _require_file(path: str | os.PathLike) -> None:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no file {path}")
 
 
 def _call_hub_entry(source: str, entry: str, arguments: dict[str, Any]) -> Any:

@@ -164,7 +164,7 @@ def test_pictures_show_each_query_or_only_the_wrong_ones(flags, tmp_path):
         (["--dataset=mini_city_val", "--positives=p.csv"], 1, "no file of positives p.csv"),
         (["--dataset=mini_city_val", "--search=tree"], 2, "Unknown search 'tree'"),
         (["--dataset=mini_city_val", "--use_amp16"], 2, "needs a CUDA device, this one is cpu"),
-        (["--dataset=mini_city_val", "--inference_engine=tensorrt"], 2, "invalid choice"),
+        (["--dataset=mini_city_val", "--descriptors_dtype=float8"], 2, "invalid choice"),
         (
             ["--dataset=mini_city_val", "--load_descriptors=gone"],
             1,

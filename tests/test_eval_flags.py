@@ -11,6 +11,7 @@ from conftest import run, write_image
 from datasets.image_names import parse_image_name
 from eval import main as eval_main
 from reports.run_files import read_run_arrays
+from tools.export import export_network
 
 TEST_SET = "--dataset=mini_city_test_v1"
 
@@ -118,18 +119,21 @@ def test_an_extraction_that_stopped_is_resumed(flags, make_eval_folder, tmp_path
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "at_once" / file).read_bytes()
 
 
-def test_onnxruntime_finds_the_same(flags, tmp_path):
+def test_an_exported_network_finds_the_same(flags, model_file, tmp_path):
     pytest.importorskip("onnxruntime")
-    eval_main([*flags, TEST_SET, "--no_report"])
-    fast = ["--inference_engine=onnxruntime", f"--save_dir={tmp_path / 'fast'}"]
-    eval_main([*flags, TEST_SET, "--no_report", *fast])
+    exported = tmp_path / "net.onnx"
+    export_network(model_file, "onnx", exported)
+    (resume,) = [flag for flag in flags if flag.startswith("--resume")]
+    others = [flag for flag in flags if flag != resume] + [TEST_SET, "--no_report"]
+    eval_main([*others, resume])
+    eval_main([*others, f"--model=onnx:{exported}", f"--save_dir={tmp_path / 'fast'}"])
     plain, found = (np.load(tmp_path / run / "predictions.npz") for run in ("run", "fast"))
     np.testing.assert_allclose(
         found["descriptor_distances"], plain["descriptor_distances"], atol=1e-4
     )
     np.testing.assert_array_equal(found["predictions"][:, 0], plain["predictions"][:, 0])
-    engines = [results_of(tmp_path / run)["inference_engine"] for run in ("run", "fast")]
-    assert engines == ["torch", "onnxruntime"]
+    models = [results_of(tmp_path / run)["model_file"] for run in ("run", "fast")]
+    assert models == [str(model_file), str(exported)]
 
 
 def test_descriptors_in_float16_take_half_the_disk(flags, tmp_path):

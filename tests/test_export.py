@@ -9,9 +9,9 @@ import torch
 from state_dict_keys import descriptors_by_hand, network_shapes, random_state
 
 from model.checkpoint_files import save_atomically
-from model.export import largest_difference, main
 from model.network import build_network
 from model.other_models import load_model, load_other_model
+from tools.export import largest_difference, main
 
 # EfficientNet_Lite0 pads by the size of the images; the poolings without parameters keep their
 # names in the state dict.
@@ -116,21 +116,13 @@ def test_files_say_what_they_are(published, tmp_path, file_format):
     }
 
 
-@pytest.mark.parametrize(("flags", "opset"), [([], 17), (["--opset=11"], 11)])
-def test_the_operator_set_is_the_one_asked_for(published, tmp_path, flags, opset):
-    out = f"{tmp_path}/net.onnx"
-    main([str(published[0]), "--format=onnx", "--out", out, "--image_size=64", *flags])
-    assert [entry.version for entry in onnx.load(out).opset_import] == [opset]
-
-
-def test_transformers_need_an_operator_set_with_attention(refused, tmp_path):
+def test_transformers_say_the_size_of_their_images(tmp_path):
     network = build_network("CCT14_224", backbone_weights="none")
     save_atomically(network.state_dict(), tmp_path / "net.pth")
-    argv = ["net.pth", "--format=onnx", "--out=net.onnx", "--opset=13"]
-    message = refused(main, argv, code=1)
-    assert "--opset 13 has no attention, which CCT14_224 needs: --opset 14 or more" in message
-    main(["net.pth", "--format=onnx", "--out=net.onnx", "--opset=14", "--image_size=64"])
-    (entry,) = [e for e in onnx.load("net.onnx").metadata_props if e.key == "input"]
+    main([f"{tmp_path}/net.pth", "--format=onnx", f"--out={tmp_path}/net", "--image_size=64"])
+    content = onnx.load(tmp_path / "net")
+    assert [entry.version for entry in content.opset_import] == [17]
+    (entry,) = [e for e in content.metadata_props if e.key == "input"]
     assert "made for 224 x 224 pixels" in entry.value
 
 
@@ -139,7 +131,7 @@ def test_a_file_that_computes_something_else_is_not_left(
     published, refused, tmp_path, monkeypatch, file_format
 ):
     """The older file stays."""
-    monkeypatch.setattr("model.export.TOLERANCE", -1.0)
+    monkeypatch.setattr("tools.export.TOLERANCE", -1.0)
     (tmp_path / "net").write_text("an older one")
     argv = [str(published[0]), "--format", file_format, "--out=net", "--image_size=64"]
     assert "net was not written: its descriptors differ" in refused(main, argv, code=1)
@@ -170,8 +162,6 @@ def test_every_number_of_two_sizes_is_compared(wrong):
         (["text.pth", "--format=onnx", "--out=a"], 1, "text.pth is not a checkpoint"),
         (["a.pth", "--format=onnx", "--out=gone/a"], 1, "--out gone/a: give a file in an existing"),
         (["a.pth", "--format=onnx", "--out=."], 1, "--out .: give a file"),
-        (["a.pth", "--format=onnx", "--out=a", "--opset=5"], 2, "--opset: invalid choice: 5"),
-        (["a.pth", "--format=torchscript", "--out=a", "--opset=17"], 2, "--opset goes with"),
         (["a.pth", "--format=onnx", "--out=a", "--image_size=0"], 2, "--image_size must be"),
         (["a.pth", "--out=a"], 2, "--format"),
     ],

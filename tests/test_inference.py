@@ -1,16 +1,13 @@
-import sys
-
 import pytest
 import torch
 from torch import nn
 
 from model.backbones import BACKBONES
-from model.inference import check_engine, fold_batch_norms, optimize
+from model.inference import fold_batch_norms, optimize
 from model.network import build_network
 from model.other_models import OtherModel
 
 CNNS = [name for name, spec in BACKBONES.items() if spec.family.startswith("cnns:")]
-CPU = torch.device("cpu")
 SIZES = [(1, 3, 64, 64), (2, 3, 97, 130)]
 
 
@@ -152,25 +149,6 @@ def test_published_networks_are_folded_inside_their_wrapper():
 def test_models_of_others_run_as_they_are():
     model = OtherModel(lambda images: images.mean((2, 3)), {"model": "a.py:f"})
     assert optimize(model) is model
-    with pytest.raises(ValueError, match="runs CosPlace and landmark networks only"):
-        optimize(model, "onnxruntime")
-
-
-@pytest.mark.parametrize("backbone", ["ResNet18", "EfficientNet_Lite0", "CCT14_224"])
-def test_onnxruntime_gives_the_same_descriptors(backbone):
-    pytest.importorskip("onnxruntime")
-    network = make_network(backbone)
-    assert_equal_descriptors(network, optimize(network, "onnxruntime"))
-
-
-def test_onnxruntime_is_refused_where_it_cannot_run(monkeypatch):
-    check_engine("torch", torch.device("cuda"))
-    with pytest.raises(ValueError, match="onnxruntime computes on the CPU.* on cuda: leave it out"):
-        check_engine("onnxruntime", torch.device("cuda"))
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="--inference_engine onnxruntime: .* pip install onnx"):
-        check_engine("onnxruntime", CPU)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -12,7 +12,8 @@ from landmark_files import (
 )
 from state_dict_keys import network_shapes
 
-from model.landmarks import landmark_network_of, load_landmark_network
+from model.checkpoint_files import read_checkpoint
+from model.landmarks import landmark_network_of
 
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -40,6 +41,10 @@ def whitened(content):
 def changed():
     """Return the content of a file to change, all zeros."""
     return empty_content("ResNet50")
+
+
+def load_landmark_network(path):
+    return landmark_network_of(read_checkpoint(path), path)
 
 
 def refusal(content):

@@ -1,7 +1,7 @@
 """Write a trained network as TorchScript or ONNX, for use without this code.
 
-python -m model.export best_model.pth --format onnx --out model.onnx
-python -m model.export ResNet50_512_cosplace.pth --format torchscript --out model.pt
+python -m tools.export best_model.pth --format onnx --out model.onnx
+python -m tools.export ResNet50_512_cosplace.pth --format torchscript --out model.pt
 
 Batch size, height and width of the images stay free in both. The ONNX file is made out of the
 TorchScript: torch 2.4 to 2.15 have an ONNX exporter for scripts, which keeps the padding of
@@ -22,21 +22,18 @@ from torch import nn
 
 import commons
 from commons import IMAGENET_MEAN, IMAGENET_STD
-from model.backbones.transformers import Transformer
 from model.checkpoints import load_network
-from model.exported import load_onnx, load_torchscript, require_packages
 from model.network import IMAGE_SIZE, GeoLocalizationNet
+from model.other_models import load_onnx, load_torchscript, require_packages
 
 TOLERANCE = 1e-5  # between the values of two descriptors, whose length is 1
 METADATA_FILE = "metadata.json"  # inside a TorchScript file; in ONNX each entry is a property
-OPSETS = range(11, 21)  # from the first with computed padding to the last that torch 2.4 knows
-ATTENTION_OPSET = 14
-DEFAULT_OPSET = 17
+OPSET = 17  # ONNX operators; the first with computed padding is 11, with attention 14
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Export the network of a checkpoint and log how exact the file is."""
-    cli = argparse.ArgumentParser(prog="python -m model.export", description=__doc__.split("\n")[0])
+    cli = argparse.ArgumentParser(prog="python -m tools.export", description=__doc__.split("\n")[0])
     add = cli.add_argument
     add("checkpoint", help="whole network, ours or published")
     add("--format", choices=("torchscript", "onnx"), required=True, help="what to write")
@@ -53,21 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="side in pixels of the images that the file is checked with (default: 512, or the "
         "backbone's); the file takes any size",
     )
-    add(
-        "--opset",
-        type=int,
-        choices=OPSETS,
-        metavar="N",
-        help=f"ONNX operator set, {OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET})",
-    )
     args = cli.parse_args(argv)
-    if args.opset is not None and args.format != "onnx":
-        cli.error("--opset goes with --format onnx")
     if args.image_size is not None and args.image_size < 1:
         cli.error("--image_size must be at least 1")
-    difference = export_network(
-        args.checkpoint, args.format, args.out, args.image_size, args.opset or DEFAULT_OPSET
-    )
+    difference = export_network(args.checkpoint, args.format, args.out, args.image_size)
     logging.info(f"Wrote {args.out}: descriptors differ from the network's by {difference:.1g}")
 
 
@@ -76,7 +62,6 @@ def export_network(
     file_format: str,
     out: Path,
     image_size: int | None = None,
-    opset: int = DEFAULT_OPSET,
 ) -> float:
     """Write the network of a checkpoint; keep the file only if it gives the same descriptors.
 
@@ -85,7 +70,6 @@ def export_network(
         file_format: "torchscript" or "onnx".
         out: The file to write.
         image_size: Side of the images to compare on, in pixels; None for the backbone's.
-        opset: The ONNX operator set.
 
     Returns:
         The largest difference between a value of the network's descriptors and of the file's.
@@ -100,8 +84,6 @@ def export_network(
         require_packages("onnx", "onnxruntime")
     network = load_network(checkpoint).eval().requires_grad_(False)
     image_size = image_size or network.image_size or IMAGE_SIZE
-    if file_format == "onnx" and opset < ATTENTION_OPSET:
-        _require_no_attention(network, opset)
     metadata = _describe(network, checkpoint)
     with commons.atomic_write(out) as temporary:
         with warnings.catch_warnings():
@@ -109,7 +91,7 @@ def export_network(
             warnings.simplefilter("ignore")
             script = torch.jit.script(network)
             if file_format == "onnx":
-                write_onnx(script, temporary, image_size, opset)
+                write_onnx(script, temporary, image_size)
                 _add_metadata(temporary, metadata)
             else:
                 content = {METADATA_FILE: json.dumps(metadata, indent=2)}
@@ -142,21 +124,20 @@ def largest_difference(
     return torch.stack(differences).max().item()
 
 
-def write_onnx(script: nn.Module, path: Path, image_size: int, opset: int = DEFAULT_OPSET) -> None:
+def write_onnx(script: nn.Module, path: Path, image_size: int) -> None:
     """Write a scripted network; batch size, height and width stay free.
 
     Args:
         script: From `torch.jit.script`.
         path: The file.
         image_size: Side in pixels of an image that the network accepts.
-        opset: The ONNX operator set.
     """
     torch.onnx.export(
         script,
         (torch.zeros(2, 3, image_size, image_size),),
         os.fspath(path),
         dynamo=False,
-        opset_version=opset,
+        opset_version=OPSET,
         input_names=["images"],
         output_names=["descriptors"],
         dynamic_axes={
@@ -173,14 +154,6 @@ def _add_metadata(path: Path, metadata: dict[str, Any]) -> None:
     texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in metadata.items()}
     onnx.helper.set_model_props(content, texts)
     onnx.save(content, path)
-
-
-def _require_no_attention(network: GeoLocalizationNet, opset: int) -> None:
-    if isinstance(network.backbone, Transformer):
-        raise ValueError(
-            f"--opset {opset} has no attention, which {network.architecture['backbone']} needs: "
-            f"--opset {ATTENTION_OPSET} or more"
-        )
 
 
 def _describe(network: GeoLocalizationNet, checkpoint: str | os.PathLike) -> dict[str, Any]:
