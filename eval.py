@@ -73,12 +73,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     labels = Labels(args.positive_dist_threshold, args.positives, args.no_labels, args.per_city)
     architecture = {name: getattr(args, name) for name in ARCHITECTURE}
-    with commons.main_process_first():  # what it downloads, the others find
-        if args.dataset:
-            eval_sets, left_out = load_named_sets(args.dataset, args.datasets_folder, labels)
-        else:
-            own_sets = load_own_sets(args.test_set_folder, args.queries_folder, labels)
-            eval_sets, left_out = own_sets, []
+    with commons.main_process_first():  # it downloads for all
+        eval_sets, left_out = (
+            load_named_sets(args.dataset, args.datasets_folder, labels)
+            if args.dataset
+            else (load_own_sets(args.test_set_folder, args.queries_folder, labels), [])
+        )
         if args.save_place_index:
             check_one_database(eval_sets)
             check_place_index_folder(args.save_place_index)
@@ -103,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             logging.warning(sentence)
         num_listed = max(*protocol.recall_values, args.num_preds_to_save)
         provenance |= {name: flags[name] for name in FLAGS_IN_RESULTS} | software
-        provenance |= {"num_processes": commons.num_ranks()}
+        provenance["num_processes"] = commons.num_ranks()
+        save = partial(save_database, args.save_place_index, provenance)
         evaluations = evaluate_all(
             model,
             eval_sets,
@@ -111,9 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             inference,
             max(num_listed, NUM_RANKED),
             files,
-            partial(save_database, args.save_place_index, provenance)
-            if args.save_place_index
-            else None,
+            save if args.save_place_index else None,
         )
         show = partial(
             draw,

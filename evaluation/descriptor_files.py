@@ -41,9 +41,8 @@ _log = logging.getLogger(__name__)
 _SAYS_AFTER_S = 1
 _CHUNK_IMAGES, _CHUNK_S = 65_536, 30  # a chunk is written after so many images or seconds
 
-Extract = Callable[
-    [np.ndarray], Generator[Rows, None, None]
-]  # of images that are not done, bool [num_here]
+# Extracts the images of this process that are not done, bool [num_here].
+Extract = Callable[[np.ndarray], Generator[Rows, None, None]]
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ def merge_crops(
     """Rank the predictions of all crops of each query by distance; each image counts once.
 
     With a weight, predictions that several crops share come nearer first: for n = 1, 5, 10, the
-    squared distance of what stands c > 1 times among the first n of all crops is reduced by
+    squared distance of an image that is c > 1 times among the first n of all crops is reduced by
     weight * c / n, there (deep visual geo-localization benchmark, "maj_voting"; 0.01 there).
 
     Args:
@@ -255,7 +255,7 @@ def merge_crops(
 
 
 def _vote(predictions: np.ndarray, squared_distances: np.ndarray, weight: float) -> None:
-    """Reduce, in place, the distances of what is predicted more than once."""
+    """Reduce, in place, the distances of images that are predicted more than once."""
     _, place, counts = np.unique(predictions, return_inverse=True, return_counts=True)
     times = counts[place].reshape(predictions.shape)
     squared_distances -= np.where(times > 1, weight * times, 0)

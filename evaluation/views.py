@@ -1,7 +1,7 @@
-"""What of an image goes into the model: the whole of it, resized, or crops.
+"""What a model sees of an image: the whole of it, resized, or crops.
 
-The ways to look at queries are those of the deep visual geo-localization benchmark (CVPR 2022);
-the database is always resized to one size there.
+Query images are resized and cropped as in the deep visual geo-localization benchmark (CVPR 2022),
+which resizes the database to one size.
 """
 
 from collections.abc import Callable

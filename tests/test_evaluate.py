@@ -112,7 +112,7 @@ def test_a_search_per_city_finds_nothing_of_another_city(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["nearest_crop", "maj_voting", "five_crops", "central_crop"])
-def test_test_methods_look_at_queries_and_not_at_the_database(city, method):
+def test_test_methods_crop_queries_and_not_the_database(city, method):
     eval_set = load(city, "queries_v1")
     model = CountingModel()
     protocol = Protocol((1, 5), "24x20", method, majority_weight=0.05)
