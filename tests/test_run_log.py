@@ -166,7 +166,7 @@ def test_results_belong_to_the_weights_not_to_the_path(logs, data):
 @pytest.mark.parametrize(
     "argv",
     [
-        *("--test_method=five_crops", "--index=hnsw", "--positive_dist_threshold=10"),
+        *("--test_method=five_crops", "--search=HNSW32", "--positive_dist_threshold=10"),
         *("--per_city", "--positives=x.csv", "--skip_unreadable", "--resize_test_imgs=480"),
     ],
 )
