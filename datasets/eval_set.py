@@ -62,7 +62,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class _Images:
-    """The images of a folder, with what is read of their names, once for all sets."""
+    """The images of a folder; all sets that share it read their names once."""
 
     paths: ImagePaths
 

@@ -70,7 +70,7 @@ def errors_naming(path: str | os.PathLike) -> Iterator[None]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If anything else is wrong.
+        ValueError: For any other error.
     """
     try:
         with warnings.catch_warnings():
@@ -159,7 +159,7 @@ def _decode_plain_jpeg(data: bytes) -> np.ndarray | None:
     """Decode an upright JPEG in colour with simplejpeg, to the pixels that Pillow gives.
 
     Returns:
-        uint8 [H, W, 3]. None for any other or damaged file: Pillow reads it, or says the fault.
+        uint8 [H, W, 3]. None for any other or damaged file, which Pillow reads or refuses.
     """
     with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)

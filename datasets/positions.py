@@ -1,4 +1,4 @@
-"""Where the images of a test set were taken, on one plane, also across UTM zones."""
+"""Positions of images in metres on one plane, also across UTM zones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ def read_utm(paths: ImagePaths, required: bool = True) -> Utm:
 
     Args:
         paths: The images.
-        required: Whether each must have a position; else NaN stands for what is missing.
+        required: Whether each must have a position; else NaN replaces a missing one.
 
     Raises:
         ValueError: If a required position is missing; counts the names.
@@ -197,7 +197,7 @@ def _split(zones: np.ndarray, is_northern: np.ndarray) -> Iterator[tuple[int, bo
 
 
 def _find_southern(positions: Utm) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Tell which names are of the southern hemisphere; those without a band follow the majority."""
+    """Find the names of the southern hemisphere; those without a band follow the majority."""
     is_southern, has_band = positions.is_southern, positions.has_band
     if not is_southern.any() or has_band.all():
         return is_southern, ()
@@ -233,7 +233,11 @@ def _fill(zones: np.ndarray) -> np.ndarray:
 def _project(
     east_m: np.ndarray, north_m: np.ndarray, zones: np.ndarray, is_northern: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Project each region to its most frequent zone, and move regions apart; says so."""
+    """Project each region to its most frequent zone, and move regions apart.
+
+    Returns:
+        East and north, two float64 [num_images], and sentences on it.
+    """
     targets, notes = choose_zones(zones)
     is_moved = targets != zones
     degrees = to_degrees(*(column[is_moved] for column in (east_m, north_m, zones, is_northern)))

@@ -103,7 +103,7 @@ def test_what_a_camera_does_not_know_is_empty(tmp_path, caplog):
     first, second = convert(tmp_path)
     assert (first.heading_deg, first.height_m, first.timestamp) == (None, None, "")
     assert (second.latitude_deg, second.heading_deg) == (-33.5, 90)
-    assert "headings of 1 images are from magnetic north" in caplog.text
+    assert "headings of 1 images are relative to magnetic north" in caplog.text
 
 
 WITHOUT = {

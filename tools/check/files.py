@@ -122,7 +122,7 @@ def _extension_of(name: bytes) -> str:
 
 
 def _find_missing(paths: ImagePaths, in_folder: ImagePaths) -> np.ndarray:
-    """Tell which listed images do not exist. bool [num_images]."""
+    """Find listed images that do not exist. bool [num_images]."""
     is_missing = ~np.isin(hash_lines(paths), hash_lines(in_folder))
     for index in np.flatnonzero(is_missing):  # "./a.jpg" or another case may exist
         is_missing[index] = not os.path.exists(paths[index])
@@ -130,7 +130,7 @@ def _find_missing(paths: ImagePaths, in_folder: ImagePaths) -> np.ndarray:
 
 
 def _compare(paths: ImagePaths, in_folder: ImagePaths, is_missing: np.ndarray) -> list[Finding]:
-    """Say which lines of a list name no image, or one again, and which images it lacks."""
+    """Find lines that name no image or repeat one, and images that the list lacks."""
     name, folder = show(paths.list_file.name), show(str(paths.folder))
     findings = []
     if missing := int(is_missing.sum()):

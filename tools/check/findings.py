@@ -49,7 +49,7 @@ class Section:
 
 
 def show(name: str | bytes) -> str:
-    """Return a file name as text that can be printed; bytes that cannot are shown by number."""
+    """Return a file name as printable text; other bytes are shown in hexadecimal."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 

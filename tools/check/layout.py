@@ -231,6 +231,6 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _is_tree(folder: Path) -> bool:
-    """Tell whether a folder holds splits or a database, without listing it."""
+    """Return whether a folder holds splits or a database, without listing it."""
     names = (*_SPLITS, *_CONTAINERS, "database", "gallery", "queries", "queries_v1")
     return any(os.path.isdir(folder / name) for name in names)

@@ -120,7 +120,7 @@ def _check_positions(paths: ImagePaths, positions: Utm) -> list[Finding]:
 
 
 def _are_degrees(east_m: np.ndarray, north_m: np.ndarray) -> bool:
-    """Tell whether UTM fields hold latitude and longitude, in either order."""
+    """Return whether UTM fields hold latitude and longitude, in either order."""
     columns = abs(np.stack((east_m, north_m)))
     has_fractions = (columns % 1 != 0).any(axis=1).all()
     return bool(has_fractions and columns.size and columns.max() <= 180)
@@ -185,7 +185,7 @@ def _check_headings(
         return []  # reported already
     findings, is_known = [], np.isfinite(heading_deg)
     if num := int((~is_known & positions.is_known).sum()):
-        text = f"field 9 is no number in {num:,} of {plural(len(paths), 'name')}"
+        text = f"field 9 holds no number in {num:,} of {plural(len(paths), 'name')}"
         examples = show_names(paths, np.flatnonzero(~is_known & positions.is_known))
         remedy = f"write degrees into field 9 of {num:,} names: training needs headings"
         findings.append(
@@ -195,15 +195,14 @@ def _check_headings(
         )
     known_deg = heading_deg[is_known]
     if len(known_deg) > 1 and not known_deg.any():
-        text = f"all {len(known_deg):,} are 0: classes will not tell directions apart"
+        text = f"all {len(known_deg):,} are 0: classes will not separate directions"
         findings.append(Finding(WARNING if needed else FACT, "headings", text))
     elif not findings:
         text = f"in every name, {known_deg.min():g} to {known_deg.max():g} degrees"
         findings.append(Finding(OK, "headings", text))
     odd = np.flatnonzero(is_known & ((heading_deg < 0) | (heading_deg >= 360)))
     if len(odd):
-        text = f"{plural(len(odd), 'heading')} outside 0 to 360 degrees; taken around the circle "
-        text += "(370 is 10):"
+        text = f"{plural(len(odd), 'heading')} outside 0 to 360 degrees, taken modulo 360:"
         findings.append(Finding(WARNING, "headings", text, show_names(paths, odd)))
     return findings
 

@@ -30,7 +30,7 @@ DEFAULT_THRESHOLD_M = 25.0
 
 @dataclass(frozen=True)
 class CheckedFolder:
-    """What is known of a folder of images."""
+    """A folder of images with what other checks need of it."""
 
     paths: ImagePaths
     positions: Utm | None  # None if there are no images

@@ -21,7 +21,7 @@ from tools.convert.panoramas import CropParams, crop_panoramas
 from tools.convert.photos import MODES, Photos, check_free, format_names, write_images
 from tools.convert.table import ALIASES, read_table
 
-_DESCRIPTION = """Bring photos into the '@' file names of SF-XL, which say where each was taken:
+_DESCRIPTION = """Give photos the '@' file names of SF-XL, which hold the position of each:
 @UTM_east@UTM_north@zone@letter@latitude@longitude@pano_id@tile@heading@pitch@roll@height@timestamp@note@.jpg
 
 A conversion that stops leaves nothing behind. See also: python -m tools.convert csv --help"""
@@ -31,24 +31,24 @@ _CSV = """Photos listed in a CSV file with their latitudes and longitudes:
   walk1/IMG_1.jpg,55.70584,13.19321,270,2024-05-01T12:30:00
 
 Needed are path, lat and lon. In place of lat and lon: utm_east, utm_north and zone (32, or 32U with
-the latitude band), taken as they are. All others may be absent: heading, pitch and roll in degrees,
+the latitude band), which are kept. All others are optional: heading, pitch and roll in degrees,
 height in metres, timestamp (20240501, ISO 8601, or as EXIF has it), pano_id (else the file's name
 without its extension), note. Separated by commas, semicolons or tabs. A wrong line or a missing
-image stops the conversion before anything is written. Headers that are understood:
+image stops the conversion before it writes anything. Accepted headers:
 {aliases}
 """
 _EXIF = """Photos of a folder and its sub-folders, with the latitudes and longitudes of their EXIF.
-Direction (GPSImgDirection), altitude and DateTimeOriginal are taken along where they are there.
+Direction (GPSImgDirection), altitude and DateTimeOriginal are used where present.
 """
 _COMMON = """
-Images in UTM zones that touch are projected to the zone of most of them. Headings are written as
-they are given. Images whose fields are all equal get a number after their pano_id: none is lost.
+Images in neighbouring UTM zones are projected to the zone of most of them. Headings are copied.
+Images whose fields are all equal get a number after their pano_id: none is lost.
 """
 _PANORAMAS = """Cut 360-degree panoramas into crops as SF-XL does. Panoramas have '@' names with a
 heading, which csv and exif give them. A crop is a square of 512 of 3328 pixels of the width, 55
-degrees; there are 12, one every 30 degrees. Panoramas of 3328 x 512 are used whole; of those twice
-as wide as high (3328 x 1664) the upper 512 and the lower 640 rows are left out; other sizes in
-proportion. Nothing is undistorted.
+degrees; there are 12, one every 30 degrees. Of panoramas of 3328 x 512 all rows are used; of those
+twice as wide as high (3328 x 1664) the upper 512 and the lower 640 rows are left out; other sizes
+in proportion. Nothing is undistorted.
 
 Headings are clockwise from north: 90 is east, and x grows clockwise. The heading of a panorama is
 that of its centre; the heading of a crop is that of its leftmost column: 0, 30, ..., 330.
@@ -56,7 +56,7 @@ that of its centre; the heading of a crop is that of its leftmost column: 0, 30,
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert what one of the sub-commands reads."""
+    """Run one of the sub-commands."""
     args = parse_arguments(argv)
     folder = Path(args.out).resolve()
     check_free(folder)
@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_images(photos.files, format_names(photos), folder, args.mode)
         logging.info(f"{describe(photos)}\nThey are in {folder} ({args.mode})")
     logging.info(
-        f"Next: python -m tools.check {folder} (it looks at them as training images: headings "
-        "that are missing matter for training alone)"
+        f"Next: python -m tools.check {folder} (it treats them as training images; "
+        "evaluation needs no headings)"
     )
 
 
@@ -102,12 +102,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=_parse_columns,
         default={},
         metavar="path=file,lat=y",
-        help="which header is which column; if FILE has no header, positions counted from 0: "
-        "path=0,lat=1,lon=2; nothing after = leaves a column out: height=",
+        help="headers of the fields; if FILE has no header, column indices: path=0,lat=1,lon=2; "
+        "nothing after = ignores a field: height=",
     )
     exif = _add_source(sources, "exif", "FOLDER", "photos with GPS in their EXIF", _EXIF + _COMMON)
     exif.add_argument(
-        "--skip_without_gps", action="store_true", help="leave photos without a position out"
+        "--skip_without_gps", action="store_true", help="leave out photos without a position"
     )
     for source in (table, exif):
         source.add_argument(
@@ -129,7 +129,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def convert_panoramas(
     source: str, folder: Path, params: CropParams, jobs: int, skip_unreadable: bool
 ) -> None:
-    """Cut the panoramas of a folder and say how many."""
+    """Cut the panoramas of a folder and log their count."""
     paths = list_images(source)
     problems = crop_panoramas(paths, folder, params, jobs, skip_unreadable)
     if problems:
@@ -142,7 +142,7 @@ def convert_panoramas(
 
 
 def describe(photos: Photos) -> str:
-    """Return how many images there are, where, and how many have a heading and a time."""
+    """Return the counts of images per UTM zone, of headings and of times."""
     zones, counts = np.unique(photos.positions.zones, return_counts=True)
     places = ", ".join(
         f"{count:,} in UTM zone {zone}" if zone else f"{count:,} without a UTM zone"
@@ -200,7 +200,7 @@ def _add_panoramas(sources: argparse._SubParsersAction) -> None:
     cli.add_argument(
         "--skip_unreadable",
         action="store_true",
-        help="leave panoramas out that cannot be read or cut, instead of stopping",
+        help="leave out panoramas that cannot be read or cut, instead of stopping",
     )
 
 

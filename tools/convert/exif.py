@@ -1,4 +1,4 @@
-"""Photos of a folder with the positions that their EXIF says."""
+"""Photos of a folder with the positions in their EXIF."""
 
 import logging
 import math
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Geotag:
-    """What the EXIF of a photo says; NaN or empty where it says nothing."""
+    """Fields of the EXIF of a photo; NaN or empty if absent."""
 
     latitude_deg: float
     longitude_deg: float
@@ -33,7 +33,7 @@ class Geotag:
 
     @property
     def has_position(self) -> bool:
-        """Whether the position is one; 0, 0 is what cameras write before they know it."""
+        """Whether there is a valid position; cameras write 0, 0 before they have one."""
         is_valid = -80 <= self.latitude_deg <= 84 and -180 <= self.longitude_deg <= 180
         return is_valid and (self.latitude_deg, self.longitude_deg) != (0, 0)
 
@@ -46,7 +46,7 @@ def read_exif(
     Args:
         folder: Images, in sub-folders as well.
         zone: UTM zone to project to, see `project`.
-        skip_without_gps: Leave images without a position out, instead of refusing them.
+        skip_without_gps: Leave out images without a position, instead of refusing them.
 
     Raises:
         FileNotFoundError: If the folder is missing or has no images.
@@ -59,7 +59,7 @@ def read_exif(
     tags = list(geotags.values())
     if num_magnetic := sum(tag.is_heading_magnetic for tag in tags):
         _log.warning(
-            f"The headings of {num_magnetic:,} images are from magnetic north and are kept so"
+            f"The headings of {num_magnetic:,} images are relative to magnetic north, not corrected"
         )
     unknown, empty = np.full(len(tags), np.nan), [""] * len(tags)
     return Photos(
@@ -80,7 +80,7 @@ def read_exif(
 
 
 def read_geotag(path: str | os.PathLike) -> Geotag:
-    """Read position, direction, altitude and time out of the EXIF of one image.
+    """Read position, direction, altitude and time from the EXIF of one image.
 
     Raises:
         ValueError: If the file is no image that can be read.
@@ -104,7 +104,7 @@ def read_geotag(path: str | os.PathLike) -> Geotag:
 
 
 def _degrees(gps: dict, tag: int, signs: dict[str, int]) -> float:
-    """Return an angle given as degrees, minutes and seconds; the side stands in the tag before."""
+    """Return an angle of degrees, minutes and seconds; the tag before holds its sign."""
     value = gps.get(tag) or math.nan
     parts = value if isinstance(value, tuple) else (value,)
     sign = signs.get(_text(gps.get(tag - 1)).upper(), math.nan)
@@ -112,7 +112,7 @@ def _degrees(gps: dict, tag: int, signs: dict[str, int]) -> float:
 
 
 def _number(value: object) -> float:
-    """Return a number of EXIF, NaN if it is none; 0/0 stands for not known."""
+    """Return a number of EXIF, NaN if it is none; 0/0 means unknown."""
     try:
         number = float(value)
     except (TypeError, ValueError, ZeroDivisionError):

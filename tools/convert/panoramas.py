@@ -3,12 +3,12 @@
 Headings are degrees clockwise from north: 90 is east, and x grows clockwise. That of a panorama is
 the heading of its centre, that of a crop the heading of its leftmost column. The crops of every
 panorama point the same ways, 0, 30, ..., 330 degrees, whatever the heading of the panorama; those
-that lie across its edge are put together of both ends. Nothing is undistorted.
+across its edge are joined from both ends. Nothing is undistorted.
 
 A crop is a square of 512 of 3328 pixels of the width, 55 degrees. Of a panorama twice as wide as
 high, which shows the whole sphere, SF-XL leaves out 512 of 1664 rows above and 640 below: the rows
-that remain have their middle at 768 of 1664. Any other shape is taken for a strip that is cut
-already, and the rows around its middle are used.
+that remain have their middle at 768 of 1664. Any other shape counts as a strip that is
+cut already; the rows around its middle are used.
 """
 
 import os
@@ -78,7 +78,7 @@ def crop_panoramas(
         folder: Absolute; must be empty or not there; it appears only when it is complete.
         params: How they are cut.
         jobs: Number of processes.
-        skip_unreadable: Leave panoramas out that cannot be read or cut, instead of stopping.
+        skip_unreadable: Leave out panoramas that cannot be read or cut, instead of stopping.
 
     Returns:
         Why panoramas were left out, one sentence each.
@@ -182,12 +182,12 @@ def _check_different(
 def _crop_all(
     tasks: Sequence[tuple[str, Path, ImageName]], params: CropParams, jobs: int
 ) -> Iterator[str | None]:
-    """Yield, in order, what is wrong with each panorama; None once its crops are written."""
+    """Yield, in order, the problem of each panorama; None once its crops are written."""
     crop_one = partial(_crop_one, params=params)
     if jobs == 1:
         yield from map(crop_one, tasks)
         return
-    ignore_interrupts = (signal.SIGINT, signal.SIG_IGN)  # the pool is told to stop by this process
+    ignore_interrupts = (signal.SIGINT, signal.SIG_IGN)  # this process stops the pool
     pool = ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=ignore_interrupts)
     try:
         yield from pool.map(crop_one, tasks, chunksize=_PANORAMAS_PER_TASK)

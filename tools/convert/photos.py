@@ -37,7 +37,7 @@ class Photos:
 
     Attributes:
         files: Absolute paths.
-        positions: Where they were taken.
+        positions: UTM and degrees.
         heading_deg: Clockwise from north, NaN if unknown. float64 [num_images].
         pitch_deg: NaN if unknown. float64 [num_images].
         roll_deg: NaN if unknown. float64 [num_images].
@@ -87,27 +87,27 @@ def safe_text(text: str) -> str:
 
 
 def format_timestamp(text: str) -> str:
-    """Write a time the way SF-XL does: YYYY[MM[DD[_hh[mm[ss]]]]].
+    """Write a time as SF-XL does: YYYY[MM[DD[_hh[mm[ss]]]]].
 
     Args:
         text: YYYYMMDD and the like, ISO 8601 ("2016-06-01T12:30:00+02:00") or as EXIF writes it
             ("2016:06:01 12:30:00"); or empty. Fractions of a second and the time zone are dropped.
 
     Raises:
-        ValueError: If it is none of these, or no date of the calendar.
+        ValueError: If it is none of these, or not a date.
     """
     if not (text := text.strip()):
         return ""
     match = _TIME.fullmatch(text)
     if match is None:
-        raise ValueError(f"'{text}' is no time as in 20160601, 2016-06-01T12:30:00 or 201606")
+        raise ValueError(f"'{text}' is not a time as in 20160601, 2016-06-01T12:30:00 or 201606")
     parts = [part for part in match.groups() if part is not None]
     try:
         datetime.datetime(
             *map(int, parts), *(1, 1)[len(parts) - 1 :]
         )  # month and day may be absent
     except ValueError as error:
-        raise ValueError(f"'{text}' is no time: {error}") from None
+        raise ValueError(f"'{text}' is not a time: {error}") from None
     return "".join(parts[:3]) + ("_" if len(parts) > 3 else "") + "".join(parts[3:])
 
 

@@ -59,7 +59,7 @@ def project(
     own_zones, letters = find_zones(latitude_deg, longitude_deg)
     zones = _choose_zones(own_zones) if zone is None else _force_zone(own_zones, zone)
     is_northern = latitude_deg >= 0
-    for number in np.unique(zones):  # count on as on the side of the equator of most
+    for number in np.unique(zones):  # numbered as on the side of the equator of most
         inside = zones == number
         is_northern[inside] = is_northern[inside].mean() >= 0.5
     east_m, north_m = to_utm(latitude_deg, longitude_deg, zones, is_northern)

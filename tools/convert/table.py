@@ -16,7 +16,7 @@ from datasets.positions import NUM_ZONES
 from tools.convert.photos import Photos, format_timestamp
 from tools.convert.positions import keep_utm, project
 
-# Field -> headers that mean it, the first of them that is there; case, "_" and blanks do not count.
+# Field -> its headers, the first present one counts; without case, "_" and blanks.
 ALIASES = {
     "path": "path imagepath filepath file filename image imagename img photo sourcefile",
     "lat": "lat latitude gpslatitude",
@@ -94,11 +94,11 @@ def read_table(
 
 
 class _Table:
-    """The columns of a CSV file as texts, and what is wrong in its lines."""
+    """The columns of a CSV file as texts, and the problems of its lines."""
 
     def __init__(self, file: Path, columns: Mapping[str, str]) -> None:
         self.file = file
-        self.problems: dict[int, str] = {}  # number of the line -> what is wrong
+        self.problems: dict[int, str] = {}  # line -> problem
         try:
             with _open_text(file) as text:
                 self.delimiter = _find_delimiter(text)
@@ -109,12 +109,14 @@ class _Table:
                 self.columns, has_header = _find_columns(first[1], columns, file)
                 self._read(rows if has_header else itertools.chain([first], rows))
         except UnicodeError as error:
-            raise ValueError(f"{file} is not the UTF-16 that it begins as: {error}") from None
+            raise ValueError(
+                f"{file} starts with a UTF-16 mark but is not UTF-16: {error}"
+            ) from None
         if not self.lines:
             raise ValueError(f"{file} has no line below its header")
 
     def _read(self, rows: Iterable[tuple[int, list[str]]]) -> None:
-        """Keep the lines and, of their cells, the columns that are asked for."""
+        """Read the lines and the requested columns."""
         self.lines: list[int] = []
         self._texts: dict[str, list[str]] = {field: [] for field in self.columns}
         targets = [(self._texts[field].append, at) for field, at in self.columns.items()]
@@ -132,7 +134,7 @@ class _Table:
         return self._texts.get(field) or [""] * len(self.lines)
 
     def convert(self, field: str, function: Callable[[str], str]) -> list[str]:
-        """Pass a column through a function; a ValueError of it is a problem of the line."""
+        """Apply a function to a column; its ValueErrors are problems of the line."""
         converted = []
         for number, text in enumerate(self.texts(field)):
             try:
@@ -187,7 +189,7 @@ def _open_text(file: Path) -> TextIO:
 
 
 def _find_delimiter(text: TextIO) -> str:
-    """Return what separates the cells of the first line, and go back to the start."""
+    """Return the separator of the cells of the first line, and rewind."""
     first = next((line for line in text if line.strip()), "")
     text.seek(0)
     return next((mark for mark in "\t;" if mark in first), ",")
@@ -205,7 +207,7 @@ def _read_rows(text: TextIO, delimiter: str, file: Path) -> Iterator[tuple[int, 
 def _find_columns(
     first_row: Sequence[str], columns: Mapping[str, str], file: Path
 ) -> tuple[dict[str, int], bool]:
-    """Return the position of each field that is there, and whether the first row is a header."""
+    """Return the index of each present field, and whether the first row is a header."""
     given = [name for name in columns.values() if name]
     has_header = not given or not all(name.isdecimal() for name in given)
     header = [_plain(name) for name in first_row] if has_header else [""] * len(first_row)
@@ -232,7 +234,7 @@ def _position(name: str, field: str, first_row: Sequence[str], file: Path) -> in
         return int(name)
     raise ValueError(
         f"--columns {field}={name}: {file} has no such column; its first line is "
-        f"{', '.join(first_row)}. Positions count from 0"
+        f"{', '.join(first_row)}. Indices count from 0"
     )
 
 
@@ -242,8 +244,8 @@ def _check_required(found: Mapping[str, int], first_row: Sequence[str], file: Pa
         return
     raise ValueError(
         f"{file} must have the columns path, lat and lon (or path, utm_east, utm_north and zone), "
-        f"and its first line is {', '.join(first_row)}. Say which columns they are with --columns "
-        "path=file,lat=y,lon=x; or by their positions, counted from 0, if there is no header: "
+        f"and its first line is {', '.join(first_row)}. Name them by --columns "
+        "path=file,lat=y,lon=x; or by their indices if there is no header: "
         "--columns path=0,lat=1,lon=2"
     )
 
@@ -271,7 +273,7 @@ def _read_coordinates(table: _Table) -> dict[str, np.ndarray]:
 def _check_zone(text: str) -> str:
     match = _ZONE.fullmatch(text.upper())
     if match is None or not 1 <= int(match[1]) <= NUM_ZONES:
-        raise ValueError(f"'{text}' is no UTM zone as in 32 or 32U")
+        raise ValueError(f"'{text}' is not a UTM zone as in 32 or 32U")
     return match[1] + match[2]
 
 
