@@ -131,7 +131,8 @@ def _find_images(file: Path, texts: Sequence[str], paths: ImagePaths) -> list[in
 
 def _read_npy(file: Path, num_queries: int) -> list[np.ndarray]:
     try:  # mapped into memory, an array that declares more than the file holds is refused
-        matrix = np.lib.format.open_memmap(file, mode="r")  # never unpickles
+        with np.errstate(over="ignore"):  # of sizes in a broken header
+            matrix = np.lib.format.open_memmap(file, mode="r")  # never unpickles
     except Exception as error:  # broken headers raise many kinds
         raise ValueError(
             f"{file} cannot be read as an array of numbers ({error}). Save positives as a CSV "

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 import commons
-from datasets.array_files import map_array
 from datasets.image_lists import ImagePaths
 from evaluation.descriptors import (
     Extraction,
@@ -145,6 +144,22 @@ def write_array(array: np.ndarray, file: Path) -> None:
         stream.write(array.data)
 
 
+def map_array(file: Path) -> np.ndarray:
+    """Map the array of a .npy file into memory, read-only.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no array of numbers or text, or declares more than the file holds.
+    """
+    try:
+        with np.errstate(over="ignore"):  # of sizes in a broken header
+            return np.lib.format.open_memmap(file, mode="r")  # never unpickles
+    except OSError:
+        raise
+    except Exception as error:  # broken headers raise many kinds
+        raise ValueError(f"it is no .npy array ({error})") from None
+
+
 def _file_name(facts: dict[str, Any]) -> str:
     """Return a name that people recognise, and another one for any other facts."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -257,15 +272,16 @@ def _read_chunks(folder: Path, images: range, dtype: str) -> Iterator[Rows]:
             continue
         try:
             sizes, descriptors = map_array(file), None
+            if (sizes.shape, sizes.dtype) != ((len(chunk), 2), np.int32):
+                continue
             if (sizes > 0).any():
                 descriptors = map_array(folder / f"{name}.descriptors.npy")
                 if (len(descriptors), descriptors.dtype) != (len(chunk), dtype):
                     continue
         except (OSError, ValueError):
             continue
-        if (sizes.shape, sizes.dtype) == ((len(chunk), 2), np.int32):
-            rows = rows_of(both, chunk)
-            yield Rows(both, descriptors if descriptors is None else descriptors[rows], sizes[rows])
+        rows = rows_of(both, chunk)
+        yield Rows(both, descriptors if descriptors is None else descriptors[rows], sizes[rows])
 
 
 def _join_chunks(stem: Path, paths: ImagePaths, dtype: str, facts: dict[str, Any]) -> None:

@@ -19,10 +19,9 @@ import faiss
 import numpy as np
 
 import commons
-from datasets.array_files import map_array
 from datasets.image_lists import ImagePaths, split_lines
 from datasets.positions import read_positions
-from evaluation.descriptor_files import write_array
+from evaluation.descriptor_files import map_array, write_array
 from evaluation.search import Index
 
 FORMAT, FORMAT_VERSION = "place index", 3

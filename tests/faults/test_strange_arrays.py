@@ -5,26 +5,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.array_files import map_array, read_header
 from datasets.ground_truth import read_positives
 from datasets.image_lists import split_lines
-from evaluation.descriptor_files import _load, _read_chunks
+from evaluation.descriptor_files import _load, _read_chunks, map_array
 from evaluation.place_index import _map_descriptors
 
 FUZZ = settings(deadline=None, derandomize=True, max_examples=300, database=None)
 HEADERS = {
-    "gigantic": ("'<f4'", "(1000000000000000,)", "tells of 4,000,000,000,000,000 bytes"),
-    "wraps around": ("'<f8'", "(4294967296, 4294967296)", "tells of .* bytes"),
-    "negative": ("'<f4'", "(-1,)", r"tells of the shape \(-1,\)"),
-    "negative product": ("'<f4'", "(-1, -4)", r"tells of the shape \(-1, -4\)"),
-    "many of no bytes": ("'<V0'", "(1000000000000000,)", "tells of 1,000,000,000,000,000 bytes"),
-    "bool": ("'<f4'", "(True, 4)", "tells of the shape"),
-    "objects": ("'|O'", "(1,)", "pickled objects"),
-    "no type": ("'nothing'", "(1,)", "no header"),
-    "no shape": ("'<f4'", "5", "no header"),
-    "code": ("'<f4'", "__import__('os').mkdir('evidence')", "no header"),
-    "deep": ("'<f4'", "-" * 9000 + "1", "no header"),
-    "open": ("'<f4'", "(", "no header"),
+    "gigantic": ("'<f4'", "(1000000000000000,)"),
+    "wraps around": ("'<f8'", "(4294967296, 4294967296)"),
+    "negative": ("'<f4'", "(-1,)"),
+    "negative product": ("'<f4'", "(-1, -4)"),
+    "many of no bytes": ("'<V0'", "(1000000000000000,)"),
+    "bool": ("'<f4'", "(True, 4)"),
+    "objects": ("'|O'", "(1,)"),
+    "no type": ("'nothing'", "(1,)"),
+    "no shape": ("'<f4'", "5"),
+    "code": ("'<f4'", "__import__('os').mkdir('evidence')"),
+    "deep": ("'<f4'", "-" * 9000 + "1"),
+    "open": ("'<f4'", "("),
 }
 
 
@@ -46,23 +45,24 @@ def test_a_good_array(tmp_path):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", HEADERS)
 def test_strange_headers(tmp_path, monkeypatch, name):
-    descr, shape, reason = HEADERS[name]
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "a.npy"
-    file.write_bytes(npy(descr, shape))
-    with pytest.raises(ValueError, match=reason):
-        map_array(file)
+    file.write_bytes(npy(*HEADERS[name]))
+    if name == "many of no bytes":  # takes no memory; what uses it refuses its type
+        assert map_array(file).nbytes == 0
+    else:
+        with pytest.raises(ValueError, match=r"it is no \.npy array"):
+            map_array(file)
     with pytest.raises(ValueError, match=r"a\.npy is damaged: it holds no matrix"):
         _map_descriptors(file)
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(
-        ValueError, match=rf"a\.npy holds no descriptors that can be used: .*{reason}"
-    ):
+    with pytest.raises(ValueError, match=r"a\.npy holds no descriptors that can be used: "):
         _load(tmp_path / "a", images(1), range(1), "float32")
     with pytest.raises(ValueError, match=r"a\.npy (cannot be read|holds a)"):
         read_positives(file, images(1), images(1))
     (tmp_path / "0-1.sizes.npy").write_bytes(file.read_bytes())
     assert not list(_read_chunks(tmp_path, range(1), "float32"))
+    assert not (tmp_path / "evidence").exists()
 
 
 def images(num_images):
@@ -75,9 +75,7 @@ def images(num_images):
 def test_random_headers(tmp_path_factory, data, has_magic):
     file = tmp_path_factory.getbasetemp() / "header.npy"
     file.write_bytes(b"\x93NUMPY\1\0\x40\0" * has_magic + data)
-    with open(file, "rb") as stream:
-        try:
-            shape, _ = read_header(stream)
-            assert type(shape) is tuple
-        except ValueError as error:
-            assert str(error)
+    try:
+        assert type(map_array(file).shape) is tuple
+    except ValueError as error:
+        assert str(error)
