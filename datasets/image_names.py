@@ -368,8 +368,7 @@ def _parse_decimals(text: np.ndarray, bounds: np.ndarray, values: np.ndarray) ->
         is_negative = first < past and text[first] == _MINUS
         digits, num_digits, num_decimals, num_dots = 0, 0, 0, 0
         is_plain = True
-        for place in range(first + is_negative, past):
-            byte = text[place]
+        for byte in text[first + is_negative : past]:
             if _ZERO <= byte <= _NINE:
                 digits = 10 * digits + (byte - _ZERO)
                 num_digits += 1

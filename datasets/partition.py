@@ -111,13 +111,15 @@ def find_cells(
     cells = np.empty(len(east_m), np.int64)
     for first in range(0, len(cells), _IMAGES_PER_BLOCK):
         block = slice(first, first + _IMAGES_PER_BLOCK)
-        wrapped_deg = np.mod(heading_deg[block], FULL_TURN_DEG)
-        wrapped_deg[wrapped_deg == FULL_TURN_DEG] = 0  # -1e-20 mod 360 rounds to 360
-        east = np.floor_divide(east_m[block], params.M)
-        north = np.floor_divide(north_m[block], params.M)
-        heading = np.floor_divide(wrapped_deg, params.alpha)
+        east = _floor_divide(east_m[block], params.M)
+        north = _floor_divide(north_m[block], params.M)
         _check_extent(east, params.M)
         _check_extent(north, params.M)
+        wrapped_deg = heading_deg[block]
+        if wrapped_deg.min() < 0 or wrapped_deg.max() >= FULL_TURN_DEG:
+            wrapped_deg = np.mod(wrapped_deg, FULL_TURN_DEG)
+            wrapped_deg[wrapped_deg == FULL_TURN_DEG] = 0  # -1e-20 mod 360 rounds to 360
+        heading = _floor_divide(wrapped_deg, params.alpha)
         cells[block] = _pack(*(index.astype(np.int64) for index in (east, north, heading)))
     return cells
 
@@ -163,6 +165,15 @@ def group_cells(cells: np.ndarray, params: PartitionParams) -> Partition:
         group_starts=_offsets(np.bincount(ranks, minlength=len(by_first))),
         group_ids=ids[some_class[by_first]],
     )
+
+
+def _floor_divide(values: np.ndarray, divisor: int) -> np.ndarray:
+    """Return the exact floor of quotients below 2**53; `np.floor_divide` takes five times longer.
+
+    A quotient just below an integer may round up to it, but never down below one.
+    """
+    quotients = np.floor(values / divisor)
+    return quotients - (quotients * divisor > values)
 
 
 def _check_extent(cells: np.ndarray, side_m: int) -> None:
