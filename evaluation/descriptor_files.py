@@ -276,7 +276,7 @@ def _read_chunks(folder: Path, images: range, dtype: str) -> Iterator[Rows]:
                 continue
             if (sizes > 0).any():
                 descriptors = map_array(folder / f"{name}.descriptors.npy")
-                if (len(descriptors), descriptors.dtype) != (len(chunk), dtype):
+                if (descriptors.shape[:1], descriptors.dtype) != ((len(chunk),), dtype):
                     continue
         except (OSError, ValueError):
             continue
