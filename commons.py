@@ -63,22 +63,22 @@ _REMEDIES = {  # parts of messages whose errors have no type of their own; the f
 class Stopped(BaseException):  # no Exception, so that libraries do not handle it as an error
     """A signal asked the run to stop, and the run stopped in good order."""
 
-    def __init__(self, signal_number: int, message: str = "", can_continue: bool = True) -> None:
+    def __init__(self, signal_number: int, message: str = "", can_resume: bool = True) -> None:
         """Save how the process ends.
 
         Args:
             signal_number: SIGTERM or SIGINT.
             message: How to continue.
-            can_continue: Whether the same command, or the one in the message, continues where this
+            can_resume: Whether the same command, or the one in the message, continues where this
                 one stopped.
         """
         super().__init__(message or f"Stopped by {signal.Signals(signal_number).name}")
-        self.signal_number, self.can_continue = signal_number, can_continue
+        self.signal_number, self.can_resume = signal_number, can_resume
 
     @property
     def exit_code(self) -> int:
         """Exit code of the process; SIGTERM is no failure if nothing is lost."""
-        return 130 if self.signal_number == signal.SIGINT else int(not self.can_continue)
+        return 130 if self.signal_number == signal.SIGINT else int(not self.can_resume)
 
 
 class ConsoleClosed(BrokenPipeError):

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         database = list_database(args.database, args.search, model)
     with (
-        StopSignals("Start again", can_continue=False),
+        StopSignals("Start again", can_resume=False),
         run_folder(args.save_dir, "localize", vars(args)) as folder,
     ):
         commons.setup_logging(folder)
@@ -133,7 +133,8 @@ def open_place_index(folder: str, model_facts: dict[str, Any]) -> PlaceIndex:
         raise ValueError(
             f"This place index was made with the model {made_with['model']} (SHA-256 "
             f"{str(made_with['model_sha256'])[:12]}), not with {model_facts['model']} (SHA-256 "
-            f"{str(model_facts['model_sha256'])[:12]}): give that model, or make the index again"
+            f"{str(model_facts['model_sha256'])[:12]}): give that model, or make the place index "
+            "again"
         )
     _ = place_index.positions_m
     return place_index

@@ -81,11 +81,15 @@ def parse_localize_arguments(argv: Sequence[str] | None = None) -> argparse.Name
         "--resume_model",
         dest="resume_model",
         metavar="CHECKPOINT",
-        help="weights of a whole network, ours or published",
+        help="weights of a network, ours or published",
     )
     models.add_argument("--model", metavar="SPEC", help="any other model, as of eval.py")
     add("--place_index", metavar="INDEX", help="folder written by --save_place_index, to search")
-    add("--database", metavar="IMAGES", help="images with '@' names to search, instead of an index")
+    add(
+        "--database",
+        metavar="IMAGES",
+        help="images with '@' names to search, instead of a place index",
+    )
     add(
         "--save_place_index", metavar="INDEX", help="save descriptors and names of --database there"
     )
@@ -112,7 +116,7 @@ def parse_localize_arguments(argv: Sequence[str] | None = None) -> argparse.Name
     if bool(args.place_index) == bool(args.database):
         cli.error("say where to search: either --place_index INDEX or --database IMAGES")
     if args.place_index and (args.save_place_index or args.search != "exact"):
-        cli.error("--save_place_index and --search go with --database: an index has its own search")
+        cli.error("--save_place_index and --search go with --database: a place index has its own")
     return args
 
 
@@ -180,7 +184,9 @@ def _add_method(cli: argparse.ArgumentParser) -> None:
 
 
 def _add_groups(cli: argparse.ArgumentParser) -> None:
-    add = cli.add_argument_group("classes and groups (paper, section 3.2)").add_argument
+    add = cli.add_argument_group(
+        "classes and groups, of --method cosplace (paper, section 3.2)"
+    ).add_argument
     add("--M", type=positive_int, default=10, help="side of a cell, in metres")
     add("--alpha", type=positive_int, default=30, help="range of headings of a class, in degrees")
     add(
@@ -202,11 +208,11 @@ def _add_groups(cli: argparse.ArgumentParser) -> None:
         default=10,
         help="classes with fewer images are dropped",
     )
-    add("--dry_run", action="store_true", help="print the groups and stop")
+    add("--dry_run", action="store_true", help="print what is trained on, and stop")
     add(
         "--cache_folder",
         default="cache",
-        help="where the split of a training folder into classes is saved",
+        help="folder of class indices, the splits of training folders into classes",
     )
 
 
@@ -219,7 +225,7 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
         help="epochs; cosplace trains group t mod groups_num in epoch t",
     )
     add("--iterations_per_epoch", type=positive_int, help="iterations of an epoch")
-    add("--lr", type=positive_float, help="learning rate of the network (Adam)")
+    add("--lr", type=positive_float, help="learning rate of the network")
     add(
         "--classifiers_lr",
         type=positive_float,
@@ -236,7 +242,7 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
     add(
         "--max_grad_norm",
         type=positive_float,
-        help="shorten longer gradients, of the network and a head together, to this length",
+        help="shorten longer gradients, of all that is trained together, to this length",
     )
     add(
         "--freeze_bn",
@@ -261,8 +267,7 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
         "--max_bad_images",
         type=fraction,
         default=0.01,
-        help="stop if more than this fraction of the drawn images cannot be read; others of their "
-        "classes replace them",
+        help="stop if more than this fraction of the drawn images cannot be read and is replaced",
     )
 
 
@@ -301,7 +306,7 @@ def _add_train_data(cli: argparse.ArgumentParser) -> None:
     add(
         "--queries_folder",
         help="folder of the queries of --test_set_folder: a name inside it, or a path "
-        "(queries_v1 if it is there, else queries)",
+        "(queries_v1 if it exists, else queries)",
     )
     _add_folders(add)
 
@@ -320,7 +325,7 @@ def _add_eval_data(cli: argparse.ArgumentParser) -> None:
         "--queries_folder",
         nargs="+",
         help="folder of the queries of --test_set_folder: a name inside it, or a path "
-        "(queries_v1 if it is there, else queries); or several",
+        "(queries_v1 if it exists, else queries); or several",
     )
     _add_folders(add)
 
@@ -349,7 +354,7 @@ def _add_start(cli: argparse.ArgumentParser) -> None:
     cli.add_argument_group("model").add_argument(
         "--resume_model",
         metavar="CHECKPOINT",
-        help="initial weights of a whole network, ours or published, with its backbone, "
+        help="initial weights of a network, ours or published, with its backbone, "
         "aggregation and dimension",
     )
 
@@ -361,7 +366,7 @@ def _add_model(cli: argparse.ArgumentParser) -> None:
         "--resume_model",
         dest="resume_model",
         metavar="CHECKPOINT",
-        help="weights of a whole network, ours or published, with its backbone, "
+        help="weights of a network, ours or published, with its backbone, "
         "aggregation and dimension; without it, the network before training",
     )
     add(
@@ -393,7 +398,7 @@ def _add_architecture(cli: argparse.ArgumentParser, of_what: str = "") -> None:
     add(
         "--fc_output_dim",
         type=not_negative_int,
-        help="length of the descriptors, by a linear layer after the pooling; 0: no such layer "
+        help="length of the descriptors, by the linear layer of the aggregation; 0: no such layer "
         "(default: that of the backbone, 512; 0 for ViT and CCT)",
     )
     add(

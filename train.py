@@ -23,6 +23,7 @@ from datasets.eval_set import EvalSet
 from evaluation import Evaluation, Protocol, evaluate
 from evaluation.descriptors import Inference, Model
 from evaluation.results import NUM_RANKED, format_result, write_results
+from methods import METHODS
 from model.checkpoints import load_network
 from model.inference import optimize
 from model.other_models import describe_model
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = commons.of_main_process(lambda: find_checkpoint(args.resume_train, args.save_dir))
     checkpoint = None
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(StopSignals("Start again", can_continue=True))
+        signals = stack.enter_context(StopSignals("Start again", can_resume=True))
         if path is not None:
             stack.enter_context(locked(path.parent))  # nobody may write it meanwhile
             args, checkpoint = read_run(path, argv, or_previous=args.resume_train == AUTO)
@@ -124,6 +125,10 @@ def read_run(
     """Return the flags of a run, with those that the command line changes, and its checkpoint."""
     checkpoint = read_training_checkpoint(path, or_previous)
     args = parse_train_arguments(argv, defaults=checkpoint["args"] | {"save_dir": None})
+    if args.method not in METHODS:
+        raise ValueError(
+            f"{path} is of the method {args.method}; this code has {', '.join(METHODS)}"
+        )
     fixed = (*FIXED_FLAGS, *objective_of(args.method).fixed_flags)
     check_unchanged(path, checkpoint, vars(args), fixed)
     return args, checkpoint
@@ -216,7 +221,7 @@ def test_best(
         protocol: How recalls are counted.
         inference: How images go through the network.
         pictures: Number of predictions to show for each query, and whether only for those whose
-            first prediction is wrong.
+            top-1 prediction is wrong.
         provenance: What the results depend on, beside network and protocol.
     """
     num_preds, only_wrong = pictures

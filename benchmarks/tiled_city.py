@@ -36,7 +36,7 @@ class TiledCity:
         return np.load(self.folder / "queries.npy")
 
     def recall_at_1(self, predictions: np.ndarray) -> float:
-        """Return how many first predictions are of a place of the query, in percent."""
+        """Return how many top-1 predictions are of a place of the query, in percent."""
         first, num_queries = predictions[:, 0], len(self.positives_per_query)
         found = [
             image >= 0 and image % self.num_images in self.positives_per_query[query % num_queries]

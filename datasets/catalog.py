@@ -26,7 +26,7 @@ class TestSet:
     every_nth_query: int = 1
     only_official_queries: bool = False  # of MSLS; those without positives are left out
     per_city: bool = False  # search only the city of the query
-    resize: str = "none"  # see evaluation.descriptors.parse_resize
+    resize: str = "none"  # "none", shorter side "480", or "480x640" (HxW)
     protocol: str = "all queries"
     paper_column: str | None = None  # in the tables of the CosPlace paper
     how_to_get: str = ""  # {datasets_folder} is filled in

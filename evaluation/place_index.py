@@ -64,11 +64,11 @@ def check_place_index_folder(folder: str | os.PathLike) -> None:
     with contextlib.suppress(ValueError, OSError):
         if not any(folder.iterdir()) or _read_facts(folder):
             return
-    raise FileExistsError(f"{folder} is there and is no place index: give another folder")
+    raise FileExistsError(f"{folder} exists and is not a place index: give another folder")
 
 
 def save_place_index(folder: str | os.PathLike, place_index: PlaceIndex) -> None:
-    """Write a place index, whole or not at all; an older one in the folder is replaced.
+    """Write a place index atomically; an older one in the folder is replaced.
 
     Args:
         folder: Where to.
@@ -92,6 +92,8 @@ def save_place_index(folder: str | os.PathLike, place_index: PlaceIndex) -> None
     with commons.atomic_folder(folder, overwrite=True) as temporary:
         file = _write_index(place_index.index, temporary)
         names_sha256 = _write_names(paths, temporary / _NAMES)
+        for written in (file, temporary / _NAMES):
+            commons.sync_file(written)
         facts = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -121,7 +123,9 @@ def load_place_index(folder: str | os.PathLike) -> PlaceIndex:
             raise FileNotFoundError(f"The place index {folder} has lost its {name}: make it again")
     blob = np.fromfile(folder / _NAMES, np.uint8)
     if hashlib.sha256(blob).hexdigest() != facts["names_sha256"]:
-        raise ValueError(f"{folder / _NAMES} was changed since the index was made: make it again")
+        raise ValueError(
+            f"{folder / _NAMES} was changed since the place index was made: make it again"
+        )
     paths = split_lines(facts["database_folder"], blob)
     index = _read_index(folder / facts["index_file"], facts["index_bytes"])
     num_descriptors, dim = _shape(index)
@@ -133,7 +137,7 @@ def load_place_index(folder: str | os.PathLike) -> PlaceIndex:
     if dim != facts["descriptor_dim"]:
         raise ValueError(
             f"{folder} has descriptors of length {dim}, {_FACTS} says {facts['descriptor_dim']}: "
-            "make the index again"
+            "make the place index again"
         )
     return PlaceIndex(index, facts["search"], paths, facts["metadata"])
 
@@ -195,14 +199,16 @@ def _read_index(file: Path, num_bytes: int) -> Index:
     if found != num_bytes:  # reading past the end of a mapped file kills a process
         raise ValueError(
             f"{file} is damaged: it has {found:,} bytes, it was written with {num_bytes:,}; make "
-            "the index again"
+            "the place index again"
         )
     if file.name == _DESCRIPTORS:
         return _map_descriptors(file)
     try:
         return faiss.read_index(str(file), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
     except RuntimeError:
-        raise ValueError(f"{file} is damaged: faiss cannot read it; make the index again") from None
+        raise ValueError(
+            f"{file} is damaged: faiss cannot read it; make the place index again"
+        ) from None
 
 
 def _map_descriptors(file: Path) -> np.ndarray:
@@ -212,7 +218,7 @@ def _map_descriptors(file: Path) -> np.ndarray:
             raise ValueError
     except ValueError:
         raise ValueError(
-            f"{file} is damaged: it holds no matrix of numbers; make the index again"
+            f"{file} is damaged: it holds no matrix of numbers; make the place index again"
         ) from None
     return descriptors
 

@@ -53,8 +53,8 @@ def network_of(
     try:
         with torch.device("meta"):
             network = build_network(**architecture, backbone_weights="none", **freezing)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} says an architecture that is none: {error}") from None
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} has no known architecture: {error}") from None
     load_strictly(network, tensors, path)
     if network.image_size is not None:
         network.image_size = (

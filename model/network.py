@@ -55,9 +55,11 @@ def architecture_of(state: Mapping[str, Any]) -> dict[str, Any]:
 
     A copy of such a state dict into a plain dict has lost it.
     """
-    metadata = getattr(state, "_metadata", {})
+    metadata = getattr(state, "_metadata", None)
     for prefix in ("", "module"):  # the latter if the network was in a DistributedDataParallel
-        if found := metadata.get(prefix, {}).get("architecture"):
+        entry = metadata.get(prefix) if isinstance(metadata, Mapping) else None
+        found = entry.get("architecture") if isinstance(entry, Mapping) else None
+        if isinstance(found, Mapping):
             return dict(found)
     return {}
 

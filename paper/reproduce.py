@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         logging.info(f"{scale.mark}\n{describe_plan(steps, log)}".lstrip())
         return
     options = RunOptions(runs_folder, str(root), device, args.num_workers)
-    with StopSignals("Repeat the command to continue", can_continue=True):
+    with StopSignals("Repeat the command to resume", can_resume=True):
         failures = carry_out(steps, log, options)
     show_outputs(targets, dataclasses.replace(study, failures=failures), out)
     if FAILED in failures.values():

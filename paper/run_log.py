@@ -174,6 +174,7 @@ class RunLog:
 
     def _is_plain(self, flags: Mapping[str, Any]) -> bool:
         default = _evaluation_flags()
+        flags = {"search": flags.get("index", default["search"]), **flags}  # its older name
         return flags.get("resize_test_imgs") == self.resize and all(
             flags.get(name, default[name]) == default[name] for name in _PLAIN
         )

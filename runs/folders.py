@@ -142,7 +142,7 @@ def _check_free(folder: Path) -> None:
     """Raise a FileExistsError if a folder holds a finished run, or a training to resume."""
     if _find_checkpoints(folder):
         raise FileExistsError(
-            f"{folder} already holds a training: give another --save_dir, or continue it with "
+            f"{folder} already holds a training: give another --save_dir, or resume it with "
             f"--save_dir {folder} --resume_train auto"
         )
     if any(_find_results(folder)) and not (folder / _UNFINISHED).exists():

@@ -25,14 +25,14 @@ class StopSignals:
     A second signal, one second later or more, is not postponed.
     """
 
-    def __init__(self, how_to_continue: str, can_continue: bool) -> None:
+    def __init__(self, how_to_resume: str, can_resume: bool) -> None:
         """Prepare; signals are handled within the context.
 
         Args:
-            how_to_continue: A sentence for the user. May change during the run.
-            can_continue: See `Stopped`.
+            how_to_resume: A sentence for the user. May change during the run.
+            can_resume: See `Stopped`.
         """
-        self.how_to_continue, self._can_continue = how_to_continue, can_continue
+        self.how_to_resume, self._can_resume = how_to_resume, can_resume
         self._process = os.getpid()
         self._received, self._received_at_s = 0, -math.inf
         self._is_postponed = False
@@ -93,9 +93,7 @@ class StopSignals:
     def stopped(self, number: int) -> commons.Stopped:
         """Return the exception that ends the run after a signal."""
         name = signal.Signals(number).name
-        return commons.Stopped(
-            number, f"Stopped by {name}. {self.how_to_continue}", self._can_continue
-        )
+        return commons.Stopped(number, f"Stopped by {name}. {self.how_to_resume}", self._can_resume)
 
 
 def _is_of_other_process(error: Exception) -> bool:

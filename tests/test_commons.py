@@ -84,11 +84,11 @@ def test_other_errors_are_said_in_a_line_and_keep_their_traceback(tmp_path, capf
     ("stopped", "code", "text"),
     [
         (Stopped(signal.SIGTERM, "Continue with X"), 0, "Continue with X"),
-        (Stopped(signal.SIGTERM, "Start again", can_continue=False), 1, "Start again"),
+        (Stopped(signal.SIGTERM, "Start again", can_resume=False), 1, "Start again"),
         (Stopped(signal.SIGINT), 130, "Stopped by SIGINT"),
     ],
 )
-def test_a_stopped_run_says_how_to_continue(capfd, stopped, code, text):
+def test_a_stopped_run_says_how_to_resume(capfd, stopped, code, text):
     def stop():
         try:
             raise stopped

@@ -23,17 +23,17 @@ def test_signals_stop_at_once_and_handlers_are_restored(number):
     before = signal.getsignal(number)
     with (
         pytest.raises(Stopped, match="^Stopped by SIG.*. Continue$") as stopped,
-        StopSignals("Continue", can_continue=False),
+        StopSignals("Continue", can_resume=False),
     ):
         signal.raise_signal(number)
         pytest.fail("it continues")
-    assert (stopped.value.signal_number, stopped.value.can_continue) == (number, False)
+    assert (stopped.value.signal_number, stopped.value.can_resume) == (number, False)
     assert signal.getsignal(number) == before
 
 
 @pytest.mark.parametrize("number", BOTH)
 def test_a_postponed_signal_waits_until_received(number):
-    with StopSignals("Continue", can_continue=True) as signals:
+    with StopSignals("Continue", can_resume=True) as signals:
         with signals.postponed():
             assert signals.received() == 0
             signal.raise_signal(number)
@@ -44,11 +44,11 @@ def test_a_postponed_signal_waits_until_received(number):
 
 
 def test_a_signal_that_comes_twice_counts_once():
-    with StopSignals("Continue", can_continue=True) as signals, signals.postponed():
+    with StopSignals("Continue", can_resume=True) as signals, signals.postponed():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert signals.received() == signal.SIGTERM
-    with StopSignals("Continue", can_continue=True), pytest.raises(Stopped) as stopped:
+    with StopSignals("Continue", can_resume=True), pytest.raises(Stopped) as stopped:
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
@@ -57,7 +57,7 @@ def test_a_signal_that_comes_twice_counts_once():
 
 
 def test_a_second_signal_does_not_wait(a_second_later):
-    with StopSignals("Continue", can_continue=True) as signals, signals.postponed():
+    with StopSignals("Continue", can_resume=True) as signals, signals.postponed():
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Stopped):
             signal.raise_signal(signal.SIGINT)
@@ -72,28 +72,28 @@ def stop_and_raise(error):
 
 def test_what_breaks_as_processes_end_is_the_stop_itself():
     killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
-    with pytest.raises(Stopped), StopSignals("Continue", can_continue=True):
+    with pytest.raises(Stopped), StopSignals("Continue", can_resume=True):
         stop_and_raise(killed)
 
 
 def test_a_disk_that_is_full_at_the_stop_is_an_error():
-    with pytest.raises(OSError, match="full"), StopSignals("Continue", can_continue=True):
+    with pytest.raises(OSError, match="full"), StopSignals("Continue", can_resume=True):
         stop_and_raise(OSError("full"))
 
 
 def test_a_full_gpu_at_the_stop_is_an_error():
-    with pytest.raises(torch.cuda.OutOfMemoryError), StopSignals("Continue", can_continue=True):
+    with pytest.raises(torch.cuda.OutOfMemoryError), StopSignals("Continue", can_resume=True):
         stop_and_raise(torch.cuda.OutOfMemoryError("CUDA out of memory"))
 
 
 def test_other_errors_stay():
-    with pytest.raises(RuntimeError, match="a bug"), StopSignals("Continue", can_continue=True):
+    with pytest.raises(RuntimeError, match="a bug"), StopSignals("Continue", can_resume=True):
         raise RuntimeError("a bug")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked")
 def test_processes_that_are_forked_leave_the_stop_to_this_one():
-    with StopSignals("Continue", can_continue=True):
+    with StopSignals("Continue", can_resume=True):
         child = os.fork()
         if not child:
             try:
@@ -108,7 +108,7 @@ def test_a_thread_cannot_take_signals_over():
     done = []
 
     def work():
-        with StopSignals("Continue", can_continue=True):
+        with StopSignals("Continue", can_resume=True):
             done.append(True)
 
     thread = threading.Thread(target=work)

@@ -15,14 +15,14 @@ from training.state import Training
 
 def test_a_checkpoint_has_no_losses_that_were_not_checked(tmp_path):
     training = small_training()
-    signals = StopSignals("Start again", can_continue=True)
+    signals = StopSignals("Start again", can_resume=True)
     checkpointer = Checkpointer(tmp_path, {}, 0, UnreadableImages(tmp_path, 1, 1), signals)
     checkpointer.start(training, None)
     training.progress.note(torch.tensor(math.nan), torch.tensor(1.0), 4)
     with pytest.raises(NotFiniteError):
         checkpointer.save(training)
     assert not list(tmp_path.glob("*.pth"))
-    assert signals.how_to_continue == "Start again"
+    assert signals.how_to_resume == "Start again"
 
 
 def test_nothing_is_kept_of_an_epoch_without_its_checkpoint(flags, tmp_path, monkeypatch):

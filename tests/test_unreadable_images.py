@@ -26,7 +26,7 @@ def test_they_are_counted_through_all_parts_of_a_run(tmp_path):
     training, counts = small_training(), []
     for checkpoint in (None, {"num_unreadable": 2, "metrics": []}):
         images = UnreadableImages(tmp_path, max_share=1, images_per_epoch=10)
-        signals = StopSignals("Start again", can_continue=True)
+        signals = StopSignals("Start again", can_resume=True)
         checkpointer = Checkpointer(tmp_path, {}, 0, images, signals)
         checkpointer.start(training, checkpoint)
         checkpointer.after_iteration(training, ["a", "b"])

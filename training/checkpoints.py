@@ -128,7 +128,7 @@ class Checkpointer:
         self._say_how_to_resume()
 
     def _say_how_to_resume(self) -> None:
-        self.signals.how_to_continue = f"Continue with --resume_train {self.folder / LAST}"
+        self.signals.how_to_resume = f"Resume with --resume_train {self.folder / LAST}"
 
     def end_epoch(self, training: Training, val_recall1: float, numbers: dict[str, Any]) -> bool:
         """End an epoch: write its metrics, a checkpoint, and the network if it is the best.
@@ -176,7 +176,7 @@ class Checkpointer:
                 logging.error(f"The images of that iteration are listed in {file}")
             logging.error(
                 f"Ended in epoch {training.epoch_num} after {training.progress.iteration} "
-                f"iterations. {self.signals.how_to_continue}"
+                f"iterations. {self.signals.how_to_resume}"
             )
             raise
 

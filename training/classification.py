@@ -174,7 +174,7 @@ class Classification:
         draws = self._make_sampler((0, 1)).batch(epoch, iteration)
         return [self._dataset.path(draw) for draw in draws]
 
-    def epoch_metrics(self, epoch: int) -> dict[str, Any]:
+    def epoch_metrics(self, epoch: int) -> dict[str, float]:
         """Return the group that an epoch trains."""
         return {"group": epoch % self.settings.groups_num}
 
@@ -186,7 +186,7 @@ class Classification:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with the heads and moments of a state."""
+        """Resume with the heads and moments of a state."""
         heads, moments = state["classifiers_state_dict"], state["optimizers_state_dict"]
         for head, saved in zip(self.heads, heads, strict=True):
             head.load_state_dict(saved)

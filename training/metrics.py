@@ -73,7 +73,7 @@ class NotFiniteError(ValueError):
         """
         super().__init__(
             f"The loss or its gradient is not finite in epoch {epoch}, iteration {iteration}: "
-            "lower --lr or --classifiers_lr, or limit gradients by --max_grad_norm"
+            "lower --lr (and other learning rates), or limit gradients by --max_grad_norm"
         )
         self.epoch, self.iteration = epoch, iteration
 
@@ -198,7 +198,7 @@ class Progress:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state; its clock goes on as if no time had passed since."""
+        """Resume from a state; the clock continues as if no time had passed since."""
         self.iteration, self.num_images = state["iteration"], state["num_images"]
         self._loss_sum.copy_(state["loss_sum"])
         self._num_losses.copy_(state["num_losses"])
@@ -261,7 +261,7 @@ class Metrics:
 class UnreadableImages:
     """Counts unreadable images, lists them in `unreadable_images.txt`, refuses too many.
 
-    Others of their classes replaced them, see `datasets.groups`.
+    The data set of the objective replaced them by others.
     """
 
     def __init__(self, folder: Path, max_share: float, images_per_epoch: int) -> None:
@@ -311,6 +311,6 @@ class UnreadableImages:
     def _list(self, line: str) -> None:
         self._listed.add(line)
         level = logging.WARNING if len(self._listed) <= NUM_LOGGED else logging.DEBUG
-        logging.log(level, f"{line} Another image of its class is trained on")
+        logging.log(level, f"{line} Another image replaces it")
         with open(self._file, "a", **_TEXT) as file:
             file.write(line + "\n")

@@ -76,14 +76,14 @@ class Objective(Protocol):
     def image_paths(self, epoch: int, iteration: int) -> list[str]:
         """Return the images of a batch of all processes, for the report of a loss that is NaN."""
 
-    def epoch_metrics(self, epoch: int) -> dict[str, Any]:
-        """Return what metrics.jsonl says of an epoch beside losses, recalls and times."""
+    def epoch_metrics(self, epoch: int) -> dict[str, float]:
+        """Return numbers of an epoch for metrics.jsonl, beside loss, recalls and times."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values for a checkpoint; all processes call it."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state, with the learning rates given now."""
+        """Resume from a state, with the learning rates given now."""
 
 
 class ObjectiveSettings(Protocol):
@@ -123,7 +123,7 @@ def move(module: nn.Module, optimizer: Optimizer, device: torch.device) -> None:
 
 
 def augments_on_device(asked: str, device: torch.device) -> bool:
-    """Tell whether batches are augmented on the device rather than in the loader's workers."""
+    """Return whether batches are augmented on the device rather than in the loader's workers."""
     return {"auto": device.type == "cuda", "cuda": True, "cpu": False}[asked]
 
 

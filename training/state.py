@@ -175,7 +175,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state, with the learning rates given now."""
+        """Resume from a state, with the learning rates given now."""
         self.epoch_num = state["epoch_num"]
         self.begin_epoch()
         self.progress.load_state_dict(state["progress"])

@@ -184,7 +184,7 @@ def test_a_signal_for_one_process_of_a_job_stops_all_at_one_iteration(places):
     assert len(ranks) == 2
     os.kill(int(ranks[1]), signal.SIGTERM)
     assert job.wait(60) == 0, said.read_text()
-    assert f"Stopped by SIGTERM. Continue with --resume_train {run}" in said.read_text()
+    assert f"Stopped by SIGTERM. Resume with --resume_train {run}" in said.read_text()
     epoch, iteration = position_of(run)
     assert epoch in (1, 2) and (iteration > 0 or epoch == 2)
     assert start_job(line, said).wait(300) == 0, said.read_text()
