@@ -96,7 +96,7 @@ def test_a_place_index_replaces_another_and_nothing_else(saved, tmp_path, paths,
     save_place_index(tmp_path / "empty", made)
     assert len(load_place_index(tmp_path / "empty").paths) == NUM_IMAGES
     for taken in (tmp_path / "database", tmp_path / "database" / "0" / os.path.basename(paths[0])):
-        with pytest.raises(FileExistsError, match="is no place index: give another folder"):
+        with pytest.raises(FileExistsError, match="is not a place index: give another folder"):
             save_place_index(taken, made)
     assert all(os.path.isfile(path) for path in paths)
     assert sorted(os.listdir(tmp_path)) == ["database", "empty", "index"]

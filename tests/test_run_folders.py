@@ -63,7 +63,7 @@ def test_a_finished_run_keeps_its_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["last_checkpoint.pth", "previous_checkpoint.pth"])
 def test_an_interrupted_training_is_to_be_continued(tmp_path, name):
     fail(tmp_path / "a", {}, name)
-    match = "already holds a training.*, or continue it with --save_dir .*a --resume_train auto"
+    match = "already holds a training.*, or resume it with --save_dir .*a --resume_train auto"
     with pytest.raises(FileExistsError, match=match):
         finish(tmp_path / "a")
     assert (tmp_path / "a" / name).read_text() == "old"
