@@ -53,8 +53,9 @@ def network_of(
     try:
         with torch.device("meta"):
             network = build_network(**architecture, backbone_weights="none", **freezing)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} has no known architecture: {error}") from None
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} has no known architecture, {architecture}: {reason}") from None
     load_strictly(network, tensors, path)
     if network.image_size is not None:
         network.image_size = (

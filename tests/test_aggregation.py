@@ -125,3 +125,23 @@ def test_an_aggregation_refuses_the_state_of_another(saved, loading):
     else:
         with pytest.raises(ValueError, match=f"pooling is {saved}, the network's is {loading}"):
             aggregation.load_state_dict(state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fc_output_dim", [0, 7])
+@pytest.mark.parametrize("name", AGGREGATIONS)
+def test_aggregations_have_the_promised_length(maps, name, fc_output_dim):
+    """out_dim, unit length; `none` is for maps of one location."""
+    aggregation = build_aggregation(name, 5, fc_output_dim)
+    descriptors = aggregation(maps[:, :, :1, :1] if name == "none" else maps)
+    assert descriptors.shape == (3, fc_output_dim or 5) == (3, aggregation.out_dim)
+    torch.testing.assert_close(descriptors.norm(dim=1), torch.ones(3), rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_gem_plain_is_gem_on_the_maps_themselves(maps):
+    aggregation = build_aggregation("gem_plain", 5, 0)
+    assert list(aggregation.state_dict()) == ["0.p"]
+    expected = torch.tensor([[gem_by_hand(channel, 3.0) for channel in image] for image in maps])
+    expected = expected / (expected.square().sum(1, keepdim=True).sqrt() + 1e-6)
+    torch.testing.assert_close(aggregation(maps), expected)

@@ -162,6 +162,64 @@ def test_a_loaded_network_can_be_trained_on(save, published, train_all_layers):
     assert all(p.grad is not None for key, p in network.named_parameters() if key in trained)
 
 
+# What says its architecture
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("whitening", [{}, {"whiten_dim": 40}, {"whiten_dim": 40, "kept_dims": 8}])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_our_state_dicts_say_their_architecture(save, whitening, prefix):
+    network = build_network("ResNet18", 0, "gem_plain", "none", **whitening).eval()
+    wrapped = torch.nn.ModuleDict({"module": network}) if prefix else network
+    assert all(key.startswith(prefix) for key in wrapped.state_dict())
+    loaded = load_network(save({"model_state_dict": wrapped.state_dict(), "epoch": 3})).eval()
+    assert loaded.architecture == network.architecture
+    assert loaded.out_dim == whitening.get("kept_dims", whitening.get("whiten_dim", 512))
+    images = make_images(2, 3, 64, 96)
+    assert torch.equal(loaded(images), network(images))
+
+
+def test_a_copy_without_architecture_is_recognised_or_refused(save):
+    for aggregation in ("gem", "seqpool"):
+        network = build_network("ResNet18", 16, aggregation, "none")
+        assert load_network(save(dict(network.state_dict()))).architecture == network.architecture
+    network = build_network("ResNet18", 16, "gem_plain", "none")
+    with pytest.raises(ValueError, match="no aggregation .* does not say its architecture"):
+        load_network(save(dict(network.state_dict())))
+    network = build_network("ResNet18", 16, "gem", "none", whiten_dim=8)
+    with pytest.raises(ValueError, match="whitening.weight is left over"):
+        load_network(save(dict(network.state_dict())))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"aggregation": "netvlad"}, "Unknown aggregation 'netvlad'"),
+        ({"backbone": ["ResNet18"]}, "unhashable"),
+        ({"backbone": "ResNet50"}, "are? missing"),
+        ({"fc_output_dim": "many"}, "no known architecture"),
+        ({"fc_output_dim": 10**30}, "no known architecture"),
+        ({"fc_output_dim": 10**9}, r"aggregation.3.weight is a float \[16, 512\], not a float"),
+        ({"backbone_weights": "imagenet"}, "multiple values"),
+        ({"path": "x"}, "unexpected keyword"),
+    ],
+    ids=str,
+)
+def test_an_architecture_that_is_not_that_of_the_tensors(save, changes, message):
+    state = build_network("ResNet18", 16, "gem", "none").state_dict()
+    state._metadata[""]["architecture"] |= changes
+    with pytest.raises(ValueError, match=rf"checkpoint\.pth.*{message}"):
+        load_network(save(state))
+
+
+@pytest.mark.parametrize("metadata", [None, 5, {"": 5}, {"": {"architecture": "gem"}}], ids=str)
+def test_strange_metadata_is_ignored(save, metadata):
+    network = build_network("ResNet18", 16, "gem", "none")
+    state = network.state_dict()
+    state._metadata = metadata
+    assert load_network(save(state)).architecture == network.architecture
+
+
 # What is refused, in a sentence
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from training_runs import small_training
 
+from training import state as training_state
 from training.objective import Batch
 
 BATCH = Batch(
@@ -75,3 +76,37 @@ def test_the_scale_of_mixed_precision_goes_on():
     do_step(training, times=math.inf)
     continued.load_state_dict(training.state_dict())
     assert continued.scaler.get_scale() == training.scaler.get_scale() == before / 2
+
+
+# Mixed precision
+
+
+@pytest.mark.parametrize(
+    ("words", "able"),
+    [
+        ("flags : fpu avx2 f16c", set()),
+        ("flags : fpu avx512f avx512_bf16", {"bf16"}),
+        ("flags : amx_bf16 avx512_fp16", {"bf16", "fp16"}),
+        ("Features : fp asimd asimdhp bf16", {"bf16", "fp16"}),
+    ],
+)
+def test_processors_say_what_they_compute_in(tmp_path, monkeypatch, words, able):
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor : 0\n{words}\n")
+    monkeypatch.setattr(training_state, "Path", lambda name: file)
+    monkeypatch.setattr(training_state.platform, "system", lambda: "Linux")
+    assert {
+        name for name in training_state.AMP_DTYPES if training_state.cpu_computes_in(name)
+    } == able
+
+
+def test_only_processors_without_units_are_refused(monkeypatch):
+    monkeypatch.setattr(training_state, "cpu_computes_in", lambda name: name == "bf16")
+    bf16, fp16 = (
+        training_state.Optimization(use_amp16=True, amp_dtype=name) for name in ("bf16", "fp16")
+    )
+    bf16.check(torch.device("cpu"))
+    fp16.check(torch.device("cuda"))
+    training_state.Optimization(amp_dtype="fp16").check(torch.device("cpu"))  # not used
+    with pytest.raises(ValueError, match="does not compute in fp16.*leave --use_amp16 out"):
+        fp16.check(torch.device("cpu"))

@@ -52,9 +52,9 @@ def note_iterations(file, number_type="float32", iterations=ITERATIONS):
 
     Progress.note = note_and_tell
     if number_type != "float32":
-        import model.precision
+        import training.state
 
-        model.precision.cpu_computes_in = lambda name: True
+        training.state.cpu_computes_in = lambda name: True
 
 
 def assert_ended_alike(folder, whole):
