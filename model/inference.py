@@ -18,7 +18,7 @@ from model.other_models import OtherModel
 Model = Callable[[torch.Tensor], torch.Tensor]
 _CHANNELS_LAST_DEVICES = ("cpu", "cuda")  # others compute in the layout that they choose
 # On a CPU. The features of more pixels take blocks of memory that the C library (glibc, from 32 MB
-# on) does not keep: to get them anew for each layer took up to half of the time.
+# on) returns to the system: to allocate them for each layer took up to half of the time.
 _PIXELS_PER_PASS = 512 * 512
 
 
@@ -27,7 +27,7 @@ def optimize(model: nn.Module) -> Model:
 
     Args:
         model: In evaluation mode, on the device where it is to compute; it is not changed, and
-            what is returned shares no weights with it.
+            the returned model shares no weights with it.
 
     Returns:
         A function of images, float32 [B, 3, H, W], of any sizes; the model itself if it is none of
@@ -77,7 +77,7 @@ def fold_batch_norms(backbone: nn.Module) -> None:
 
 
 def _find_pairs(backbone: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield names of convolutions, and of the BatchNorm that alone takes what they give."""
+    """Yield names of convolutions, and of the BatchNorm that alone takes their output."""
     layers = dict(backbone.named_modules())
     if not any(isinstance(layer, nn.BatchNorm2d) for layer in layers.values()):
         return
@@ -90,7 +90,7 @@ def _find_pairs(backbone: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 class _Tracer(fx.Tracer):
-    """Looks into everything but convolutions and BatchNorms, which timm has kinds of its own of."""
+    """Traces all but convolutions and BatchNorms, of which timm has kinds of its own."""
 
     def is_leaf_module(self, layer: nn.Module, name: str) -> bool:
         is_ours = isinstance(layer, (nn.Conv2d, nn.BatchNorm2d))

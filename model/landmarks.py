@@ -25,7 +25,7 @@ from model.published import LANDMARK_DIM
 
 _BACKBONES = {"resnet50": "ResNet50", "resnet101": "ResNet101"}  # `meta`'s names -> ours
 _PREFIXES = {"backbone.": "features.", "aggregation.0.": "pool.", "whitening.": "whiten."}
-_META = {  # what `meta` has to say, and what it means if it says nothing
+_META = {  # entry of `meta`: (the value needed, the value if it is missing)
     "pooling": ("gem", None),
     "whitening": (True, False),
     "local_whitening": (False, False),
@@ -35,7 +35,7 @@ _META = {  # what `meta` has to say, and what it means if it says nothing
 
 
 def is_landmark_checkpoint(checkpoint: Mapping[str, Any]) -> bool:
-    """Tell whether the content of a file is in the format of cnnimageretrieval-pytorch."""
+    """Return whether the content of a file has the format of cnnimageretrieval-pytorch."""
     meta = checkpoint.get("meta")
     return "state_dict" in checkpoint and isinstance(meta, Mapping) and "architecture" in meta
 

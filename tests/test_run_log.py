@@ -82,6 +82,16 @@ def test_a_run_of_an_older_version_cannot_have_flags_that_it_did_not_know(logs, 
     assert look(logs, data).training(PAPER.cosplace("VGG16", 512), 0) is None
 
 
+def test_a_run_of_an_older_version_has_its_aggregation_under_another_name(logs, data):
+    folder = train(logs)
+    flags = json.loads((folder / "args.json").read_text())
+    for pooling, is_same in ((flags["aggregation"], True), ("avg", False)):
+        older = flags | {"pooling": pooling}
+        del older["aggregation"]
+        (folder / "args.json").write_text(json.dumps(older))
+        assert (look(logs, data).training(SOURCE, 0) is not None) == is_same
+
+
 def test_a_trial_of_two_epochs_is_not_the_papers_training(logs, data):
     train(logs, more=["--epochs_num=2"])
     assert look(logs, data).training(SOURCE, 0) is None
