@@ -17,10 +17,8 @@ import torch
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 from commons import IMAGENET_MEAN, IMAGENET_STD
-from datasets.augmentation_cpu import augment_image, compile_kernel
+from datasets.augmentation_cpu import NUM_STEPS, STEP, augment_image, compile_kernel
 
-NUM_STEPS = 4  # of the colour jitter, in random order
-STEP = np.dtype([(name, np.float32) for name in ("amount", "mean_grey", "grey", "hue")])
 _HUE = STEP.names.index("hue")
 _UNCHANGED = (1.0, 0.0, 0.0, 0.0)
 _RATIOS = (3 / 4, 4 / 3)  # of width to height of the crop
@@ -67,7 +65,7 @@ class Augmentation:
         jitter = ColorJitter(params.brightness, params.contrast, params.saturation, params.hue)
         self._ranges = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
         self._areas = (1 - params.random_resized_crop, 1.0)
-        compile_kernel(np.zeros(NUM_STEPS, STEP))
+        compile_kernel()
 
     def __call__(self, image: torch.Tensor, seed: int) -> torch.Tensor:
         """Augment one image.

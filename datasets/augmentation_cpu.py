@@ -16,6 +16,8 @@ from numba import njit
 from commons import IMAGENET_MEAN, IMAGENET_STD
 from datasets.image_names import compile_cached
 
+NUM_STEPS = 4  # of the colour jitter, in random order
+STEP = np.dtype([(name, np.float32) for name in ("amount", "mean_grey", "grey", "hue")])
 _F = np.float32  # numba takes a plain 0.5 for float64 and all that meets it becomes float64
 _FASTMATH = {"contract", "reassoc", "arcp", "nsz", "nnan", "ninf"}  # pixels are finite
 _SCALE = 1 / np.array(IMAGENET_STD, np.float32)
@@ -43,16 +45,13 @@ def augment_image(
     return augmented
 
 
-def compile_kernel(steps: np.ndarray) -> None:
+def compile_kernel() -> None:
     """Compile (seconds, once for an installation) or load the machine code (milliseconds).
 
     Done before loader workers start: forked ones have it, others load it. Numba caches machine code
     in NUMBA_CACHE_DIR, else in __pycache__, else in the user's cache folder, in files that are
     written atomically; the lock keeps processes that start together from giving one name to code
     for two processors.
-
-    Args:
-        steps: Any ones. STEP [NUM_STEPS].
     """
     folder = _augment.stats.cache_path
     with contextlib.ExitStack() as held:
@@ -60,7 +59,7 @@ def compile_kernel(steps: np.ndarray) -> None:
             with contextlib.suppress(OSError):  # another user's lock: then without it
                 held.enter_context(FileLock(os.path.join(folder, "augmentation.lock")))
         pixel = torch.zeros(3, 1, 1, dtype=torch.uint8)
-        augment_image(pixel, steps, (0, 0, 1, 1), 1)
+        augment_image(pixel, np.zeros(NUM_STEPS, STEP), (0, 0, 1, 1), 1)
 
 
 @compile_cached

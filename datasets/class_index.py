@@ -68,7 +68,10 @@ class ClassIndex:
                 if _checksum(self.index_folder / file) != crc32:
                     raise ValueError(f"{file} is not as it was written")
             list_stamp = meta["list_stamp"]
-            arrays = {name: _map_array(self.index_folder / f"{name}.npy") for name in ARRAYS}
+            arrays = {
+                name: np.load(self.index_folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                for name in ARRAYS
+            }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(self.index_folder, error) from None
         self.image_offsets = arrays["image_offsets"]
@@ -208,8 +211,8 @@ def _build(paths: ImagePaths, params: PartitionParams, stem: Path, stamp: list[i
     with ThreadPoolExecutor(1) as hasher:
         digest = hasher.submit(_hash_names, paths.blob, params)
         partition = group_cells(find_cells(*read_numbers(paths, _CELL_FIELDS), params), params)
-    image_offsets = paths.starts[partition.images]
-    contents = dict(zip(ARRAYS, (image_offsets, *list(vars(partition).values())[1:]), strict=True))
+    contents = {"image_offsets": paths.starts[partition.images]}
+    contents |= {name: getattr(partition, name) for name in ARRAYS[1:]}
     meta = {
         "format_version": FORMAT_VERSION,
         "folder": str(paths.folder),
@@ -270,10 +273,6 @@ def _checksum(file: Path) -> int:
         while block := stream.read(_BYTES_PER_BLOCK):
             crc32 = zlib.crc32(block, crc32)
     return crc32
-
-
-def _map_array(file: Path) -> np.ndarray:
-    return np.load(file, mmap_mode="r", allow_pickle=False)
 
 
 def _read_meta(index_folder: Path) -> dict[str, Any]:

@@ -30,10 +30,11 @@ class GroundTruth:
 def within_distance(positions: Positions, threshold_m: float) -> GroundTruth:
     """Database images within `threshold_m` metres of the query, inclusive, are positives."""
     tree = cKDTree(positions.database_m, balanced_tree=False, compact_nodes=False)  # fast to build
-    near = tree.query_ball_point(positions.queries_m, threshold_m * (1 + 1e-6) + 1e-6)
+    radius_m = threshold_m * (1 + 1e-6) + 1e-6
+    near = tree.query_ball_point(positions.queries_m, radius_m, return_sorted=True)
     positives = []
     for query_m, indices in zip(positions.queries_m, near, strict=True):
-        indices = np.sort(np.array(indices, dtype=np.int64))
+        indices = np.array(indices, dtype=np.int64)
         offsets_m = positions.database_m[indices] - query_m
         # The tree rounds, so it searched a little farther: here the threshold is exact.
         is_within = offsets_m[:, 0] ** 2 + offsets_m[:, 1] ** 2 <= threshold_m**2

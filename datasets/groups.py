@@ -22,7 +22,7 @@ _MAX_TRIES = 20  # images in a row that cannot be read: it is not the images the
 class Draw(NamedTuple):
     """One sample to be loaded."""
 
-    class_num: int  # numbered through all groups, see ClassIndex
+    group: int
     label: int  # index of the class in its group
     seed: int  # decides the image and its augmentation
 
@@ -88,9 +88,7 @@ class TrainDataset(Dataset):
 
     def _candidates(self, draw: Draw) -> Iterator[tuple[int, int]]:
         """Yield label and index of the image drawn, then of those that may replace it."""
-        first_class = draw.class_num - draw.label
-        group = int(np.searchsorted(self.index.group_starts, first_class, side="right")) - 1
-        classes = self.index.classes(group)
+        classes = self.index.classes(draw.group)
         for step in range(len(classes)):
             label = (draw.label + step) % len(classes)
             images = self.index.images(classes[label])
@@ -142,33 +140,26 @@ class GroupSampler(Sampler[list[Draw]]):
 
         The first is that of `first_iteration`: the earlier ones are drawn too, and left out.
         """
-        for labels, seeds in islice(self._batches(self.epoch), self.first_iteration, None):
-            yield self._own_draws(self.epoch, labels, seeds)
+        return self._batches(self.epoch, self.first_iteration)
 
     def batch(self, epoch: int, iteration: int) -> list[Draw]:
         """Return this process's share of one batch."""
-        labels, seeds = next(islice(self._batches(epoch), iteration, None))
-        return self._own_draws(epoch, labels, seeds)
+        return next(self._batches(epoch, iteration))
 
-    def _batches(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield labels and seeds of all batches of an epoch, int64 [batch_size] each."""
+    def _batches(self, epoch: int, first: int) -> Iterator[list[Draw]]:
+        """Yield the share of each batch of an epoch, from the batch `first` on."""
         rng = np.random.default_rng((self.seed, epoch))
-        num_classes = len(self.index.classes(epoch % self.groups_num))
-        labels = np.empty(0, np.int64)
-        for _ in range(self.iterations):
+        group, (rank, num_ranks) = epoch % self.groups_num, self.share
+        own = slice(rank * self.batch_size // num_ranks, (rank + 1) * self.batch_size // num_ranks)
+        num_classes, labels = len(self.index.classes(group)), np.empty(0, np.int64)
+        for iteration in range(self.iterations):
             while len(labels) < self.batch_size:
                 labels = np.concatenate((labels, rng.permutation(num_classes)))
             batch, labels = labels[: self.batch_size], labels[self.batch_size :]
-            yield batch, rng.integers(2**63, size=self.batch_size)
-
-    def _own_draws(self, epoch: int, labels: np.ndarray, seeds: np.ndarray) -> list[Draw]:
-        rank, num_ranks = self.share
-        own = slice(rank * self.batch_size // num_ranks, (rank + 1) * self.batch_size // num_ranks)
-        classes = self.index.classes(epoch % self.groups_num)
-        return [
-            Draw(classes[label], int(label), int(seed))
-            for label, seed in zip(labels[own], seeds[own], strict=True)
-        ]
+            seeds = rng.integers(2**63, size=self.batch_size)
+            if iteration >= first:
+                pairs = zip(batch[own].tolist(), seeds[own].tolist(), strict=True)
+                yield [Draw(group, label, seed) for label, seed in pairs]
 
 
 def collate(

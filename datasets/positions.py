@@ -113,12 +113,19 @@ def join_positions(database: Utm, queries: Utm) -> Positions:
     """
     columns = zip(vars(database).values(), vars(queries).values(), strict=True)
     positions = Utm(*(np.concatenate(both) for both in columns))
-    is_southern, hemisphere_notes = _find_southern(positions)
-    positions_m, notes = _to_plane(positions, is_southern)
+    east_m, north_m = positions.east_m, positions.north_m
+    is_southern, notes = _find_southern(positions)
+    if is_southern.any() and not is_southern.all():
+        north_m = north_m - EQUATOR_NORTH_M * is_southern
+        is_southern = np.zeros_like(is_southern)
+    stated = positions.zones[np.isfinite(positions.zones)]
+    if len(stated) and stated.min() != stated.max():
+        zones = _fill(positions.zones)
+        east_m, north_m, zone_notes = _project(east_m, north_m, zones, ~is_southern)
+        notes += zone_notes
+    positions_m = np.stack((east_m, north_m), axis=1)
     num_database = len(database.letters)
-    return Positions(
-        positions_m[:num_database], positions_m[num_database:], (*hemisphere_notes, *notes)
-    )
+    return Positions(positions_m[:num_database], positions_m[num_database:], notes)
 
 
 def choose_zones(zones: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -205,20 +212,6 @@ def _find_southern(positions: Utm) -> tuple[np.ndarray, tuple[str, ...]]:
     hemisphere = "southern" if southern else "northern"
     note = f"{(~has_band).sum():,} names without a latitude band are taken to be {hemisphere}"
     return np.where(has_band, is_southern, southern), (note,)
-
-
-def _to_plane(positions: Utm, is_southern: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return east and north, float64 [num_images, 2], and sentences on projected zones."""
-    east_m, north_m = positions.east_m, positions.north_m
-    if is_southern.any() and not is_southern.all():
-        north_m = north_m - EQUATOR_NORTH_M * is_southern
-        is_southern = np.zeros_like(is_southern)
-    notes = ()
-    stated = positions.zones[np.isfinite(positions.zones)]
-    if len(stated) and stated.min() != stated.max():
-        zones = _fill(positions.zones)
-        east_m, north_m, notes = _project(east_m, north_m, zones, ~is_southern)
-    return np.stack((east_m, north_m), axis=1), notes
 
 
 def _fill(zones: np.ndarray) -> np.ndarray:

@@ -12,14 +12,12 @@ from conftest import REPOSITORY
 from commons import IMAGENET_MEAN, IMAGENET_STD
 from datasets import augmentation_cpu
 from datasets.augmentation import (
-    NUM_STEPS,
-    STEP,
     Augmentation,
     AugmentationParams,
     AugmentationRecipe,
     augment_batch,
 )
-from datasets.augmentation_cpu import augment_image
+from datasets.augmentation_cpu import NUM_STEPS, STEP, augment_image
 
 UNCHANGED = (1, 0, 0, 0)
 

@@ -49,7 +49,7 @@ def test_each_class_is_drawn_once_before_any_is_drawn_again(index):
 def test_labels_count_inside_the_group(index):
     for epoch in (0, 1):
         for draw in draws(sampler_of(index), epoch):
-            assert draw.class_num == index.classes(epoch)[draw.label]
+            assert draw.group == epoch and 0 <= draw.label < len(index.classes(epoch))
 
 
 def test_epoch_and_seed_decide_everything(index):
@@ -72,7 +72,9 @@ def test_images_come_from_the_class_and_all_of_them_do(index):
         image, label, seed, unreadable = dataset[draw]
         assert (label, seed, unreadable) == (draw.label, draw.seed, ())
         assert image.dtype == torch.uint8
-        paths = [index.path(number) for number in index.images(draw.class_num)]
+        paths = [
+            index.path(number) for number in index.images(index.classes(draw.group)[draw.label])
+        ]
         matches = [path for path in paths if torch.equal(load_image(path), image)]
         assert matches == [dataset.path(draw)]
         seen.setdefault(label, set()).add(matches[0])
@@ -122,14 +124,15 @@ def test_augmenting_on_the_device_gives_what_workers_give(index):
 def plain_batches(sampler, epoch):
     """Return the batches of an epoch as one loop over its random numbers."""
     rng = np.random.default_rng((sampler.seed, epoch))
-    classes = list(sampler.index.classes(epoch % sampler.groups_num))
+    group = epoch % sampler.groups_num
+    num_classes = len(sampler.index.classes(group))
     order, batches = [], []
     for _ in range(sampler.iterations):
         while len(order) < sampler.batch_size:
-            order += rng.permutation(len(classes)).tolist()
+            order += rng.permutation(num_classes).tolist()
         seeds = rng.integers(2**63, size=sampler.batch_size).tolist()
         labels, order = order[: sampler.batch_size], order[sampler.batch_size :]
-        batch = [(classes[label], label, seed) for label, seed in zip(labels, seeds, strict=True)]
+        batch = [(group, label, seed) for label, seed in zip(labels, seeds, strict=True)]
         number, num_shares = sampler.share
         size = sampler.batch_size // num_shares
         batches.append(batch[number * size : (number + 1) * size])

@@ -232,3 +232,16 @@ def test_many_classes_far_apart_stay_apart():
     assert (pairs[:, 1] == pairs[:, 0] + 300_000).all()
     cells = np.stack((east_m // 10 * 10, north_m // 10 * 10, heading_deg // 1), axis=1)
     np.testing.assert_array_equal(partition.class_cells, cells[pairs[:, 0]])
+
+
+@pytest.mark.parametrize("side_m", [3, 7, 10])
+def test_the_last_number_below_a_border_is_below_it(side_m):
+    """Where the quotient itself would round up to the border."""
+    borders = side_m * np.arange(-5.0, 60_000.0, 997)
+    axis_m = np.concatenate(
+        (borders, np.nextafter(borders, -np.inf), np.nextafter(borders, np.inf))
+    )
+    params = PartitionParams(M=side_m, min_images_per_class=0)
+    heading_deg = np.resize([0.0, 30.0, np.nextafter(30, 0), np.nextafter(360, 0)], len(axis_m))
+    columns = (axis_m, axis_m[::-1].copy(), heading_deg)
+    assert_same(make_partition(*columns, params), reference(*columns, params))

@@ -53,7 +53,7 @@ def test_an_unreadable_image_is_replaced_by_another_of_its_class(index):
     break_images(index, index.broken)
     dataset = TrainDataset(index, None)
     for seed in range(4):
-        draw = Draw(1, 1, 40 + seed)
+        draw = Draw(0, 1, 40 + seed)
         sample = dataset[draw]
         assert (sample.label, sample.seed) == (1, 40 + seed) and label_of(index, sample) == 1
         is_bad = 4 + seed in index.broken
@@ -67,7 +67,7 @@ def test_an_unreadable_image_is_replaced_by_another_of_its_class(index):
 def test_where_a_whole_class_is_unreadable_the_next_one_of_the_group_is_drawn(index):
     index.broken = [8, 9, 10, 11, 0]
     break_images(index, index.broken)
-    sample = TrainDataset(index, None)[Draw(2, 2, 8)]
+    sample = TrainDataset(index, None)[Draw(0, 2, 8)]
     assert sample.label == label_of(index, sample) == 0, "after the last class comes the first"
     assert [text.split()[2] for text in sample.unreadable] == [
         index.path(number) for number in index.broken
@@ -78,13 +78,13 @@ def test_many_unreadable_images_in_a_row_end_with_a_sentence(index, monkeypatch)
     break_images(index, range(12))
     first = index.path(7)
     with pytest.raises(ValueError) as raised:
-        TrainDataset(index, None)[Draw(1, 1, 3)]
+        TrainDataset(index, None)[Draw(0, 1, 3)]
     message = str(raised.value)
     assert message.startswith("12 images in a row cannot be read. Is the disk there that holds")
     assert f"{index.folder}?" in message and f"The image {first} cannot be read" in message
     monkeypatch.setattr("datasets.groups._MAX_TRIES", 5)
     with pytest.raises(ValueError, match="^5 images in a row"):
-        TrainDataset(index, None)[Draw(1, 1, 3)]
+        TrainDataset(index, None)[Draw(0, 1, 3)]
 
 
 def test_training_tries_again(index, monkeypatch):
