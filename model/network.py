@@ -4,14 +4,44 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from model.aggregation import build_aggregation, check_aggregation
+from model.aggregation.pooling import ADDED_EPS, L2Norm
 from model.backbones import find_spec
 from model.backbones.build import build_backbone, load_pretrained_aggregation
-from model.whitening import Whitening
 
 IMAGE_SIZE = 512  # of training, in pixels, where the backbone has no size of its own
+
+
+class Whitening(nn.Linear):
+    """The last layer of some networks: a linear map, the first dimensions of its result, then L2.
+
+    Dimensions are kept from the first: whitenings have theirs in order of falling variance.
+    """
+
+    def __init__(self, in_dim: int, whiten_dim: int, kept_dims: int | None = None) -> None:
+        """Make a layer with random weights, which are to be loaded or fitted.
+
+        Args:
+            in_dim: Length of the descriptors that come in.
+            whiten_dim: Number of whitened dimensions, rows of the matrix.
+            kept_dims: Length of the descriptors that go out; None for all whitened dimensions.
+
+        Raises:
+            ValueError: If there are fewer dimensions than are to be kept.
+        """
+        super().__init__(in_dim, whiten_dim)
+        self.out_dim = whiten_dim if kept_dims is None else kept_dims
+        if not 1 <= self.out_dim <= whiten_dim:
+            raise ValueError(f"The whitening has 1 to {whiten_dim} dimensions, not {self.out_dim}")
+        self.normalise = L2Norm(ADDED_EPS)
+
+    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """Whiten [B, in_dim] to [B, out_dim], of unit length, float32 also under autocast."""
+        whitened = F.linear(descriptors, self.weight, self.bias)
+        return self.normalise(whitened[:, : self.out_dim])
 
 
 class GeoLocalizationNet(nn.Module):

@@ -141,7 +141,7 @@ def test_training_may_start_from_the_weights_of_a_network(continued, flags, tmp_
 
 
 def test_continuing_may_change_learning_rates_and_precision(flags, tmp_path, monkeypatch):
-    monkeypatch.setattr("model.precision.cpu_computes_in", lambda name: True)
+    monkeypatch.setattr("training.state.cpu_computes_in", lambda name: True)
     train_main([*flags, "--epochs_num=1", f"--save_dir={tmp_path / 'run'}"])
     last = tmp_path / "run" / "last_checkpoint.pth"
     more = ["--epochs_num=2", "--lr=1e-6", "--classifiers_lr=0.5", "--use_amp16"]

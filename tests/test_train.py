@@ -50,7 +50,7 @@ def test_augmentation_device_and_workers_change_nothing(flags, tmp_path):
 
 @pytest.mark.parametrize("amp_dtype", ["bf16", "fp16"])
 def test_mixed_precision_takes_the_same_path(flags, tmp_path, amp_dtype, monkeypatch):
-    monkeypatch.setattr("model.precision.cpu_computes_in", lambda name: True)
+    monkeypatch.setattr("training.state.cpu_computes_in", lambda name: True)
     flags = [*flags, "--epochs_num=1", "--lr=1e-7", "--classifiers_lr=1e-5"]
     amp = ["--use_amp16", f"--amp_dtype={amp_dtype}"]
     train_main([*flags, *amp, f"--save_dir={tmp_path / 'run'}"])
@@ -165,7 +165,7 @@ def test_names_without_heading_are_counted(flags, tmp_path, refused):
     ],
 )
 def test_user_errors_are_sentences(flags, tmp_path, refused, monkeypatch, extra, code, text):
-    monkeypatch.setattr("model.precision.cpu_computes_in", lambda name: False)
+    monkeypatch.setattr("training.state.cpu_computes_in", lambda name: False)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "results.json").write_text("{}")
     assert text in refused(train_main, [*flags, extra], code)

@@ -84,7 +84,7 @@ def test_gradients_that_are_not_finite_end_the_run(tiny, monkeypatch, refused):
 
 
 def test_a_scaler_skips_a_bad_step_and_the_run_continues(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("model.precision.cpu_computes_in", lambda name: True)
+    monkeypatch.setattr("training.state.cpu_computes_in", lambda name: True)
     # Processors round fp16 in different ways, and overflow at different steps: compute in 32 bits.
     monkeypatch.setattr("torch.autocast", lambda *_, **__: contextlib.nullcontext())
     scaler = partial(torch.amp.GradScaler, init_scale=16.0)
