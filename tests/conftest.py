@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from training_runs import SMALL
 
 import commons
+import mini_city
 from datasets.image_names import ImageName, format_image_name
 from model.checkpoint_files import save_atomically
 from model.network import build_network
@@ -35,16 +37,34 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def datasets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a datasets folder with the smallest mini city."""
-    folder = tmp_path_factory.mktemp("datasets")
-    result = run("-m", "mini_city", "--preset", "tiny", "--folder", folder / "mini_city")
-    assert result.returncode == 0, result.stderr
-    return folder
+def datasets_folder(shared_folder: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """Return a datasets folder with the smallest mini city. Tests may read it."""
+    return shared_folder(
+        "datasets", lambda folder: mini_city.generate(folder / "mini_city", "tiny", workers=2)
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_folder(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return a function that fills a folder once for all processes that run tests."""
+    root = tmp_path_factory.getbasetemp()
+    root = root if worker_id == "master" else root.parent
+
+    def fill(name: str, write: Callable[[Path], object]) -> Path:
+        with FileLock(root / f"{name}.lock"):
+            if not (root / f"{name}.done").exists():
+                (root / name).mkdir()
+                write(root / name)
+                (root / f"{name}.done").touch()
+        return root / name
+
+    return fill
 
 
 def run(*arguments: object, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess:
-    """Run Python as a user does; entry points are given by name."""
+    """Run Python as a user does; entry points are given by name. Importing takes seconds."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
@@ -135,9 +155,9 @@ def flags(datasets_folder: Path, tmp_path: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the checkpoint of an untrained ResNet-18 with 24-D descriptors."""
+    """Return the checkpoint of an untrained network, tiny, with 24-D descriptors."""
     torch.manual_seed(0)
-    network = build_network("ResNet18", 24, backbone_weights="none")
+    network = build_network("Tiny", 24, backbone_weights="none")
     path = tmp_path_factory.mktemp("model") / "model.pth"
     save_atomically(network.state_dict(), path)
     return path

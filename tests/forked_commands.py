@@ -29,7 +29,7 @@ import pytest
 import commons
 
 REPOSITORY = Path(__file__).parents[1]
-ENTRY_POINTS = ("eval", "train", "localize")  # imported once
+PRELOADED = ("eval", "train", "localize", "tiny_backbone")  # imported once
 
 
 class ForkedCommand:
@@ -144,9 +144,9 @@ def wait_until(
 def _fork_server() -> multiprocessing.context.ForkServerContext:
     """Start the server, which imports the entry points."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(ENTRY_POINTS))
+    context.set_forkserver_preload(list(PRELOADED))
     with pytest.MonkeyPatch.context() as patch:  # the server has no other way to find modules
-        patch.setenv("PYTHONPATH", str(REPOSITORY))
+        patch.setenv("PYTHONPATH", f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}")
         multiprocessing.forkserver.ensure_running()
     return context
 

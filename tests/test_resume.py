@@ -1,17 +1,14 @@
 """Training that is interrupted and continued."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
-from conftest import REPOSITORY, name, run, write_image
+from conftest import name, write_image
+from forked_commands import run_forked, wait_until
 from training_runs import SMALL, assert_same_state, metrics_of
 
 from model.checkpoint_files import read_checkpoint, save_atomically
@@ -22,24 +19,15 @@ from training.checkpoints import note_changes
 
 def test_killed_and_continued_training_equals_an_uninterrupted_one(flags, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    flags = [*flags, "--num_workers=1"]
-    assert run("train.py", *flags, "--save_dir", whole).returncode == 0
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *flags, "--save_dir", str(killed)],
-        cwd=REPOSITORY,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while process.poll() is None:
-        time.sleep(0.01)
-        lines = killed / "metrics.jsonl"
-        if lines.exists() and lines.read_text().count("\n") >= 2:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    flags = [*flags, "--num_workers=1", "--iterations_per_epoch=30"]
+    train_main([*flags, f"--save_dir={whole}"])
+    command = run_forked("train", [*flags, f"--save_dir={killed}"], tmp_path / "said")
+    lines = killed / "metrics.jsonl"
+    wait_until(lambda: lines.exists() and lines.read_text().count("\n") >= 2, command)
+    command.kill()
+    assert command.wait() == -signal.SIGKILL
     assert not (killed / "results.json").exists()
-    result = run("train.py", "--resume_train", killed / "last_checkpoint.pth")
-    assert result.returncode == 0, result.stderr
+    train_main([f"--resume_train={killed / 'last_checkpoint.pth'}"])
     assert_same_state(killed, whole)
     assert metrics_of(killed) == metrics_of(whole)
     recalls, expected = (

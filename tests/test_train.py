@@ -17,6 +17,7 @@ from train import main as train_main
 
 
 def test_trains_validates_and_tests_as_a_user_runs_it(flags, tmp_path):
+    flags = [flag.replace("Tiny", "ResNet18") for flag in flags]
     result = run("train.py", *flags, "--save_dir", tmp_path / "run", "--num_preds_to_save", 2)
     assert result.returncode == 0, result.stderr
     assert "Epoch 3: group 1" in result.stdout and "Test of the best network" in result.stdout
@@ -36,7 +37,8 @@ def test_trains_validates_and_tests_as_a_user_runs_it(flags, tmp_path):
     assert len(os.listdir(folder / "preds")) == results["num_queries"] > 0
     assert Image.open(folder / "preds" / "00000.jpg").height > 256
     assert load_network(folder / "best_model.pth").out_dim == 16
-    assert [file for file in os.listdir(folder) if file.startswith(".")] == [".lock"]
+    hidden = {file for file in os.listdir(folder) if file.startswith(".")}
+    assert hidden <= {".lock"}, "filelock keeps or removes it, by version"
     info = (folder / "info.log").read_text()
     assert "2 groups" not in info and "Epoch 0: group 0" in info
 
@@ -63,24 +65,20 @@ def test_mixed_precision_takes_the_same_path(flags, tmp_path, amp_dtype, monkeyp
 
 
 def test_training_lowers_the_loss_and_leaves_frozen_layers_alone(flags, tmp_path):
-    longer = ["--groups_num=1", "--iterations_per_epoch=25", "--epochs_num=6"]
+    longer = ["--groups_num=1", "--iterations_per_epoch=50", "--epochs_num=6", "--lr=0.01"]
+    plain = [f"--{name}=0" for name in ("brightness", "contrast", "saturation", "hue")]
+    longer += [*plain, "--random_resized_crop=0"]
     train_main([*flags, *longer, f"--save_dir={tmp_path / 'run'}"])
     losses = [line["loss"] for line in metrics_of(tmp_path / "run")]
     assert losses[-1] < 0.8 * losses[0], losses
     commons.seed_everything(0)
-    start = build_network("ResNet18", 16, backbone_weights="none").state_dict()
+    start = build_network("Tiny", 16, backbone_weights="none").state_dict()
     end = read_checkpoint(tmp_path / "run" / "last_checkpoint.pth")["model_state_dict"]
     changed = {key for key in start if not torch.equal(start[key], end[key])}
-    assert "backbone.7.1.conv2.weight" in changed and "aggregation.1.p" in changed
-    assert "backbone.1.running_mean" in changed, "statistics of frozen layers move, as in the paper"
-    frozen = (
-        "backbone.0.",
-        "backbone.1.w",
-        "backbone.1.b",
-        "backbone.4.0.conv",
-        "backbone.5.0.conv",
-    )
-    assert not [key for key in changed if key.startswith(frozen)]
+    statistics = {f"backbone.1.{key}" for key in ("running_mean", "running_var")}
+    assert statistics < changed, "statistics of frozen layers move, as in the paper"
+    frozen = {"backbone.0.weight", "backbone.1.weight", "backbone.1.bias"}
+    assert changed == set(start) - frozen
 
 
 def test_evaluation_without_a_model_is_the_network_that_training_starts_from(
@@ -100,7 +98,7 @@ def test_evaluation_without_a_model_is_the_network_that_training_starts_from(
         train_main([*flags, "--seed=5"])
     with pytest.raises(KeyboardInterrupt):
         eval_main(
-            "--dataset mini_city_test_v1 --backbone ResNet18 --backbone_weights none "
+            "--dataset mini_city_test_v1 --backbone Tiny --backbone_weights none "
             f"--fc_output_dim 16 --seed 5 --datasets_folder {datasets_folder}".split()
         )
     assert all(torch.equal(captured[0][key], captured[1][key]) for key in captured[0])
@@ -176,12 +174,12 @@ def test_user_errors_are_sentences(flags, tmp_path, refused, monkeypatch, extra,
 def test_frozen_batch_norm_keeps_the_statistics_it_starts_with(flags, tmp_path):
     train_main([*flags, "--epochs_num=1", "--freeze_bn", f"--save_dir={tmp_path / 'run'}"])
     commons.seed_everything(0)
-    start = build_network("ResNet18", 16, backbone_weights="none").state_dict()
+    start = build_network("Tiny", 16, backbone_weights="none").state_dict()
     end = read_checkpoint(tmp_path / "run" / "last_checkpoint.pth")["model_state_dict"]
     moved = {
         key for key in start if "running_mean" in key and not torch.equal(start[key], end[key])
     }
-    assert moved and all(key.startswith(("backbone.6.", "backbone.7.")) for key in moved)
+    assert moved == {"backbone.4.running_mean"}, "not that of the first, frozen layer"
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")

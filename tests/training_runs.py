@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import tiny_backbone  # noqa: F401, SMALL names it
 import torch
 
 from model.checkpoint_files import read_checkpoint
@@ -17,7 +18,7 @@ MEASURED = {  # numbers of an epoch that differ from run to run
 }
 
 SMALL = [
-    *("--dataset=mini_city", "--backbone=ResNet18", "--backbone_weights=none"),
+    *("--dataset=mini_city", "--backbone=Tiny", "--backbone_weights=none"),
     *("--fc_output_dim=16", "--image_size=32", "--resize_test_imgs=32", "--batch_size=4"),
     *("--min_images_per_class=3", "--groups_num=2", "--epochs_num=4", "--iterations_per_epoch=3"),
     *("--lr=0.001", "--num_workers=0", "--device=cpu"),
@@ -27,7 +28,7 @@ SMALL = [
 def small_training(lr=1e-5, device="cpu", **optimization):
     """Make a network and a head for a group of 5 classes, to be trained on given batches."""
     torch.manual_seed(0)
-    network = build_network("ResNet18", 8, backbone_weights="none")
+    network = build_network("Tiny", 8, backbone_weights="none")
     index = SimpleNamespace(classes=lambda group: range(5), digest="", folder="")
     flags = parse_train_arguments(["--groups_num=1", f"--lr={lr}", "--num_workers=0"])
     objective = Classification(index, ClassificationSettings.from_flags(vars(flags)))
