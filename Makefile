@@ -1,8 +1,11 @@
 # make demo: watch CosPlace learn to recognise places, on a city made on the spot
 # make test: check style and run all tests but the long ones
 # make test-faults: kill runs, fill disks, break files, for a quarter of an hour at most
+# make test-versions: run the core tests with the oldest and the newest packages of requirements.txt
+# make test-gpu: run and measure what needs a GPU, in 8 minutes; installs nothing, uses $(PYTHON)
 # make bench: measure how fast everything is, in a quarter of an hour, on Linux; writes benchmarks/results.md
-# All first make a virtual environment in .venv; a second call installs nothing.
+# All but test-versions and test-gpu first make a virtual environment in .venv; a second call
+# installs nothing.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,7 +17,7 @@ TRAINING := --image_size 128 --train_all_layers --lr 5e-4 --epochs_num 8 --itera
 
 PARALLEL := --numprocesses 3 --dist loadfile
 
-.PHONY: demo test test-faults bench
+.PHONY: demo test test-faults test-versions test-gpu bench
 
 demo: .venv/installed
 	$(BIN)/python -m mini_city --preset demo --folder $(DATA)/mini_city --overwrite
@@ -34,6 +37,17 @@ test: .venv/installed .venv/installed_for_tests
 test-faults: .venv/installed .venv/installed_for_tests
 	$(BIN)/pytest $(PARALLEL) tests/faults -m ""
 
+test-versions: .venvs/oldest/installed .venvs/newest/installed
+	@failed=; for set in oldest newest; do \
+		echo "The $$set packages:"; .venvs/$$set/bin/pip list --format=freeze; \
+		.venvs/$$set/bin/pytest $(PARALLEL) -m "core and not long" || failed="$$failed $$set"; \
+	done; test -z "$$failed" || { echo "Core tests fail with the packages of:$$failed"; exit 1; }
+
+test-gpu:
+	$(PYTHON) -c "import sys, torch; sys.exit(None if torch.cuda.is_available() else 'No GPU that torch can use')"
+	$(PYTHON) -m pytest -m gpu tests/test_gpu.py
+	$(PYTHON) -m benchmarks.training --device cuda --backbones ResNet18 ResNet50 --iterations 30 --max_seconds 180
+
 bench: .venv/installed .venv/installed_for_tests
 	$(BIN)/python -m benchmarks.all
 
@@ -51,4 +65,16 @@ install = @echo "Installing $(1)"; $(BIN)/pip install -r $(1) -c constraints.txt
 
 .venv/installed_for_tests: tests/requirements.txt .venv/installed
 	$(call install,tests/requirements.txt)
+	touch $@
+
+# The lower bounds, to the letter: Python 3.10 to 3.12 has them all.
+.venvs/oldest/installed: requirements.txt tests/requirements.txt
+	$(PYTHON) -m venv .venvs/oldest
+	sed -n 's/>=\([^,]*\).*/==\1/p' $^ > .venvs/oldest/requirements.txt
+	.venvs/oldest/bin/pip install -r .venvs/oldest/requirements.txt
+	touch $@
+
+.venvs/newest/installed: requirements.txt tests/requirements.txt
+	$(PYTHON) -m venv .venvs/newest
+	.venvs/newest/bin/pip install --upgrade -r requirements.txt -r tests/requirements.txt
 	touch $@

@@ -25,6 +25,7 @@ from model.checkpoint_files import save_atomically
 from model.network import build_network
 
 REPOSITORY = Path(__file__).parents[1]
+WITH_TINY = (REPOSITORY / "tests" / "tiny_backbone.py",)  # before the name of an entry point
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 
@@ -46,11 +47,11 @@ def datasets_folder(shared_folder: Callable[[str, Callable[[Path], object]], Pat
 
 @pytest.fixture(scope="session")
 def shared_folder(
-    tmp_path_factory: pytest.TempPathFactory, worker_id: str
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str, Callable[[Path], object]], Path]:
     """Return a function that fills a folder once for all processes that run tests."""
     root = tmp_path_factory.getbasetemp()
-    root = root if worker_id == "master" else root.parent
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
     def fill(name: str, write: Callable[[Path], object]) -> Path:
         with FileLock(root / f"{name}.lock"):
@@ -110,6 +111,15 @@ def make_eval_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "set"
 
     return make
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Skip the tests of a GPU where there is none; TEST_DEVICE=cpu runs their logic."""
+    if torch.cuda.is_available() or os.environ.get("TEST_DEVICE") == "cpu":
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device: make test-gpu"))
 
 
 def pytest_configure() -> None:

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import run
+from conftest import WITH_TINY, run
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
@@ -28,7 +28,7 @@ def results_of(folder):
 
 def by_hand(model_file, folder):
     """Compute descriptors and positions one image at a time, with the plainest code."""
-    network = build_network("ResNet18", 24, backbone_weights="none").eval()
+    network = build_network("Tiny", 24, backbone_weights="none").eval()
     network.load_state_dict(torch.load(model_file, weights_only=True))
     descriptors, positions = [], []
     for path in sorted(folder.iterdir()):
@@ -41,7 +41,7 @@ def by_hand(model_file, folder):
 
 
 def test_recalls_are_those_counted_by_hand(flags, model_file, datasets_folder, tmp_path):
-    result = run("eval.py", *flags, TEST_SET, "--positive_dist_threshold=12.5")
+    result = run(*WITH_TINY, "eval.py", *flags, TEST_SET, "--positive_dist_threshold=12.5")
     assert result.returncode == 0, result.stderr
     test_folder = datasets_folder / "mini_city/processed/test"
     database, database_m = by_hand(model_file, test_folder / "database")
@@ -85,7 +85,7 @@ def test_results_carry_the_whole_protocol(flags, model_file, tmp_path):
         "descriptor_dim": 24,
         "search": "exact L2",
         "orientation": "upright by EXIF",
-        "backbone": "ResNet18",
+        "backbone": "Tiny",
         "aggregation": "gem",
         "model_file": str(model_file),
         "seed": 0,

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from conftest import run, write_image
+from conftest import write_image
 
 from datasets.image_names import parse_image_name
 from eval import main as eval_main
@@ -25,11 +25,11 @@ def results_of(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_several_sets_share_a_database_and_end_in_one_table(flags, datasets_folder, tmp_path):
+def test_several_sets_share_a_database_and_end_in_one_table(flags, tmp_path, capfd):
     names = ["mini_city_test_v1", "mini_city_val", "mini_city_test_v2"]
-    result = run("eval.py", *flags, "--datasets", *names, "--no_report")
-    assert result.returncode == 0, result.stderr
-    passes = result.stderr.count("Database:   0%")
+    eval_main([*flags, "--datasets", *names, "--no_report"])
+    printed = capfd.readouterr()
+    passes = printed.err.count("Database:   0%")
     assert passes == 2, "val, and test once for v1 and v2"
     folder = tmp_path / "run"
     rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
@@ -42,7 +42,7 @@ def test_several_sets_share_a_database_and_end_in_one_table(flags, datasets_fold
         )
         assert results_of(folder / f"{row['data set']}1")["recalls"] == results["recalls"]
     assert (folder / "table.md").read_text().count("| mini_city") == 3
-    assert result.stdout.count("mini_city_test_v2") > 1 and "R@20\n" in result.stdout
+    assert printed.out.count("mini_city_test_v2") > 1 and "R@20\n" in printed.out
 
 
 def test_all_are_those_on_disk_and_the_others_are_listed(flags, tmp_path):
@@ -76,20 +76,14 @@ def test_several_query_folders(flags, datasets_folder, tmp_path):
     assert results_of(folder)["recalls"] == results_of(tmp_path / "v2")["recalls"]
 
 
-def test_one_extraction_serves_many_questions(flags, tmp_path):
+def test_one_extraction_serves_many_questions(flags, tmp_path, capfd):
     saved = [f"--save_descriptors={tmp_path / 'saved'}"]
     eval_main([*flags, TEST_SET, *saved])
     assert len(list((tmp_path / "saved").glob("*.npy"))) == 2
-    again = run(
-        "eval.py",
-        *flags,
-        TEST_SET,
-        f"--save_dir={tmp_path / 'again'}",
-        f"--load_descriptors={tmp_path / 'saved'}",
-        "--positive_dist_threshold=5",
-    )
-    assert again.returncode == 0, again.stderr
-    assert "img/s" not in again.stderr, "nothing is extracted"
+    again = [f"--save_dir={tmp_path / 'again'}", f"--load_descriptors={tmp_path / 'saved'}"]
+    capfd.readouterr()
+    eval_main([*flags, TEST_SET, *again, "--positive_dist_threshold=5"])
+    assert "img/s" not in capfd.readouterr().err, "nothing is extracted"
     first, second = results_of(tmp_path / "run"), results_of(tmp_path / "again")
     assert second["threshold_m"] == 5 and second["image_sizes"] == first["image_sizes"]
     for name in ("predictions", "descriptor_distances"):

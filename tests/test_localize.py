@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import utm
-from conftest import name, run, write_image
+from conftest import WITH_TINY, name, run, write_image
 from PIL import Image
 
 from datasets.image_lists import list_images
@@ -58,7 +58,7 @@ def test_a_database_image_finds_itself_without_the_images(index, database, flags
     given = list(list_images(database))
     photos = [shutil.copy(path, tmp_path / f"{n:02d}.jpg") for n, path in enumerate(given[:30])]
     shutil.rmtree(database)
-    result = run("localize.py", *photos, f"--place_index={index}", "--top_k=3", *flags)
+    result = run(*WITH_TINY, "localize.py", *photos, f"--place_index={index}", "--top_k=3", *flags)
     assert result.returncode == 0, result.stderr
     rows = rows_of(tmp_path / "run")
     assert len(rows) == 30 * 3 and [row["rank"] for row in rows[:4]] == ["1", "2", "3", "1"]
@@ -257,16 +257,17 @@ def test_coordinates_come_from_the_name_or_from_utm():
         assert find_coordinates(parse_image_name(unknown)) is None, unknown
 
 
-def test_unreadable_photos_are_named_and_skipped_if_asked_for(index, database, flags, tmp_path):
+def test_unreadable_photos_are_named_and_skipped_if_asked_for(
+    index, database, flags, tmp_path, refused, capfd
+):
     (tmp_path / "photos").mkdir()
     shutil.copy(list_images(database)[3], tmp_path / "photos" / "good.jpg")
     (tmp_path / "photos" / "bad.jpg").write_bytes(b"broken")
-    command = ["localize.py", tmp_path / "photos", f"--place_index={index}", *flags]
-    result = run(*command)
-    assert result.returncode == 1 and "bad.jpg cannot be read" in result.stderr
-    result = run(*command, "--skip_unreadable", f"--save_dir={tmp_path / 'skipping'}")
-    assert result.returncode == 0, result.stderr
-    assert f"Skipped, it cannot be read: {tmp_path / 'photos' / 'bad.jpg'}" in result.stdout
+    line = [str(tmp_path / "photos"), f"--place_index={index}", *flags]
+    assert "bad.jpg cannot be read" in refused(main, line, code=1)
+    main([*line, "--skip_unreadable", f"--save_dir={tmp_path / 'skipping'}"])
+    printed = capfd.readouterr()
+    assert f"Skipped, it cannot be read: {tmp_path / 'photos' / 'bad.jpg'}" in printed.out
     assert {row["photo"] for row in rows_of(tmp_path / "skipping")} == {
         str(tmp_path / "photos" / "good.jpg")
     }

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import REPOSITORY, name, run, write_image
+from conftest import name, run, write_image
 from PIL import Image
 from training_runs import assert_same_state, metrics_of
 
@@ -104,17 +104,16 @@ def test_evaluation_without_a_model_is_the_network_that_training_starts_from(
     assert all(torch.equal(captured[0][key], captured[1][key]) for key in captured[0])
 
 
-def test_without_sf_xl_it_ends_at_once_and_says_what_to_do(tmp_path):
-    command = [REPOSITORY / "train.py", "--groups_num", 8, "--M", 10]
-    result = run(*command, "--datasets_folder", tmp_path / "data", cwd=tmp_path)
-    assert result.returncode == 1 and "Traceback" not in result.stderr
+def test_without_sf_xl_it_ends_at_once_and_says_what_to_do(tmp_path, refused):
+    flags = ["--groups_num=8", "--M=10", f"--datasets_folder={tmp_path / 'data'}"]
+    said = refused(train_main, flags, code=1)
     for text in (
         f"{tmp_path}/data/sf_xl/processed/train",
         "processed/test/database/",
         "https://forms.gle/",
         "python -m mini_city",
     ):
-        assert text in result.stderr
+        assert text in said
     assert os.listdir(tmp_path) == []
 
 
