@@ -15,19 +15,21 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import write_image
-from datasets.augmentations import Augmentation, AugmentationParams
 from datasets.image_paths import list_images
-from datasets.train_dataset import Sample, collate
 from forked_commands import run_forked
 from model.files import read_checkpoint
 from torch.utils.data import DataLoader
 from training_runs import SMALL, assert_same_state, metrics_of, position_of, small_training
 
 import commons
+from datasets.augmentation import Augmentation, AugmentationParams
+from datasets.groups import Sample, collate
+from datasets.image_lists import list_images
 from eval import main as eval_main
 from evaluation.descriptors import Inference, extract_descriptors
 from evaluation.views import View
 from model import build_network
+from model.checkpoint_files import read_checkpoint
 from model.inference import optimize
 from runs.provenance import peak_memory, record_start
 from train import main as train_main
