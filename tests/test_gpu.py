@@ -15,9 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import write_image
-from datasets.image_paths import list_images
 from forked_commands import run_forked
-from model.files import read_checkpoint
 from torch.utils.data import DataLoader
 from training_runs import SMALL, assert_same_state, metrics_of, position_of, small_training
 
