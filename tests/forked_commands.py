@@ -18,6 +18,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -119,6 +120,37 @@ def run_forked(
     command = ForkedCommand(process, said)
     atexit.register(command.kill)  # a test that fails may leave it standing still
     return command
+
+
+def run_job(
+    num_processes: int,
+    module: str,
+    argv: Sequence[object],
+    said: Path,
+    before: Callable[[], object] | None = None,
+) -> list[ForkedCommand]:
+    """Start the processes of a job as torchrun does; what each prints goes to `said`0 and so on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    job |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(num_processes))
+    return [
+        run_forked(
+            module,
+            argv,
+            said.with_name(f"{said.name}{rank}"),
+            before,
+            job | dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)),
+        )
+        for rank in range(num_processes)
+    ]
+
+
+def wait_for_all(commands: Sequence[ForkedCommand]) -> None:
+    """Wait for the end of a job, which must not fail."""
+    for command in commands:
+        assert command.wait() == 0, command.stderr
 
 
 def wait_until(

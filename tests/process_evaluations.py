@@ -1,7 +1,6 @@
-"""Evaluations of one set in several settings, by one process or by those of torchrun."""
+"""Evaluations of one set in several settings, by one process or by those of a job."""
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,13 +46,9 @@ def evaluate_each(folder: str | Path, kept: str | Path) -> Iterator[tuple[str, E
         yield setting, evaluation
 
 
-def main() -> None:
-    """Write what this process gets: `process_evaluations.py SET KEPT_DESCRIPTORS OUT`."""
-    for setting, found in evaluate_each(*sys.argv[1:3]):
-        file = Path(sys.argv[3], f"{setting}_{commons.rank()}.npz")
+def main(argv: Sequence[str]) -> None:
+    """Write the results of this process; `argv` is SET, KEPT_DESCRIPTORS, OUT."""
+    for setting, found in evaluate_each(*argv[:2]):
+        file = Path(argv[2], f"{setting}_{commons.rank()}.npz")
         result = np.array(repr(found.result))
         np.savez(file, predictions=found.predictions, distances=found.distances, result=result)
-
-
-if __name__ == "__main__":
-    commons.run_command(main)

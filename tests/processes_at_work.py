@@ -1,7 +1,6 @@
-"""What each process of a job computes, to be compared with one process; run by torchrun."""
+"""What each process of a job computes, to be compared with one process."""
 
-import sys
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +35,8 @@ def make_head() -> MarginCosineProduct:
     return MarginCosineProduct(IN, CLASSES)
 
 
-def main() -> None:
-    """Do a step with the network and the head in each process; save the gradients."""
+def main(argv: Sequence[str]) -> None:
+    """Do a step with the network and the head in each process; save the gradients to a file."""
     rank, num_ranks = commons.rank(), commons.num_ranks()
     images, labels = (tensor[rank::num_ranks] for tensor in make_batch())
     network, head = make_network(), make_head()
@@ -49,8 +48,4 @@ def main() -> None:
         "gradients": [parameter.grad for parameter in parameters],
     }
     if rank == 0:
-        torch.save(result, Path(sys.argv[1]))
-
-
-if __name__ == "__main__":
-    commons.run_command(main)
+        torch.save(result, argv[0])

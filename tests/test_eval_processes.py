@@ -5,14 +5,15 @@ import json
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, name, run, write_image
+from conftest import WITH_TINY, name, run, write_image
+from forked_commands import run_job, wait_for_all
 from process_evaluations import evaluate_each
 
 import commons
 from eval import main as eval_main
 from evaluation.evaluate import own_shard
 
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node")
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2")
 NUM_DATABASE, NUM_QUERIES = 43, 11
 
 
@@ -33,9 +34,8 @@ def folder(tmp_path):
 
 def test_every_process_gets_the_evaluation_of_one_process(folder, tmp_path):
     (tmp_path / "out").mkdir()
-    script = REPOSITORY / "tests" / "process_evaluations.py"
-    result = run(*TORCHRUN, 3, script, folder, tmp_path / "saved", tmp_path / "out")
-    assert result.returncode == 0, result.stderr
+    folders = (folder, tmp_path / "saved", tmp_path / "out")
+    wait_for_all(run_job(3, "process_evaluations", folders, tmp_path / "said"))
     for setting, expected in evaluate_each(folder, tmp_path / "saved_alone"):
         for rank in range(3):
             found = np.load(tmp_path / "out" / f"{setting}_{rank}.npz")
@@ -57,9 +57,10 @@ def files_below(folder):
 def test_eval_py_leaves_the_files_of_one_process(eval_flags, tmp_path):
     flags = [*eval_flags, "--datasets", "mini_city_test_v1", "mini_city_val", "--no_report"]
     flags += ["--infer_batch_size=2"]
-    result = run(*TORCHRUN, 2, "eval.py", *flags, f"--save_dir={tmp_path / 'two'}")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("Evaluating ") == 1 and result.stdout.count("Results are in") == 1
+    job = run_job(2, "eval", [*flags, f"--save_dir={tmp_path / 'two'}"], tmp_path / "said")
+    wait_for_all(job)
+    said = "".join(command.stdout for command in job)
+    assert said.count("Evaluating ") == 1 and said.count("Results are in") == 1
     eval_main([*flags, f"--save_dir={tmp_path / 'one'}"])
     one, two = (files_below(tmp_path / folder) for folder in ("one", "two"))
     assert one.keys() == two.keys() and "mini_city_val/results.json" in one
@@ -77,7 +78,7 @@ def test_an_error_of_one_process_ends_all(eval_flags, folder):
         write_image(sorted((folder / part).iterdir())[number])
     broken = sorted((folder / "database").iterdir())[40]
     flags = [*eval_flags, f"--test_set_folder={folder}", "--infer_batch_size=1"]
-    result = run(*TORCHRUN, 2, "eval.py", *flags)
+    result = run(*TORCHRUN, *WITH_TINY, "eval.py", *flags)
     assert result.returncode != 0
     assert f"Error in process 1: The image {broken} cannot be read" in result.stderr
     assert not list(folder.parent.rglob("results.json"))

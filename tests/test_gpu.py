@@ -7,7 +7,6 @@ tests runs on a CPU by `TEST_DEVICE=cpu pytest tests/test_gpu.py`, where it show
 import contextlib
 import json
 import os
-import socket
 from functools import partial
 
 import numpy as np
@@ -15,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import write_image
-from forked_commands import run_forked
+from forked_commands import run_forked, run_job, wait_for_all
 from torch.utils.data import DataLoader
 from training_runs import SMALL, assert_same_state, metrics_of, position_of, small_training
 
@@ -279,25 +278,8 @@ def test_two_processes_on_one_gpu_train_like_one(datasets_folder, tmp_path):
     line = [*SMALL, *places, f"--device={DEVICE.type}", "--image_size=64", "--batch_size=8"]
     line += ["--lr=1e-6", "--classifiers_lr=1e-4", "--epochs_num=2"]
     train(line, tmp_path / "one")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    commands = [
-        run_forked(
-            "train",
-            [*line, f"--save_dir={tmp_path / 'two'}"],
-            tmp_path / f"process{rank}",
-            share_the_gpu,
-            {
-                **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
-                **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-                "TORCHELASTIC_RUN_ID": "test",
-            },
-        )
-        for rank in range(2)
-    ]
-    for command in commands:
-        assert command.wait(300) == 0, command.stderr
+    two = [*line, f"--save_dir={tmp_path / 'two'}"]
+    wait_for_all(run_job(2, "train", two, tmp_path / "process", share_the_gpu))
     one, two = (metrics_of(tmp_path / name) for name in ("one", "two"))
     for line, expected in zip(two, one, strict=True):
         # On a CPU each process normalises by its own share of a batch.

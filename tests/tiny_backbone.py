@@ -1,6 +1,7 @@
-"""A backbone of 1,400 weights for tests that train or extract but do not test a backbone.
+"""Backbones of 1,400 weights for tests that train or extract but do not test a backbone.
 
-Importing this adds "Tiny" to the tables of backbones. Processes of their own import it, too:
+Importing this adds "Tiny", and "TinyPlain" without BatchNorm, to the table of backbones. Processes
+of their own import it, too:
 
     python tests/tiny_backbone.py train.py --backbone Tiny ...
 """
@@ -13,26 +14,34 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import parser
-from model.backbones import BACKBONES
-from model.recipe import Recipe
+from model.backbones import BACKBONES, BackboneSpec
+from model.backbones.pretrained import Pretrained
 
-CHANNELS = 16
+_CHANNELS = 16
 
 
-def _make_tiny() -> nn.Module:
+def cnn(variant: str) -> Pretrained:
+    """Two convolutions, the first one frozen; `variant` says whether with BatchNorm."""
+    make, num_frozen = {"normalised": (_make_normalised, 3), "plain": (_make_plain, 2)}[variant]
+    return Pretrained(make, imagenet=dict, frozen=lambda backbone: backbone[:num_frozen])
+
+
+def _make_normalised() -> nn.Module:
     return nn.Sequential(
         *(nn.Conv2d(3, 8, 3, stride=4, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
-        *(nn.Conv2d(8, CHANNELS, 3, stride=2, bias=False), nn.BatchNorm2d(CHANNELS), nn.ReLU()),
+        *(nn.Conv2d(8, _CHANNELS, 3, stride=2, bias=False), nn.BatchNorm2d(_CHANNELS), nn.ReLU()),
     )
 
 
-if "Tiny" not in BACKBONES:  # second, as checkpoints are compared with one after the other
-    table = list(BACKBONES.items())
-    table.insert(1, ("Tiny", Recipe(_make_tiny, CHANNELS, dict, frozen=lambda layers: layers[:3])))
-    BACKBONES.clear()
-    BACKBONES.update(table)
-    parser.BACKBONES.insert(1, "Tiny")
+def _make_plain() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Conv2d(8, _CHANNELS, 3, stride=2), nn.ReLU())
+    )
+
+
+sys.modules["model.backbones.tiny"] = sys.modules[__name__]  # where the table looks for families
+BACKBONES["Tiny"] = BackboneSpec("tiny:cnn", "normalised", _CHANNELS)
+BACKBONES["TinyPlain"] = BackboneSpec("tiny:cnn", "plain", _CHANNELS)
 
 if __name__ == "__main__":
     sys.argv = sys.argv[1:]
