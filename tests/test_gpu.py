@@ -25,9 +25,9 @@ from datasets.image_lists import list_images
 from eval import main as eval_main
 from evaluation.descriptors import Inference, extract_descriptors
 from evaluation.views import View
-from model import build_network
 from model.checkpoint_files import read_checkpoint
 from model.inference import optimize
+from model.network import build_network
 from runs.provenance import peak_memory, record_start
 from train import main as train_main
 from train import train_one_epoch
