@@ -43,7 +43,7 @@ _SLEEP_CYCLES = 20_000_000  # some 10 ms: what does not wait for the device come
 @pytest.fixture
 def device_flags(flags, monkeypatch):
     """Return the flags of a small training on the device."""
-    monkeypatch.setattr("model.precision.cpu_computes_in", lambda name: True)
+    monkeypatch.setattr("training.state.cpu_computes_in", lambda name: True)
     return [*flags, f"--device={DEVICE.type}"]
 
 
