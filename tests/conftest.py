@@ -25,6 +25,15 @@ from model.checkpoint_files import save_atomically
 from model.network import build_network
 
 REPOSITORY = Path(__file__).parents[1]
+CORE = {  # tests that `make test-versions` runs with the oldest and the newest packages
+    *("aggregation", "augmentation", "augmentation_cpu", "backbones", "checkpoint_files"),
+    *("checkpoints", "class_index", "cosface_loss", "descriptor_files", "descriptors", "eval"),
+    *("evaluate", "ground_truth", "groups", "image_lists", "image_names", "images", "inference"),
+    *("localize", "loading", "network", "objective", "partition", "positions", "processes"),
+    *("published", "resume", "run_folders", "search", "state", "train", "training_checkpoints"),
+    *("transformers", "views", "broken_training", "damaged_checkpoints"),
+    "strange_checkpoints",
+}
 WITH_TINY = (REPOSITORY / "tests" / "tiny_backbone.py",)  # before the name of an entry point
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
@@ -113,8 +122,18 @@ def make_eval_folder(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Skip the tests of a GPU where there is none; TEST_DEVICE=cpu runs their logic."""
+    """Mark the core tests; skip those of a GPU where there is none.
+
+    TEST_DEVICE=cpu runs the logic of the latter.
+    """
+    tests = {file.stem.removeprefix("test_") for file in Path(__file__).parent.rglob("test_*.py")}
+    if not tests >= CORE:
+        raise pytest.UsageError(f"CORE in tests/conftest.py names no file: {CORE - tests}")
+    for item in items:
+        if item.path.stem.removeprefix("test_") in CORE:
+            item.add_marker("core")
     if torch.cuda.is_available() or os.environ.get("TEST_DEVICE") == "cpu":
         return
     for item in items:

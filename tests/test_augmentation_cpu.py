@@ -112,22 +112,6 @@ def test_batch_of_mixed_sizes_equals_the_kernel(monkeypatch):
             torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_cuda_equals_the_kernel_and_never_waits():
-    images = random_images((60, 80), (80, 60), (60, 80), (64, 64))
-    augmentation = Augmentation(AugmentationParams(48))
-    on_device = [image.cuda() for image in images]
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        actual = augmentation.batch(on_device, range(4))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    torch.testing.assert_close(
-        actual.cpu(), augmentation.batch(images, range(4)), atol=1e-3, rtol=0
-    )
-    assert augmentation(on_device[0], 0).is_cuda
-
-
 def test_copies_in_other_processes_do_the_same():
     augmentation = Augmentation(AugmentationParams(16))
     (image,) = random_images((20, 20))

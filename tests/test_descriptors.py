@@ -26,7 +26,6 @@ from evaluation.descriptors import (
     summarise_sizes,
 )
 from evaluation.views import View
-from model.network import build_network
 
 CPU = torch.device("cpu")
 
@@ -224,28 +223,6 @@ def test_descriptors_may_be_float16(mixed_folder):
 def test_16_bits_are_refused_on_a_cpu():
     with pytest.raises(ValueError, match="--use_amp16 needs a CUDA device, this one is cpu"):
         Inference(CPU, use_amp16=True)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_gpu_gives_the_same_descriptors(mixed_folder, num_workers):
-    paths, gpu = list_images(mixed_folder), torch.device("cuda")
-    expected = extract_descriptors(mean_and_size, paths, View(), Inference(CPU, 2))
-    found = extract_descriptors(mean_and_size, paths, View(), Inference(gpu, 2, num_workers))
-    np.testing.assert_allclose(found.descriptors, expected.descriptors, atol=1e-4)
-    assert found.image_sizes == expected.image_sizes
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_16_bits_on_a_gpu_change_descriptors_a_little(mixed_folder):
-    paths, gpu = list_images(mixed_folder), torch.device("cuda")
-    torch.manual_seed(0)
-    network = build_network("ResNet18", 32, backbone_weights="none").eval().to(gpu)
-    exact, rounded = (
-        extract_descriptors(network, paths, View(), Inference(gpu, 4, use_amp16=use)).descriptors
-        for use in (False, True)
-    )
-    assert 0 < np.abs(exact - rounded).max() < 1e-2
 
 
 def load(*sizes, first=0):

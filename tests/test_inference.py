@@ -149,13 +149,3 @@ def test_published_networks_are_folded_inside_their_wrapper():
 def test_models_of_others_run_as_they_are():
     model = OtherModel(lambda images: images.mean((2, 3)), {"model": "a.py:f"})
     assert optimize(model) is model
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_folded_networks_give_the_same_descriptors_on_a_gpu():
-    network = make_network("ResNet18")
-    fast = optimize(network.cuda())
-    for shape in SIZES:
-        images = torch.randn(shape, device="cuda")
-        with torch.inference_mode():
-            torch.testing.assert_close(fast(images), network(images), rtol=0, atol=1e-3)  # TF32
