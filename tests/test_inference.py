@@ -41,12 +41,19 @@ def assert_equal_descriptors(network, fast, atol=1e-5, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("backbone", CNNS)
-def test_folded_cnns_compute_the_same(backbone):
-    """In float64: random weights in 100 layers blow up the rounding of float32 in any order."""
-    network = make_network(backbone).double()
-    fast = optimize(network)
+def test_batch_norms_of_every_cnn_are_folded(backbone):
+    with torch.device("meta"):
+        fast = optimize(build_network(backbone, backbone_weights="none").eval())
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fast.modules())
-    assert_equal_descriptors(network, fast, 1e-7, torch.float64)
+
+
+@pytest.mark.parametrize(
+    "backbone", ["ResNet18", "ResNet50", "VGG16", "EfficientNet_B0", "EfficientNet_Lite0"]
+)
+def test_folded_cnns_compute_the_same(backbone):
+    """In float64: random weights in many layers blow up the rounding of float32 in any order."""
+    network = make_network(backbone).double()
+    assert_equal_descriptors(network, optimize(network), 1e-7, torch.float64)
 
 
 @pytest.mark.parametrize("backbone", ["ResNet18", "ResNet50", "VGG16", "MobileNetV2"])

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from model.backbones import BACKBONES
 from paper import reproduce, targets
 from paper.reproduce import main
 from paper.scales import MINI
@@ -23,7 +24,8 @@ TINY = dataclasses.replace(
 
 @pytest.fixture
 def tiny_scale(monkeypatch):
-    """Make the mini scale smaller still."""
+    """Make the mini scale smaller still, and ResNet-18 a tiny network."""
+    monkeypatch.setitem(BACKBONES, "ResNet18", BACKBONES["Tiny"])
     monkeypatch.setattr(reproduce, "SCALES", {"mini": TINY, "paper": reproduce.SCALES["paper"]})
     monkeypatch.setattr(reproduce, "MINI_PRESET", "tiny")
 

@@ -23,7 +23,7 @@ from reports import compare
 from tools.check import __main__ as check
 
 PARAMS = PartitionParams(N=2, L=1, min_images_per_class=1)
-UNTRAINED = ("--backbone=ResNet18", "--backbone_weights=none", "--fc_output_dim=8", "--device=cpu")
+UNTRAINED = ("--backbone=Tiny", "--backbone_weights=none", "--fc_output_dim=8", "--device=cpu")
 
 ODD = [
     "plain",
