@@ -39,6 +39,11 @@ def _make_plain() -> nn.Module:
     )
 
 
+def stand_in(name: str) -> None:
+    """Let the tiny backbone have the name of another one, in this process."""
+    BACKBONES[name] = BACKBONES["Tiny"]
+
+
 sys.modules["model.backbones.tiny"] = sys.modules[__name__]  # where the table looks for families
 BACKBONES["Tiny"] = BackboneSpec("tiny:cnn", "normalised", _CHANNELS)
 BACKBONES["TinyPlain"] = BackboneSpec("tiny:cnn", "plain", _CHANNELS)
