@@ -183,11 +183,11 @@ def test_the_map_holds_all_places_and_no_markup_of_names(index, database, flags,
         (
             ["photo.png", "--database=database", "--save_place_index=empty/.."],
             1,
-            "is no place index",
+            "is not a place index",
         ),
         (["photo.png", "--database=database", "--search=tree"], 2, "Unknown search 'tree'"),
         (["photo.png", "--place_index=index", "--resize=big"], 2, "A resize rule is"),
-        (["photo.png", "--place_index=index", "--search=fp16"], 2, "an index has its own search"),
+        (["photo.png", "--place_index=index", "--search=fp16"], 2, "a place index has its own"),
         (
             ["photo.png", "--place_index=index", "--database=database"],
             2,
