@@ -155,6 +155,7 @@ def expected_total():
 
 
 def test_processes_that_start_together_compile_once(tmp_path):
+    """Slow: the compiler takes seconds."""
     processes = [start(REPOSITORY, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
     results = [finish(process) for process in processes]
     assert sorted(loaded for loaded, _ in results) == [0, 1], "one compiled, one loaded that"
@@ -162,7 +163,10 @@ def test_processes_that_start_together_compile_once(tmp_path):
 
 
 def test_without_a_writable_folder_it_compiles_for_itself(tmp_path):
-    """As in an installation that is read only, for a user without a home."""
+    """As in an installation that is read only, for a user without a home.
+
+    Slow: the compiler takes seconds.
+    """
     shutil.copytree(
         REPOSITORY / "datasets", tmp_path / "datasets", ignore=shutil.ignore_patterns("__pycache__")
     )

@@ -40,6 +40,7 @@ def check(caplog):
 
 
 def test_mini_city_by_name_and_by_folder_is_sound(datasets_folder, check):
+    """Slow: 2,352 images are opened and decoded."""
     by_name = check("mini_city", "--datasets_folder", datasets_folder)
     by_folder = check(datasets_folder / "mini_city", "--decode")
     for code, text in (by_name, by_folder):

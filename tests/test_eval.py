@@ -41,6 +41,7 @@ def by_hand(model_file, folder):
 
 
 def test_recalls_are_those_counted_by_hand(flags, model_file, datasets_folder, tmp_path):
+    """Slow: the command line itself."""
     result = run(*WITH_TINY, "eval.py", *flags, TEST_SET, "--positive_dist_threshold=12.5")
     assert result.returncode == 0, result.stderr
     test_folder = datasets_folder / "mini_city/processed/test"

@@ -73,7 +73,10 @@ def test_eval_py_leaves_the_files_of_one_process(eval_flags, tmp_path):
 
 
 def test_an_error_of_one_process_ends_all(eval_flags, folder):
-    """An unreadable image in the last shard: its process says so, and no result is written."""
+    """An unreadable image in the last shard: its process says so, and no result is written.
+
+    Slow: torchrun itself ends the other processes.
+    """
     for part, number in (("database", 5), ("queries", 2)):
         write_image(sorted((folder / part).iterdir())[number])
     broken = sorted((folder / "database").iterdir())[40]

@@ -141,7 +141,10 @@ except ValueError as error:
 
 
 def test_torch_hub_in_another_process_folder_and_without_timm(tmp_path):
-    """Who uses torch.hub has torch and torchvision; only EfficientNet_Lite0 needs timm."""
+    """Who uses torch.hub has torch and torchvision; only EfficientNet_Lite0 needs timm.
+
+    Slow: a process that imports torch.
+    """
     assert set(hubconf.dependencies) == {"torch", "torchvision"}
     state = random_state(network_shapes("ResNet18", 48))
     torch.save(state, tmp_path / "best_model.pth")

@@ -55,6 +55,7 @@ def map_data(folder):
 
 
 def test_a_database_image_finds_itself_without_the_images(index, database, flags, tmp_path):
+    """Slow: the command line itself."""
     given = list(list_images(database))
     photos = [shutil.copy(path, tmp_path / f"{n:02d}.jpg") for n, path in enumerate(given[:30])]
     shutil.rmtree(database)

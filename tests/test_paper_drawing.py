@@ -82,6 +82,7 @@ def test_a_saved_figure_stays_as_it_is(tmp_path):
 
 
 def test_two_processes_write_the_same_bytes(tmp_path):
+    """Slow: two processes that import matplotlib."""
     contents = []
     for run in ("1", "2"):
         folder = tmp_path / run

@@ -116,6 +116,7 @@ def test_another_number_of_processes_continues(places):
 
 
 def test_a_process_that_fails_ends_the_job_with_its_own_error(places, tmp_path):
+    """Slow: torchrun itself ends the other processes, and each imports torch."""
     flags, _ = places
     for number in range(8):
         write_image(tmp_path / "train" / name(1, 1, 10, pano_id=f"{number}"))

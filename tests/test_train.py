@@ -17,6 +17,7 @@ from train import main as train_main
 
 
 def test_trains_validates_and_tests_as_a_user_runs_it(flags, tmp_path):
+    """Slow: the command line itself, with a published backbone."""
     flags = [flag.replace("Tiny", "ResNet18") for flag in flags]
     result = run("train.py", *flags, "--save_dir", tmp_path / "run", "--num_preds_to_save", 2)
     assert result.returncode == 0, result.stderr
@@ -183,6 +184,7 @@ def test_frozen_batch_norm_keeps_the_statistics_it_starts_with(flags, tmp_path):
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_compiled_networks_train_as_others(flags, tmp_path):
+    """Slow: the compiler takes seconds."""
     flags = [*flags, "--epochs_num=1", "--lr=1e-5", "--image_size=64"]
     train_main([*flags, f"--save_dir={tmp_path / 'plain'}"])
     train_main([*flags, "--compile", f"--save_dir={tmp_path / 'compiled'}"])

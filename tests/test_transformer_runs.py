@@ -38,6 +38,7 @@ def read_json(path):
 
 
 def test_a_training_ends_in_the_defaults_of_the_backbone_and_can_be_continued(places, tmp_path):
+    """Slow: a transformer of the table, with images of its size."""
     folder = tmp_path / "run"
     short = ["--epochs_num=1", "--iterations_per_epoch=2", "--freeze_te=12"]
     train_main([*CCT, *TINY, *places, *short, f"--save_dir={folder}"])

@@ -265,6 +265,7 @@ def refuse_links(*_):
 def test_whenever_a_process_is_killed_a_complete_file_exists(
     tmp_path, monkeypatch, num_before, has_links
 ):
+    """Slow: it is killed at every step, of a file that is there or not."""
     last, previous = tmp_path / "last.pth", tmp_path / "previous.pth"
     step, seen = 0, set()
     while True:
@@ -293,6 +294,7 @@ def test_whenever_a_process_is_killed_a_complete_file_exists(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_whenever_a_process_is_killed_a_replaced_file_is_old_or_new(file, monkeypatch):
+    """Slow: it is killed at every step."""
     good, step, seen = file.read_bytes(), 0, []
     while killed_before(step, lambda: save_atomically({"a": 2}, file), monkeypatch, True):
         is_old = file.read_bytes() == good

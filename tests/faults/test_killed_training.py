@@ -113,6 +113,7 @@ def iterations_kept(run):
     ],
 )
 def test_a_training_that_is_killed_ends_in_the_same_bits(places, request, num_kills, amp_dtype):
+    """Slow: checkpoints must take so long that a kill hits one while it is written."""
     flags, folder = places
     flags = [*TINY, *flags]
     run, reached = folder / f"run{num_kills}", folder / f"reached{num_kills}"
