@@ -83,8 +83,8 @@ def test_results_of_an_interrupted_run_go_and_nothing_else(tmp_path):
     fail(tmp_path / "a", {}, *ours, *others)
     with run_folder(str(tmp_path / "a"), "eval", {}) as folder:
         found = names_in(folder)
-    assert found == sorted([*others, "args.json", ".lock", ".unfinished"])
-    assert names_in(folder) == sorted([*others, "args.json", ".lock"])
+    assert set(found) - {".lock"} == {*others, "args.json", ".unfinished"}
+    assert set(names_in(folder)) - {".lock"} == {*others, "args.json"}
 
 
 def test_a_folder_of_something_else_is_not_emptied(tmp_path):
@@ -110,7 +110,7 @@ def test_a_resumed_run_that_fails_leaves_the_mark_and_one_that_ends_does_not(tmp
     assert (tmp_path / ".unfinished").exists()
     with locked(tmp_path):
         assert json.loads((tmp_path / ".unfinished").read_text())["process"] == os.getpid()
-    assert names_in(tmp_path) == [".lock"]
+    assert set(names_in(tmp_path)) <= {".lock"}
 
 
 def test_a_folder_in_use_is_refused_and_free_afterwards(tmp_path, monkeypatch):
@@ -216,7 +216,7 @@ def test_of_several_processes_the_main_one_makes_the_folder(tmp_path):
         capture_output=True,
         timeout=120,
     )
-    assert sorted(os.listdir(tmp_path / "a")) == [".lock", "0", "1", "args.json"]
+    assert set(os.listdir(tmp_path / "a")) - {".lock"} == {"0", "1", "args.json"}
     assert json.loads((tmp_path / "a" / "args.json").read_text()) == {"M": 0}
 
 
