@@ -41,6 +41,7 @@ _LABELS = {  # of results.json, in the order of the page
     "model": "Model",
     "model_sha256": "SHA-256 of the model",
     "backbone": "Backbone",
+    "method": "Method",
     "aggregation": "Aggregation",
     "descriptor_dim": "Descriptor dimension",
     "kept_dims": "Whitened dimensions kept",
