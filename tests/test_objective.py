@@ -2,12 +2,20 @@
 
 import os
 import signal
+from functools import partial
 
 import pytest
 import torch
 import triplets
 from forked_commands import run_forked, wait_until
-from training_runs import SMALL, assert_same_state, metrics_of, position_of, state_of
+from training_runs import (
+    SMALL,
+    assert_same_state,
+    metrics_of,
+    position_of,
+    stand_still_after,
+    state_of,
+)
 
 from methods import METHODS
 from model.checkpoint_files import read_checkpoint
@@ -42,7 +50,7 @@ def test_another_objective_is_killed_and_resumed_bit_equal(datasets_folder, tmp_
     assert command.wait() == 0, command.stderr
     line += [f"--save_dir={killed}"]
     for position in ((0, 2), (1, 1), (2, 3)):
-        command = run_forked("train", line, tmp_path / "k", triplets.install)
+        command = run_forked("train", line, tmp_path / "k", partial(install_and_stop_at, *position))
         wait_until(lambda: has_reached(killed, position), command)  # noqa: B023
         command.kill()
         assert command.wait() == -signal.SIGKILL
@@ -50,6 +58,11 @@ def test_another_objective_is_killed_and_resumed_bit_equal(datasets_folder, tmp_
     assert command.wait() == 0, command.stderr
     assert_same_state(killed, whole)
     assert metrics_of(killed) == metrics_of(whole)
+
+
+def install_and_stop_at(epoch, iteration):
+    triplets.install()
+    stand_still_after(epoch, iteration + 1)
 
 
 def has_reached(folder, position):

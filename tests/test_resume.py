@@ -4,12 +4,13 @@ import json
 import re
 import shutil
 import signal
+from functools import partial
 
 import pytest
 import torch
 from conftest import name, write_image
 from forked_commands import run_forked, wait_until
-from training_runs import SMALL, assert_same_state, metrics_of
+from training_runs import SMALL, assert_same_state, metrics_of, stand_still_after
 
 from model.checkpoint_files import read_checkpoint, save_atomically
 from model.checkpoints import load_network
@@ -21,7 +22,8 @@ def test_killed_and_continued_training_equals_an_uninterrupted_one(flags, tmp_pa
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     flags = [*flags, "--num_workers=1", "--iterations_per_epoch=30"]
     train_main([*flags, f"--save_dir={whole}"])
-    command = run_forked("train", [*flags, f"--save_dir={killed}"], tmp_path / "said")
+    stop = partial(stand_still_after, 2, 20)
+    command = run_forked("train", [*flags, f"--save_dir={killed}"], tmp_path / "said", stop)
     lines = killed / "metrics.jsonl"
     wait_until(lambda: lines.exists() and lines.read_text().count("\n") >= 2, command)
     command.kill()

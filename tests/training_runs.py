@@ -1,6 +1,7 @@
 """Small trainings, and what they left behind."""
 
 import json
+import time
 from types import SimpleNamespace
 
 import tiny_backbone  # noqa: F401, SMALL names it
@@ -10,6 +11,7 @@ from model.checkpoint_files import read_checkpoint
 from model.network import build_network
 from parser import parse_train_arguments
 from training.classification import Classification, ClassificationSettings
+from training.metrics import Progress
 from training.state import Optimization, Training
 
 MEASURED = {  # numbers of an epoch that differ from run to run
@@ -33,6 +35,23 @@ def small_training(lr=1e-5, device="cpu", **optimization):
     flags = parse_train_arguments(["--groups_num=1", f"--lr={lr}", "--num_workers=0"])
     objective = Classification(index, ClassificationSettings.from_flags(vars(flags)))
     return Training(network, objective, Optimization(**optimization), torch.device(device), 64)
+
+
+def stand_still_after(epoch, iteration, until=None):
+    """Let a training wait after an iteration, for ever or for a file: no test is too late for it.
+
+    The iteration is counted from 1; what is kept of it comes after the wait.
+    """
+    note = Progress.note
+
+    def note_and_wait(self, *arguments):
+        note(self, *arguments)
+        while (self.epoch, self.iteration) >= (epoch, iteration):
+            if until is not None and until.exists():
+                return
+            time.sleep(0.005)
+
+    Progress.note = note_and_wait
 
 
 def tensors_of(content, prefix=""):

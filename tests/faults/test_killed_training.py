@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 
 import pytest
+from breakages import do_all
 from conftest import REPOSITORY
 from forked_commands import run_forked, wait_until
-from training_runs import SMALL, assert_same_state, metrics_of, position_of
+from training_runs import SMALL, assert_same_state, metrics_of, position_of, stand_still_after
 
 EVERY = 2  # iterations from checkpoint to checkpoint
 EPOCHS, ITERATIONS = 3, 12
@@ -69,33 +71,48 @@ def assert_ended_alike(folder, whole):
     assert not {name for name in leftovers if "tfevents" not in name}
 
 
-def kill_repeatedly(command_line, folder, said, num_kills, reached, before):
+def kill_repeatedly(start, folder, reached, limits):
     """Start a training again and again; kill it at random moments, while it writes, or trains.
+
+    Args:
+        start: Starts it, given the iteration after which it stands still until it is killed: so it
+            does not end before the last kill, however fast it trains.
+        folder: Of the run.
+        reached: File of `note_iterations`.
+        limits: That iteration for each kill, counted over all epochs.
 
     Yields:
         After each kill, the number of iterations that the last checkpoint has.
     """
     moments = random.Random(0)
-    for number in range(num_kills):
-        command = run_forked("train", command_line, said.with_name(f"{said.name}{number}"), before)
-        if number % 3 == 0:  # as soon as a checkpoint is being written
-            time.sleep(moments.uniform(0, 2))
-            wait_until(
-                lambda: any(".last_checkpoint" in name for name in os.listdir(folder)), command
-            )
-        elif number % 3 == 1:
-            time.sleep(moments.uniform(0, 3))
+    for number, (first, last) in enumerate(pairwise([0, *limits])):
+        command = start(last)
+
+        def stands_still():
+            return done(reached) >= last  # noqa: B023
+
+        if number % 3 == 0:  # as soon as a checkpoint is being written, after some iterations
+            some = first + moments.randint(0, last - first - 2 * EVERY)
+            wait_until(lambda: done(reached) >= some, command)  # noqa: B023
+            wait_until(lambda: is_being_written(folder) or stands_still(), command)  # noqa: B023
+        elif number % 3 == 1:  # after some time
+            end_s = time.monotonic() + moments.uniform(0, 3)
+            wait_until(lambda: time.monotonic() > end_s or stands_still(), command)  # noqa: B023
         else:  # after some iterations
-            num_lines = count_lines(reached) + moments.randint(EVERY + 1, ITERATIONS - EVERY - 1)
-            wait_until(lambda: count_lines(reached) >= num_lines, command)  # noqa: B023
-        assert command.is_running, f"it should be longer:\n{command.stdout}{command.stderr}"
+            some = moments.randint(first + EVERY + 1, last)
+            wait_until(lambda: done(reached) >= some, command)  # noqa: B023
         command.kill()
         assert command.wait() == -signal.SIGKILL
         yield iterations_kept(folder) if (folder / "last_checkpoint.pth").exists() else 0
 
 
-def count_lines(file):
-    return file.read_text().count("\n") if file.exists() else 0
+def is_being_written(folder):
+    return any(".last_checkpoint" in name for name in os.listdir(folder))
+
+
+def done(reached):
+    """Return how many iterations were done at most, in all epochs."""
+    return max(map(int, reached.read_text().split()), default=0) if reached.exists() else 0
 
 
 def iterations_kept(run):
@@ -117,11 +134,11 @@ def test_a_training_that_is_killed_ends_in_the_same_bits(places, request, num_ki
     flags, folder = places
     flags = [*TINY, *flags]
     run, reached = folder / f"run{num_kills}", folder / f"reached{num_kills}"
-    iterations = 400 if num_kills > 10 else ITERATIONS  # enough to do for all kills
+    iterations = ITERATIONS * (num_kills + 1) // 4  # enough to do for all kills
     flags += [f"--iterations_per_epoch={iterations}"]
     if amp_dtype != "float32":
         flags += ["--use_amp16", f"--amp_dtype={amp_dtype}"]
-    before = partial(note_iterations, reached, amp_dtype, iterations)
+    note = partial(note_iterations, reached, amp_dtype, iterations)
     if num_kills == 3:
         expected = request.getfixturevalue("whole")
     else:
@@ -132,13 +149,19 @@ def test_a_training_that_is_killed_ends_in_the_same_bits(places, request, num_ki
 
     run.mkdir()
     command_line = [*flags, f"--save_dir={run}", "--resume_train=auto"]
+
+    def start(last):
+        stop = partial(stand_still_after, *divmod(last, iterations))
+        return run_forked("train", command_line, folder / "said", partial(do_all, note, stop))
+
+    num_iterations = EPOCHS * iterations
+    limits = [num_iterations * (1 + kill) // (1 + num_kills) for kill in range(num_kills)]
     kept = 0
-    for kept_now in kill_repeatedly(command_line, run, folder / "said", num_kills, reached, before):
+    for kept_now in kill_repeatedly(start, run, reached, limits):
         assert kept_now >= kept
         kept = kept_now
-        done = max(map(int, reached.read_text().split())) if reached.exists() else 0
-        assert done - kept <= EVERY
-    command = run_forked("train", command_line, folder / "last", before)
+        assert done(reached) - kept <= EVERY
+    command = run_forked("train", command_line, folder / "last", note)
     assert command.wait(300) == 0, command.stderr
     assert_ended_alike(run, expected)
 
@@ -148,9 +171,13 @@ def test_a_signal_ends_a_training_after_its_iteration(places, whole, number, cod
     flags, folder = places
     run, reached = folder / f"signal{number}", folder / f"reached_signal{number}"
     command_line = [*TINY, *flags, f"--save_dir={run}", "--checkpoint_every=0"]
-    command = run_forked("train", command_line, folder / "s", partial(note_iterations, reached))
-    wait_until(lambda: count_lines(reached) > ITERATIONS, command)
+    is_sent = folder / f"sent{number}"
+    stop = partial(stand_still_after, EPOCHS - 1, ITERATIONS - 1, until=is_sent)
+    before = partial(do_all, partial(note_iterations, reached), stop)
+    command = run_forked("train", command_line, folder / "s", before)
+    wait_until(lambda: done(reached) > ITERATIONS, command)
     command.send(number, to_workers=True)
+    is_sent.touch()
     assert command.wait() == code, command.stderr
     assert "Traceback" not in command.stdout + command.stderr
     assert iterations_kept(run) == int(reached.read_text().split()[-1])
