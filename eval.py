@@ -30,7 +30,7 @@ from evaluation.descriptors import Inference
 from evaluation.evaluate import DEFAULT_MAJORITY_WEIGHT, Database, evaluate_all
 from evaluation.place_index import PlaceIndex, check_place_index_folder, save_place_index
 from evaluation.results import NUM_RANKED, format_result, format_table, write_results
-from evaluation.search import EXACT, check_fits, choose_search
+from evaluation.search import EXACT, FP16, check_fits, choose_search
 from model.inference import optimize
 from model.network import build_network, choose_resize
 from model.other_models import hash_tensors, identify, load_model, parse_model_spec
@@ -149,7 +149,7 @@ def check_names(test_sets: Sequence[str], model_spec: str | None) -> None:
 def check_processes(search: str, save_place_index: str | None) -> None:
     """Raise a ValueError if several processes are to build an index, which takes one."""
     flag = "--save_place_index" if save_place_index else f"--search {search}"
-    if commons.num_ranks() > 1 and (save_place_index or search != EXACT):
+    if commons.num_ranks() > 1 and (save_place_index or search not in (EXACT, FP16)):
         raise ValueError(
             f"{flag} builds an index in one process: extract with torchrun and --save_descriptors "
             f"FOLDER, then run eval.py without torchrun, with --load_descriptors FOLDER {flag}"

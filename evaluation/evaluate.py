@@ -334,15 +334,13 @@ def _search(
     flat = asked.reshape(-1, asked.shape[-1])  # one row per crop
     if cities is not None:
         cities = cities[0], np.repeat(cities[1][readable], len(flat) // len(asked))
-    found, found_distances = _search_shard(database, flat, k, cities)
-    agreement = None
+    extraction, agreement = database.extraction, None
+    found, found_distances = _search_shards(extraction, database.index, flat, k, cities)
     if database.search != EXACT:
-        extraction = database.extraction
-        agreement = measure_agreement(extraction.descriptors, flat, found, extraction.rows)
-    found = np.where(found < 0, -1, found + database.extraction.first)
-    parts = gather((found, found_distances))
-    if len(parts) > 1:
-        found, found_distances = merge_neighbors(*zip(*parts, strict=True), k)
+        agreement = measure_agreement(
+            found,
+            lambda rows, k: _search_shards(extraction, extraction.descriptors, flat[rows], k)[0],
+        )
     if asked.ndim == 3:
         shape = (*asked.shape[:2], -1)
         found, found_distances = merge_crops(
@@ -354,20 +352,29 @@ def _search(
     return predictions, distances, agreement
 
 
-def _search_shard(
-    database: Database, queries: np.ndarray, k: int, cities: tuple[np.ndarray, np.ndarray] | None
+def _search_shards(
+    extraction: Extraction,
+    index: Index,
+    queries: np.ndarray,
+    k: int,
+    cities: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Neighbors:
-    """Find rows of this process's shard for queries, float32 [num_queries, D]."""
-    extraction = database.extraction
+    """Find rows of the shards of all processes for queries, float32 [num_queries, D]."""
     num_here, rows = len(extraction.descriptors), extraction.rows
     if (num_here if rows is None else len(rows)) == 0:  # more processes than readable images
-        return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-    if cities is None:
-        return find_neighbors(database.index, queries, k, rows)
-    here = cities[0][extraction.first : extraction.first + num_here]
-    if rows is not None:
-        here = np.where(np.isin(np.arange(num_here), rows), here, -1)  # the others have no city
-    return find_neighbors_within(extraction.descriptors, queries, k, here, cities[1])
+        found = np.empty((len(queries), 0), np.int64)
+        distances = np.empty((len(queries), 0), np.float32)
+    elif cities is None:
+        found, distances = find_neighbors(index, queries, k, rows)
+    else:
+        here = cities[0][extraction.first : extraction.first + num_here]
+        if rows is not None:
+            here = np.where(np.isin(np.arange(num_here), rows), here, -1)  # others have no city
+        found, distances = find_neighbors_within(
+            extraction.descriptors, queries, k, here, cities[1]
+        )
+    parts = gather((np.where(found < 0, -1, found + extraction.first), distances))
+    return parts[0] if len(parts) == 1 else merge_neighbors(*zip(*parts, strict=True), k)
 
 
 def _result(

@@ -8,7 +8,7 @@ search parameters behind a semicolon, as in "IVF1024,Flat;nprobe=32".
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import faiss
 import numpy as np
@@ -140,10 +140,8 @@ def merge_neighbors(
 
 
 def measure_agreement(
-    database: np.ndarray,
-    queries: np.ndarray,
     predictions: np.ndarray,
-    rows: np.ndarray | None = None,
+    search_exactly: Callable[[np.ndarray, int], np.ndarray],
     sample_size: int = 200,
     seed: int = 0,
 ) -> float:
@@ -154,21 +152,19 @@ def measure_agreement(
     queries of the share that is in both.
 
     Args:
-        database: float32 or float16 [num_database, D].
-        queries: float32 [num_queries, D].
         predictions: Of the search that is measured. int [num_queries, K], -1 for none.
-        rows: As in `find_neighbors`.
+        search_exactly: Given indices of queries and k, returns their exact neighbours, int
+            [len(indices), k].
         sample_size: Number of queries, drawn without replacement; all if there are fewer.
         seed: Of the sample.
 
     Returns:
         0 to 100.
     """
-    size = min(sample_size, len(queries))
-    sample = np.sort(np.random.default_rng(seed).choice(len(queries), size, replace=False))
-    k = min(10, predictions.shape[1])
-    exact, _ = find_neighbors(database, queries[sample], k, rows)
-    found = predictions[sample, :k]
+    size = min(sample_size, len(predictions))
+    sample = np.sort(np.random.default_rng(seed).choice(len(predictions), size, replace=False))
+    found = predictions[sample, :10]
+    exact = search_exactly(sample, found.shape[1])
     shares = [np.isin(nearest, row).mean() for nearest, row in zip(exact, found, strict=True)]
     return 100 * float(np.mean(shares))
 

@@ -18,6 +18,7 @@ SETTINGS = {  # keywords of Protocol, of Inference, of Labels
     "more processes than windows": ({}, {"batch_size": 16}, {}),
     "crops": ({"resize": "20x24", "test_method": "maj_voting"}, {}, {}),
     "float16": ({}, {"dtype": "float16"}, {}),
+    "searched in float16": ({"search": "fp16"}, {}, {}),
     "per city": ({}, {}, {"per_city": True}),
     "files": ({}, {}, {}),
 }

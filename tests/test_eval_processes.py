@@ -10,6 +10,7 @@ from forked_commands import run_job, wait_for_all
 from process_evaluations import evaluate_each
 
 import commons
+from eval import check_processes
 from eval import main as eval_main
 from evaluation.evaluate import own_shard
 
@@ -95,6 +96,12 @@ def test_an_index_is_of_one_process(eval_flags, monkeypatch, capsys, flag):
         eval_main([*eval_flags, "--dataset=mini_city_val", flag])
     assert exit_code.value.code == 2
     assert f"{flag.split('=')[0]}" in capsys.readouterr().err
+
+
+def test_what_needs_no_index_is_searched_by_all_processes(monkeypatch):
+    monkeypatch.setattr(commons, "num_ranks", lambda: 2)
+    for search in ("exact", "fp16"):
+        check_processes(search, save_place_index=None)
 
 
 @pytest.mark.parametrize(

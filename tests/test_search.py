@@ -28,6 +28,12 @@ def build_and_search(database, queries, k, text):
     return find_neighbors(build_index(database, text), queries, k)
 
 
+def agreement_of(database, queries, predictions, rows=None, **sample):
+    return measure_agreement(
+        predictions, lambda own, k: find_neighbors(database, queries[own], k, rows)[0], **sample
+    )
+
+
 def by_hand(database, queries):
     """Return indices, nearest first, and distances, of the whole database."""
     distances = np.linalg.norm(database[None].astype(float) - queries[:, None], axis=2)
@@ -150,8 +156,7 @@ def test_rows_that_are_left_out_are_not_found(text, rows):
     if text != FP16:
         np.testing.assert_array_equal(found, rows[nearest])
     np.testing.assert_allclose(distances, exact, rtol=1e-3)
-    agreement = measure_agreement(database, queries, rows[nearest], rows)
-    assert agreement == 100
+    assert agreement_of(database, queries, rows[nearest], rows) == 100
 
 
 @pytest.mark.parametrize("kind", ["random", "repeated", "lengths", "float16"])
@@ -228,7 +233,7 @@ def test_indexes_find_most_of_the_exact_neighbours(text, least_agreement):
     predictions, distances = build_and_search(database, queries, 10, text)
     nearest, exact = by_hand(database, queries)
     shared = [len(set(a) & set(b)) for a, b in zip(predictions, nearest[:, :10], strict=True)]
-    agreement = measure_agreement(database, queries, predictions)
+    agreement = agreement_of(database, queries, predictions)
     assert agreement == pytest.approx(10 * np.mean(shared)) and agreement >= least_agreement
     assert (predictions.dtype, distances.dtype) == (np.int64, np.float32)
     assert (np.diff(distances, axis=1) >= 0).all()
@@ -239,12 +244,12 @@ def test_indexes_find_most_of_the_exact_neighbours(text, least_agreement):
 def test_agreement_counts_the_first_ten_of_a_sample():
     database, queries = descriptors_of(100, 8), descriptors_of(40, 8, seed=1)
     exact, _ = find_neighbors(database, queries, 30)
-    assert measure_agreement(database, queries, exact) == 100
-    assert measure_agreement(database, queries, exact[:, ::-1]) == 0
+    assert agreement_of(database, queries, exact) == 100
+    assert agreement_of(database, queries, exact[:, ::-1]) == 0
     half = exact.copy()
     half[:, 5:10] = -1
-    assert measure_agreement(database, queries, half, sample_size=7) == 50
-    assert measure_agreement(database, queries, exact[:, 1:4]) == pytest.approx(200 / 3)
+    assert agreement_of(database, queries, half, sample_size=7) == 50
+    assert agreement_of(database, queries, exact[:, 1:4]) == pytest.approx(200 / 3)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
