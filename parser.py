@@ -5,6 +5,7 @@ Names are the official code's where it has one. Nothing here needs torch: --help
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from methods import DEFAULT_METHOD, METHODS
 from model.aggregation import AGGREGATIONS
 from model.backbones import BACKBONES
 
+LOSSES = ("triplet", "sare_ind", "sare_joint", "contrastive")
 TEST_METHODS = (
     *("hard_resize", "single_query", "central_crop", "five_crops", "nearest_crop"),
     "maj_voting",
@@ -31,18 +33,23 @@ def parse_train_arguments(
         defaults: Flags of a resumed run. Names that are no flags (any more) are ignored.
     """
     cli = _make_cli("Train a method for visual place recognition.")
+    method = _read_method(argv, defaults)
     _add_method(cli)
-    _add_groups(cli)
+    _OBJECTIVES[METHODS[method]["objective"]](cli)
+    _refuse_flags_of_others(cli, argv, method)
     _add_training(cli)
+    _add_optimizer(cli)
     _add_augmentation(cli)
     _add_train_data(cli)
     _add_start(cli)
     _add_architecture(cli)
     _add_freezing(cli)
+    _add_whitening(cli)
     _add_protocol(cli)
     _add_pictures(cli)
     _add_run(cli)
-    _set_defaults(cli, METHODS[_read_method(argv, defaults)])
+    cli.add_argument("--dry_run", action="store_true", help="print what is trained on, and stop")
+    _set_defaults(cli, METHODS[method])
     _set_defaults(cli, defaults or {})
     args = cli.parse_args(argv)
     _check_common(cli, args)
@@ -134,6 +141,23 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action) if has_default else action.help
 
 
+class _Pairs(argparse.Action):
+    """Collects pairs of a flag in a dict."""
+
+    def __call__(self, cli, namespace, values, option_string=None) -> None:  # noqa: ANN001
+        """Store the pairs given."""
+        setattr(namespace, self.dest, dict(values))
+
+
+def _read_pair(text: str) -> tuple[str, float]:
+    """Read NAME=NUMBER."""
+    name, _, number = text.partition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"is NAME=NUMBER, not {text}") from None
+
+
 def _set_defaults(cli: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:
     known = {action.dest for action in cli._actions}
     cli.set_defaults(**{name: value for name, value in defaults.items() if name in known})
@@ -145,6 +169,23 @@ def _read_method(argv: Sequence[str] | None, defaults: dict[str, Any] | None) ->
     cli.add_argument("--method", nargs="?")
     asked = cli.parse_known_args(argv)[0].method or (defaults or {}).get("method")
     return asked if asked in METHODS else DEFAULT_METHOD
+
+
+def _refuse_flags_of_others(
+    cli: argparse.ArgumentParser, argv: Sequence[str] | None, method: str
+) -> None:
+    """End with exit code 2 if there are flags that only methods with another objective have."""
+    given = {text.split("=")[0] for text in (sys.argv[1:] if argv is None else argv)}
+    for objective, add_flags in _OBJECTIVES.items():
+        other = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        add_flags(other)
+        foreign = given & other._option_string_actions.keys() - cli._option_string_actions.keys()
+        if foreign:
+            having = [name for name, row in METHODS.items() if row["objective"] == objective]
+            cli.error(
+                f"--method {method} has no {' and no '.join(sorted(foreign))}: it is a flag of "
+                f"--method {' and '.join(having)}"
+            )
 
 
 def _check_common(cli: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -208,29 +249,138 @@ def _add_groups(cli: argparse.ArgumentParser) -> None:
         default=10,
         help="classes with fewer images are dropped",
     )
-    add("--dry_run", action="store_true", help="print what is trained on, and stop")
     add(
         "--cache_folder",
         default="cache",
         help="folder of class indices, the splits of training folders into classes",
     )
-
-
-def _add_training(cli: argparse.ArgumentParser) -> None:
-    add = cli.add_argument_group("training").add_argument
-    add("--batch_size", type=positive_int, help="images per iteration, in all processes together")
-    add(
-        "--epochs_num",
-        type=positive_int,
-        help="epochs; cosplace trains group t mod groups_num in epoch t",
-    )
     add("--iterations_per_epoch", type=positive_int, help="iterations of an epoch")
-    add("--lr", type=positive_float, help="learning rate of the network")
     add(
         "--classifiers_lr",
         type=positive_float,
         default=0.01,
         help="learning rate of the CosFace heads",
+    )
+    add(
+        "--augmentation_device",
+        choices=("auto", "cuda", "cpu"),
+        default="auto",
+        help="cpu augments in the loader's workers, cuda on the training device; "
+        "auto is cuda where training runs there",
+    )
+    add(
+        "--random_resized_crop",
+        type=float,
+        default=0.5,
+        help="a crop covers at least 1 - this of the image's area",
+    )
+
+
+def _add_tuples(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group(
+        "tuples of a query, a positive and negatives, of methods such as netvlad"
+    ).add_argument
+    add(
+        "--mining",
+        choices=("auto", "full", "partial", "random", "openibl"),
+        default="auto",
+        help="where negatives are searched, among random images: full, those drawn for each query "
+        "and its last negatives; partial, those drawn for all queries together; random, nowhere, "
+        "they are drawn; openibl, as full, and no positives of the query's panorama; auto: full "
+        "for databases of at most 20,000 images, else partial",
+    )
+    add("--queries_per_epoch", type=positive_int, default=5000, help="tuples of an epoch, at most")
+    add(
+        "--cache_refresh_rate",
+        type=positive_int,
+        default=1000,
+        help="queries from one mining to the next",
+    )
+    add(
+        "--neg_samples_num",
+        type=positive_int,
+        default=1000,
+        help="database images drawn, among which negatives are searched",
+    )
+    add("--negs_num_per_query", type=positive_int, default=10, help="negatives of a tuple")
+    add(
+        "--train_positives_dist_threshold",
+        type=positive_float,
+        default=10.0,
+        help="largest distance of a positive in training, in metres",
+    )
+    add(
+        "--negatives_dist_threshold",
+        type=positive_float,
+        default=25.0,
+        help="database images this near are no negatives, in metres",
+    )
+    add(
+        "--loss",
+        "--criterion",
+        choices=LOSSES,
+        help="of a tuple: triplet, max(0, d(q,p) - d(q,n) + margin); sare_ind and sare_joint; "
+        "contrastive",
+    )
+    add("--margin", type=positive_float, default=0.1, help="of triplet and contrastive")
+    add(
+        "--power",
+        type=int,
+        choices=(1, 2),
+        default=1,
+        help="distances of triplet: 1 as they are, 2 squared",
+    )
+    add(
+        "--similarity",
+        choices=("euclid", "dot"),
+        default="euclid",
+        help="of sare: minus the squared distance, or the dot product over the temperature",
+    )
+    add("--temperature", type=positive_float, default=0.07, help="of --similarity dot")
+    add(
+        "--augment",
+        choices=("none", "queries", "all"),
+        default="none",
+        help="images whose colours are changed",
+    )
+    add(
+        "--mining_dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="type of the descriptors that are mined with, in memory",
+    )
+
+
+_OBJECTIVES = {  # flags that only methods with this objective have
+    "classification": _add_groups,
+    "tuples": _add_tuples,
+}
+
+
+def _add_training(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("training").add_argument
+    add(
+        "--batch_size",
+        type=positive_int,
+        help="images, or tuples of images, per iteration, in all processes together",
+    )
+    add(
+        "--epochs_num",
+        type=positive_int,
+        help="epochs; cosplace trains group t mod groups_num in epoch t",
+    )
+    add(
+        "--patience",
+        type=not_negative_int,
+        default=0,
+        help="stop after so many epochs in a row without a better network (0: never)",
+    )
+    add(
+        "--best_by",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="the network with the highest R@N in validation is the best",
     )
     add("--use_amp16", action="store_true", help="16-bit automatic mixed precision")
     add(
@@ -271,25 +421,44 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_optimizer(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("optimizer of the network").add_argument
+    add("--optimizer", choices=("adam", "adamw", "sgd"), default="adam", help="kind of optimizer")
+    add("--lr", type=positive_float, help="learning rate")
+    add("--momentum", type=float, default=0.9, help="of sgd")
+    add("--weight_decay", type=not_negative_float, default=0.0, help="factor of the weight decay")
+    add(
+        "--lr_step",
+        type=positive_int,
+        default=1,
+        metavar="EPOCHS",
+        help="epochs after which learning rates are multiplied by --lr_gamma, again and again",
+    )
+    add("--lr_gamma", type=positive_float, default=1.0, help="1 leaves learning rates as they are")
+    add(
+        "--lr_factors",
+        nargs="*",
+        type=_read_pair,
+        action=_Pairs,
+        default={},
+        metavar="PATTERN=FACTOR",
+        help="learning rates of parts: patterns of names of parameters, aggregation.crn.*=10",
+    )
+    add(
+        "--no_weight_decay",
+        nargs="*",
+        default=[],
+        metavar="PATTERN",
+        help="patterns of names of parameters without weight decay, such as *.bias",
+    )
+
+
 def _add_augmentation(cli: argparse.ArgumentParser) -> None:
     add = cli.add_argument_group("augmentation").add_argument
-    add(
-        "--augmentation_device",
-        choices=("auto", "cuda", "cpu"),
-        default="auto",
-        help="cpu augments in the loader's workers, cuda on the training device; "
-        "auto is cuda where training runs there",
-    )
     add("--brightness", type=float, default=0.7, help="factor within 1 +- this")
     add("--contrast", type=float, default=0.7, help="factor within 1 +- this")
     add("--saturation", type=float, default=0.7, help="factor within 1 +- this")
     add("--hue", type=float, default=0.5, help="shift within +- this, in turns, at most 0.5")
-    add(
-        "--random_resized_crop",
-        type=float,
-        default=0.5,
-        help="a crop covers at least 1 - this of the image's area",
-    )
 
 
 def _add_train_data(cli: argparse.ArgumentParser) -> None:
@@ -430,9 +599,11 @@ def _add_protocol(cli: argparse.ArgumentParser) -> None:
     add = cli.add_argument_group("validation and test").add_argument
     add(
         "--image_size",
-        type=positive_int,
-        help="side of training images, in pixels; see --resize_test_imgs (default: that of the "
-        "backbone, 512; ViT, CCT14_224 and DINOv2 224, CCT14_384 384)",
+        type=image_size,
+        metavar="{SIDE,HxW}",
+        help="size of training images, in pixels, of squares or as height x width; see "
+        "--resize_test_imgs (default: that of the backbone, 512; ViT, CCT14_224 and DINOv2 224, "
+        "CCT14_384 384)",
     )
     add(
         "--resize_test_imgs",
@@ -557,6 +728,24 @@ def _add_files(cli: argparse.ArgumentParser) -> None:
     add("--no_report", action="store_true", help="write no report.html")
 
 
+def _add_whitening(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("whitening, fitted to training images in the end").add_argument
+    add(
+        "--whitening",
+        choices=("none", "pca", "pca_whiten", "pca_power"),
+        default="none",
+        help="last layer of the network: principal components; the same with unit variances, or "
+        "with a power of them",
+    )
+    add("--whiten_dim", type=positive_int, default=512, help="number of its dimensions")
+    add(
+        "--kept_dims",
+        type=positive_int,
+        help="length of the descriptors, the first of the whitened dimensions (default: all)",
+    )
+    add("--whiten_images", type=positive_int, default=10_000, help="images that it is fitted to")
+
+
 def _add_run(cli: argparse.ArgumentParser) -> None:
     add = cli.add_argument_group("run").add_argument
     _add_device(add)
@@ -590,6 +779,21 @@ def not_negative_int(text: str) -> int:
     """Read a whole number, 0 or above."""
     if (value := int(text)) < 0:
         raise argparse.ArgumentTypeError(f"must not be negative, not {value}")
+    return value
+
+
+def image_size(text: str) -> int | str:
+    """Read the size of training images: a side, or "HxW"."""
+    sides = [positive_int(part) for part in text.lower().split("x")]
+    if len(sides) > 2:
+        raise argparse.ArgumentTypeError(f"is a side or HxW, in pixels, not {text}")
+    return sides[0] if len(sides) == 1 else f"{sides[0]}x{sides[1]}"
+
+
+def not_negative_float(text: str) -> float:
+    """Read a finite number, 0 or above."""
+    if not 0 <= (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {value}")
     return value
 
 

@@ -111,8 +111,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         inference = Inference(
             device, args.infer_batch_size, args.num_workers, io_retries=args.io_retries
         )
-        validate = partial(evaluate, eval_set=val_set, protocol=protocol, inference=inference)
-        fit(training, checkpointer, validate, args.epochs_num)
+        validate = partial(
+            evaluate,
+            eval_set=val_set,
+            protocol=protocol,
+            inference=inference,
+            min_predictions=args.best_by,
+        )
+        fit(training, checkpointer, validate, args.epochs_num, args.best_by)
         pictures = (args.num_preds_to_save, args.save_only_wrong_preds)
         provenance = {"method": args.method, "seed": args.seed} | software
         test_best(folder, test_set, protocol, inference, pictures, provenance)
@@ -139,16 +145,19 @@ def fit(
     checkpointer: Checkpointer,
     validate: Callable[[Model], Evaluation],
     epochs_num: int,
+    best_by: int = 1,
 ) -> None:
     """Train and validate epoch after epoch, from where the training is.
 
     Args:
         training: Network and objective.
         checkpointer: Saves the state, and the best network.
-        validate: Called after each epoch; the best R@1 decides on the best network.
+        validate: Called after each epoch.
         epochs_num: Epoch to end before.
+        best_by: N: the network with the highest R@N is the best.
     """
-    for epoch in range(training.epoch_num, epochs_num):
+    while training.epoch_num < epochs_num and not training.has_stalled:
+        epoch = training.epoch_num
         with checkpointer.explaining_errors(training):
             with checkpointer.signals.postponed():
                 stats = train_one_epoch(training, checkpointer.after_iteration)
@@ -158,7 +167,7 @@ def fit(
             turn = training.objective.epoch_metrics(epoch)
             memory, recalls = peak_memory(training.device), validation.result["recalls"]
             numbers = turn | stats._asdict() | memory | recalls
-            is_best = checkpointer.end_epoch(training, validation.recall_at_1, numbers)
+            is_best = checkpointer.end_epoch(training, validation.recall_at(best_by), numbers)
         seconds_left = (epochs_num - training.epoch_num) * stats.seconds
         described = "".join(f"{name} {value}, " for name, value in turn.items())
         logging.info(
@@ -167,6 +176,11 @@ def fit(
         )
         if hint := hint_at_data_wait(stats):
             logging.warning(hint)
+    if training.has_stalled:
+        logging.info(
+            f"Stopped: no epoch since {training.best_epoch} had a higher R@{best_by} (--patience "
+            f"{training.optimization.patience})"
+        )
 
 
 def train_one_epoch(

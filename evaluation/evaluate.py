@@ -69,11 +69,10 @@ class Evaluation:
     predictions: np.ndarray  # database indices, nearest first, -1 for none. int64 [num_queries, K]
     distances: np.ndarray  # of the predicted descriptors, L2. float32 [num_queries, K]
 
-    @property
-    def recall_at_1(self) -> float:
-        """R@1 in percent."""
+    def recall_at(self, n: int) -> float:
+        """Return R@N in percent, of at most as many predictions as there are."""
         positives = self.eval_set.truth.positives_per_query
-        return float(compute_recalls(self.predictions, positives, (1,))[0])
+        return float(compute_recalls(self.predictions, positives, (n,))[0])
 
     @cached_property
     def distances_m(self) -> np.ndarray | None:

@@ -147,14 +147,14 @@ def build_network(
 
 
 def choose_resize(
-    asked: str | None, image_size: int | None, model: nn.Module | None = None
+    asked: str | None, image_size: int | str | None, model: nn.Module | None = None
 ) -> str | None:
     """Return the rule by which test images are resized.
 
     Args:
         asked: --resize_test_imgs: a rule; "" for the shorter side to the training images'; None if
             the flag is not given.
-        image_size: --image_size, None if the flag is not given.
+        image_size: --image_size, a side or "HxW", None if the flag is not given.
         model: The network, whose `image_size` is that of its backbone; None if not known yet.
 
     Returns:
@@ -165,6 +165,6 @@ def choose_resize(
     if asked == "":
         return str(image_size or own or IMAGE_SIZE)
     if asked is None and own is not None:
-        side = image_size or own
-        return f"{side}x{side}"
+        size = str(image_size or own)
+        return size if "x" in size else f"{size}x{size}"
     return asked

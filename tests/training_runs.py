@@ -12,6 +12,7 @@ from model.network import build_network
 from parser import parse_train_arguments
 from training.classification import Classification, ClassificationSettings
 from training.metrics import Progress
+from training.optimizers import OptimizerParams
 from training.state import Optimization, Training
 
 MEASURED = {  # numbers of an epoch that differ from run to run
@@ -32,9 +33,10 @@ def small_training(lr=1e-5, device="cpu", **optimization):
     torch.manual_seed(0)
     network = build_network("Tiny", 8, backbone_weights="none")
     index = SimpleNamespace(classes=lambda group: range(5), digest="", folder="")
-    flags = parse_train_arguments(["--groups_num=1", f"--lr={lr}", "--num_workers=0"])
+    flags = parse_train_arguments(["--groups_num=1", "--num_workers=0"])
     objective = Classification(index, ClassificationSettings.from_flags(vars(flags)))
-    return Training(network, objective, Optimization(**optimization), torch.device(device), 64)
+    optimization = Optimization(OptimizerParams(lr=lr), **optimization)
+    return Training(network, objective, optimization, torch.device(device), (64, 64))
 
 
 def stand_still_after(epoch, iteration, until=None):

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
+import parser
 from methods import METHODS
-from training.objective import Batch, adam
+from training.objective import Batch
 from training.setup import OBJECTIVES
 
 
@@ -38,8 +39,7 @@ class Triplets:
         return "Made-up tuples"
 
     def attach(self, network, image_size, device):
-        self.shape = (self.flags["batch_size"], 3, image_size, image_size)
-        return adam(network, self.flags["lr"], device)
+        self.shape = (self.flags["batch_size"], 3, *image_size)
 
     def num_iterations(self, epoch):
         return self.flags["iterations_per_epoch"]
@@ -86,4 +86,5 @@ class Triplets:
 def install():
     """Make it a method of train.py in this process."""
     OBJECTIVES["triplets"] = TripletSettings
+    parser._OBJECTIVES["triplets"] = parser._OBJECTIVES["classification"]
     METHODS["triplets"] = METHODS["cosplace"] | {"objective": "triplets", "epochs_num": 3}

@@ -38,7 +38,7 @@ _KINDS = {  # of the entries of a checkpoint; its tensors are compared with the 
     "progress": dict,
     "epoch_num": int,
     "best_epoch": int,
-    "best_val_recall1": (int, float),
+    "best_val_recall": (int, float),
     "num_unreadable": int,
     "model_state_dict": dict,
     "objective_state_dict": dict,
@@ -130,12 +130,12 @@ class Checkpointer:
     def _say_how_to_resume(self) -> None:
         self.signals.how_to_resume = f"Resume with --resume_train {self.folder / LAST}"
 
-    def end_epoch(self, training: Training, val_recall1: float, numbers: dict[str, Any]) -> bool:
+    def end_epoch(self, training: Training, val_recall: float, numbers: dict[str, Any]) -> bool:
         """End an epoch: write its metrics, a checkpoint, and the network if it is the best.
 
         Args:
             training: Has been validated.
-            val_recall1: Decides which network is the best.
+            val_recall: Decides which network is the best.
             numbers: For the metrics.
 
         Returns:
@@ -144,7 +144,7 @@ class Checkpointer:
         numbers = numbers | {"unreadable_images": self._unreadable.count_of_all()}
         if self._metrics is not None:
             self._metrics.lines.append({"epoch": training.epoch_num} | numbers)
-        is_best = training.end_epoch(val_recall1)
+        is_best = training.end_epoch(val_recall)
         self.save(training)
         if self._metrics is not None:
             self._metrics.write_last()

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -21,16 +22,16 @@ from datasets.augmentation import Augmentation, AugmentationParams
 from datasets.catalog import find_train_folder
 from datasets.class_index import ClassIndex, load_index
 from datasets.groups import GroupSampler, TrainDataset
+from datasets.image_lists import ImagePaths, image_paths_of
 from datasets.partition import PartitionParams
 from training.objective import (
     Batch,
-    adam,
+    ImageSize,
     augments_on_device,
     batches_on_device,
-    load_optimizer,
     make_loader,
-    move,
 )
+from training.optimizers import adam, load_optimizer, move
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,6 @@ class ClassificationSettings:
     groups_num: int  # groups that take turns
     batch_size: int  # images of an iteration, in all processes together
     iterations_per_epoch: int
-    lr: float  # of the network
     classifiers_lr: float  # of the heads
     num_workers: int  # loader processes
     io_retries: int  # how often a failed read is tried again
@@ -66,7 +66,7 @@ class ClassificationSettings:
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any]) -> "ClassificationSettings":
         """Read the flags of train.py; raise a ValueError if one is out of its range."""
-        size = {"image_size": flags["image_size"] or AugmentationParams.image_size}
+        size = {"image_size": AugmentationParams.image_size}
         parts = {
             "partition": commons.from_flags(PartitionParams, flags),
             "augmentation": commons.from_flags(AugmentationParams, {**flags, **size}),
@@ -108,16 +108,20 @@ class Classification:
             return f"{self.index.describe()}\nTrained are groups 0 to {last}"
         return self.index.describe(self.settings.groups_num)
 
-    def attach(self, network: nn.Module, image_size: int, device: torch.device) -> Optimizer:
+    def attach(self, network: nn.Module, image_size: ImageSize, device: torch.device) -> None:
         """Make a head for each group, and the loader; see `Objective.attach`."""
-        settings = self.settings
+        settings, (height, width) = self.settings, image_size
+        if height != width:
+            raise ValueError(
+                f"--image_size {height}x{width}: --method cosplace trains on squares, give the side"
+            )
         self.device = device
         self.heads = [
             MarginCosineProduct(network.out_dim, len(self.index.classes(group)))
             for group in range(settings.groups_num)
         ]
         self.head_optimizers = [adam(head, settings.classifiers_lr, device) for head in self.heads]
-        augmentation = Augmentation(replace(settings.augmentation, image_size=image_size))
+        augmentation = Augmentation(replace(settings.augmentation, image_size=height))
         on_device = augments_on_device(settings.augmentation_device, device)
         self._augmentation = augmentation if on_device else None
         self._dataset = TrainDataset(
@@ -127,7 +131,13 @@ class Classification:
         self._loader = make_loader(
             self._dataset, self._sampler, settings.num_workers, pin_memory=device.type == "cuda"
         )
-        return adam(network, settings.lr, device)
+
+    def sample_images(self, num: int) -> ImagePaths:
+        """Return images of the trained groups, drawn at random; see `Objective.sample_images`."""
+        index = self.index
+        num_images = int(index.class_starts[index.group_starts[self.settings.groups_num]])
+        drawn = np.random.default_rng(self.settings.seed).permutation(num_images)[:num]
+        return image_paths_of(map(index.path, sorted(drawn.tolist())))
 
     def _make_sampler(self, share: tuple[int, int]) -> GroupSampler:
         settings = self.settings

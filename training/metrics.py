@@ -7,15 +7,15 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch.utils.tensorboard import SummaryWriter
 
 import commons
+from training.objective import Batch
 
-T = TypeVar("T")
 CHECK_EVERY = 20  # iterations: reading a number waits for the device
 NUM_LOGGED = 10  # unreadable images in the log; the file has all
 _TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
@@ -107,8 +107,11 @@ class Progress:
         self._num_bad_before = 0  # at the last check
         self._num_bad_loaded = 0  # checked before the run was resumed
 
-    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """Start the clock; yield batches and measure how long they are waited for."""
+    def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Start the clock; yield batches and measure how long they are waited for.
+
+        The clock stands still while the objective mines.
+        """
         iterator, self._start_s = iter(batches), time.perf_counter()
         while True:
             before_s = time.perf_counter()
@@ -116,6 +119,8 @@ class Progress:
             self._wait_s += time.perf_counter() - before_s
             if batch is None:
                 return
+            self._wait_s -= batch.mining_s
+            self._start_s += batch.mining_s
             yield batch
 
     def note(self, loss: torch.Tensor, gradient_norm: torch.Tensor, num_images: int) -> None:

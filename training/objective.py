@@ -10,12 +10,15 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.augmentation import Augmentation
 from datasets.groups import collate
+from datasets.image_lists import ImagePaths
 from datasets.loading import ignore_job_signals
+
+ImageSize = tuple[int, int]  # height and width, in pixels
 
 
 class Batch(NamedTuple):
@@ -24,6 +27,7 @@ class Batch(NamedTuple):
     images: torch.Tensor  # float32 [B, 3, H, W], on the device, channels last
     labels: torch.Tensor  # int64 [B], on the device; only the objective knows what they mean
     unreadable: Sequence[str]  # a sentence on each image that could not be read and was replaced
+    mining_s: float = 0.0  # seconds that the objective took before it, beside waiting for images
 
 
 class Objective(Protocol):
@@ -40,16 +44,22 @@ class Objective(Protocol):
     def describe(self, whole: bool = False) -> str:
         """Return what is trained on, in words; `whole` for --dry_run: also what is left out."""
 
-    def attach(self, network: nn.Module, image_size: int, device: torch.device) -> Optimizer:
+    def attach(self, network: nn.Module, image_size: ImageSize, device: torch.device) -> None:
         """Prepare to train a network; called once.
 
         Args:
             network: Images [B, 3, H, W] to descriptors [B, network.out_dim]; on the device.
-            image_size: Side of training images, in pixels.
+            image_size: Of training images: height and width, in pixels.
             device: Where to train.
 
-        Returns:
-            The optimizer of the network.
+        Raises:
+            ValueError: If images of this size cannot be trained on.
+        """
+
+    def sample_images(self, num: int) -> ImagePaths:
+        """Return training images drawn at random, the same ones each time; all if they are fewer.
+
+        Cluster centres and whitenings are fitted to them.
         """
 
     def num_iterations(self, epoch: int) -> int:
@@ -97,29 +107,6 @@ class ObjectiveSettings(Protocol):
 
     def open(self) -> Objective:
         """Read the training set; raise a FileNotFoundError or ValueError if it is not usable."""
-
-
-def adam(module: nn.Module, learning_rate: float, device: torch.device) -> Adam:
-    """Make the optimizer of the trained parameters of a module."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    is_fused = device.type in ("cpu", "cuda")  # one pass over the weights
-    return Adam(parameters, learning_rate, fused=is_fused)
-
-
-def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Load the moments of a state; learning rates and the like stay as the optimizer has them."""
-    groups = [
-        own | {"params": saved["params"]}
-        for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
-    ]
-    optimizer.load_state_dict({**state, "param_groups": groups})
-
-
-def move(module: nn.Module, optimizer: Optimizer, device: torch.device) -> None:
-    """Bring a module and the moments of its optimizer to a device."""
-    if next(module.parameters()).device.type != device.type:
-        module.to(device)
-        optimizer.load_state_dict(optimizer.state_dict())  # moments go where the weights are
 
 
 def augments_on_device(asked: str, device: torch.device) -> bool:

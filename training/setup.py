@@ -10,11 +10,13 @@ import commons
 from datasets.catalog import TRAIN_SETS
 from datasets.eval_set import EvalSet, Labels, load_own_set, load_test_set
 from evaluation import Protocol
+from evaluation.views import parse_resize
 from methods import METHODS
 from model.checkpoints import load_network, network_of
 from model.network import IMAGE_SIZE, GeoLocalizationNet, build_network, choose_resize
 from training.classification import ClassificationSettings
-from training.objective import Objective, ObjectiveSettings
+from training.objective import ImageSize, Objective, ObjectiveSettings
+from training.optimizers import OptimizerParams
 from training.state import Optimization, Training
 
 OBJECTIVES: dict[str, type[ObjectiveSettings]] = {"classification": ClassificationSettings}
@@ -30,7 +32,8 @@ class Settings:
     protocol: Protocol  # of validation and test
     optimization: Optimization
     device: torch.device
-    image_size: int | None  # of training images, in pixels; None: that of the network
+    image_size: int | str | None  # of training images, in pixels: a side or "HxW"; None: that of
+    # the network
     resize: str | None  # of test images, see `choose_resize`
 
     def for_network(self, network: GeoLocalizationNet) -> "Settings":
@@ -39,6 +42,12 @@ class Settings:
         resize = choose_resize(self.resize, image_size, network)
         protocol = replace(self.protocol, resize=resize)
         return replace(self, image_size=image_size, protocol=protocol)
+
+    @property
+    def height_width(self) -> ImageSize:
+        """The size of training images, as soon as it is known."""
+        height, width = (2 * parse_resize(str(self.image_size)))[:2]
+        return height, width
 
 
 def objective_of(method: str) -> type[ObjectiveSettings]:
@@ -52,10 +61,11 @@ def read_settings(flags: dict[str, Any]) -> Settings:
     Raises:
         ValueError: If a flag is out of its range.
     """
+    optimizer = commons.from_flags(OptimizerParams, flags)
     settings = Settings(
         objective_of(flags["method"]).from_flags(flags),
         Protocol(tuple(flags["recall_values"]), flags["resize_test_imgs"] or None),
-        commons.from_flags(Optimization, flags),
+        commons.from_flags(Optimization, {**flags, "optimizer": optimizer}),
         commons.choose_device(flags["device"]),
         flags["image_size"],
         flags["resize_test_imgs"],
@@ -117,7 +127,7 @@ def make_training(
         ValueError: If the checkpoint is not of such a training.
     """
     training = Training(
-        network, objective, settings.optimization, settings.device, settings.image_size
+        network, objective, settings.optimization, settings.device, settings.height_width
     )
     if checkpoint is not None:
         try:

@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 import commons
 from model.network import GeoLocalizationNet
 from training.metrics import Progress
-from training.objective import Objective, load_optimizer
+from training.objective import ImageSize, Objective
+from training.optimizers import OptimizerParams, load_optimizer, make_optimizer, set_epoch
 
 AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _CPU_UNITS = {  # words in /proc/cpuinfo, of x86 and ARM processors
@@ -29,13 +30,15 @@ _CPU_UNITS = {  # words in /proc/cpuinfo, of x86 and ARM processors
 
 @dataclass(frozen=True)
 class Optimization:
-    """How a step is computed, whatever the objective."""
+    """How a step is computed, whatever the objective, and when to stop."""
 
+    optimizer: OptimizerParams = OptimizerParams()  # of the network
     use_amp16: bool = False  # mixed precision
     amp_dtype: str = "fp16"  # its 16-bit type, a key of AMP_DTYPES
     max_grad_norm: float | None = None  # of all that is trained, together; longer are shortened
     freeze_bn: bool = False  # frozen layers keep their BatchNorm statistics; not as in the paper
     compile: bool = False  # the network, by torch.compile
+    patience: int = 0  # stop after so many epochs in a row without a better network; 0: never
 
     def check(self, device: torch.device) -> None:
         """Raise a ValueError if mixed precision does not pay on a device.
@@ -77,7 +80,7 @@ class Training:
         objective: Objective,
         optimization: Optimization,
         device: torch.device,
-        image_size: int,
+        image_size: ImageSize,
     ) -> None:
         """Put the network on the device and attach the objective to it.
 
@@ -86,7 +89,7 @@ class Training:
             objective: What it trains on and minimises.
             optimization: How a step is computed.
             device: Where to train.
-            image_size: Side of training images, in pixels.
+            image_size: Of training images: height and width, in pixels.
         """
         self.device = device
         self.optimization = optimization
@@ -95,14 +98,16 @@ class Training:
         is_scaled = optimization.autocast_dtype is torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=is_scaled)
         self.objective = objective
-        self.optimizer = objective.attach(network, image_size, device)
+        self.optimizer = make_optimizer(network, optimization.optimizer, device)
+        objective.attach(network, image_size, device)
         self.epoch_num = 0  # epochs that are done
         self.begin_epoch()
-        self.best_val_recall1, self.best_epoch = -1.0, -1
+        self.best_val_recall, self.best_epoch = -1.0, -1
         self._separate_generators()
 
     def begin_epoch(self) -> None:
-        """Start counting the iterations of the current epoch."""
+        """Start counting the iterations of the current epoch, with its learning rates."""
+        set_epoch(self.optimizer, self.optimization.optimizer, self.epoch_num)
         self.progress = Progress(self.epoch_num, self.device, self.scaler.is_enabled())
 
     def _parallel_network(self) -> nn.Module:
@@ -169,11 +174,17 @@ class Training:
             if isinstance(layer, _BatchNorm) and not layer.weight.requires_grad:
                 layer.eval()
 
-    def end_epoch(self, val_recall1: float) -> bool:
+    @property
+    def has_stalled(self) -> bool:
+        """Whether no epoch of the last ones, as many as the patience, had a better network."""
+        patience = self.optimization.patience
+        return 0 < patience <= self.epoch_num - 1 - self.best_epoch
+
+    def end_epoch(self, val_recall: float) -> bool:
         """Count an epoch; return whether its network is the best so far."""
-        is_best = val_recall1 > self.best_val_recall1
+        is_best = val_recall > self.best_val_recall
         if is_best:
-            self.best_val_recall1, self.best_epoch = val_recall1, self.epoch_num
+            self.best_val_recall, self.best_epoch = val_recall, self.epoch_num
         self.epoch_num += 1
         self.begin_epoch()
         return is_best
@@ -190,7 +201,7 @@ class Training:
             "model_state_dict": self.network.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
             "objective_state_dict": self.objective.state_dict(),
-            "best_val_recall1": self.best_val_recall1,
+            "best_val_recall": self.best_val_recall,
             "best_epoch": self.best_epoch,
             "scaler_state_dict": self.scaler.state_dict(),
             "rng_state": torch.get_rng_state(),
@@ -202,7 +213,7 @@ class Training:
         self.epoch_num = state["epoch_num"]
         self.begin_epoch()
         self.progress.load_state_dict(state["progress"])
-        self.best_val_recall1, self.best_epoch = state["best_val_recall1"], state["best_epoch"]
+        self.best_val_recall, self.best_epoch = state["best_val_recall"], state["best_epoch"]
         self.network.load_state_dict(state["model_state_dict"])
         load_optimizer(self.optimizer, state["optimizer_state_dict"])
         self.objective.load_state_dict(state["objective_state_dict"])
