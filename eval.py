@@ -32,7 +32,7 @@ from evaluation.place_index import PlaceIndex, check_place_index_folder, save_pl
 from evaluation.results import NUM_RANKED, format_result, format_table, write_results
 from evaluation.search import EXACT, FP16, check_fits, choose_search
 from model.inference import optimize
-from model.network import build_network, choose_resize
+from model.network import build_network, choose_architecture, choose_resize
 from model.other_models import hash_tensors, identify, load_model, parse_model_spec
 from parser import parse_eval_arguments
 from reports.pictures import save_pictures
@@ -41,7 +41,7 @@ from runs.folders import run_folder
 from runs.provenance import describe_software, peak_memory, record_start
 from runs.signals import StopSignals
 
-ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation")
+ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation", "aggregation_args")
 UNTRAINED = {"backbone": "ResNet18"}  # unless flags say
 FLAGS_IN_RESULTS = ("seed", "use_amp16", "descriptors_dtype")
 
@@ -71,8 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.descriptors_dtype,
             args.io_retries,
         )
+        architecture = {name: getattr(args, name) for name in ARCHITECTURE}
+        if not args.resume_model and not args.model:
+            choose_architecture(**of_untrained(architecture))
     labels = Labels(args.positive_dist_threshold, args.positives, args.no_labels, args.per_city)
-    architecture = {name: getattr(args, name) for name in ARCHITECTURE}
     with commons.main_process_first():  # it downloads for all
         eval_sets, left_out = (
             load_named_sets(args.dataset, args.datasets_folder, labels)
@@ -261,10 +263,14 @@ def save_database(folder: str, provenance: dict[str, Any], database: Database) -
 
 def build_untrained(architecture: dict[str, Any], weights: str) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network that training starts from and its provenance, as `load_model`."""
-    asked = {name: value for name, value in architecture.items() if value is not None}
-    network = build_network(**(UNTRAINED | asked), backbone_weights=weights).eval()
+    network = build_network(**of_untrained(architecture), backbone_weights=weights).eval()
     name = {"model": "the untrained network", "model_file": None}
     return network, name | {"model_sha256": hash_tensors(network)} | network.architecture
+
+
+def of_untrained(architecture: dict[str, Any]) -> dict[str, Any]:
+    """Return what flags say about a network, with the backbone that it has by default."""
+    return UNTRAINED | {name: value for name, value in architecture.items() if value is not None}
 
 
 def folder_of(run_folder: Path, eval_set: EvalSet, num_sets: int) -> Path:

@@ -34,18 +34,22 @@ def cosplace(
     fc_output_dim: int | None = None,
     aggregation: str | None = None,
     backbone_weights: str = "imagenet",
+    aggregation_args: dict[str, int | float | str | bool] | None = None,
 ) -> GeoLocalizationNet:
     """Return the network of a checkpoint, or an untrained one.
 
     Args:
         weights: Path of a checkpoint, ours or a published one; the rest is read from it.
         backbone: Of the untrained network.
-        fc_output_dim: Length of its descriptors, 0 for no linear layer; None for the backbone's
-            default, 512 for CNNs.
+        fc_output_dim: Length of its descriptors, 0 for no linear layer; None for the default of
+            the aggregation, or else of the backbone, 512 for CNNs.
         aggregation: Key of `model.aggregation.AGGREGATIONS`; None for the backbone's default,
             "gem" for CNNs.
         backbone_weights: "imagenet", "none" or a path, see `model.backbones.build.build_backbone`.
+        aggregation_args: Options of the aggregation; None for their defaults.
     """
     if weights is not None:
         return load_network(weights).eval()
-    return build_network(backbone, fc_output_dim, aggregation, backbone_weights).eval()
+    return build_network(
+        backbone, fc_output_dim, aggregation, backbone_weights, aggregation_args=aggregation_args
+    ).eval()

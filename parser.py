@@ -4,6 +4,7 @@ Names are the official code's where it has one. Nothing here needs torch: --help
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -568,7 +569,8 @@ def _add_architecture(cli: argparse.ArgumentParser, of_what: str = "") -> None:
         "--fc_output_dim",
         type=not_negative_int,
         help="length of the descriptors, by the linear layer of the aggregation; 0: no such layer "
-        "(default: that of the backbone, 512; 0 for ViT and CCT)",
+        "(default: that of the backbone, 512; 0 for ViT and CCT, and for aggregations of the VLAD "
+        "family)",
     )
     add(
         "--aggregation",
@@ -576,6 +578,15 @@ def _add_architecture(cli: argparse.ArgumentParser, of_what: str = "") -> None:
         choices=AGGREGATIONS,
         help="from the feature map to the descriptor (default: that of the backbone, gem; seqpool "
         "for CCT, none for ViT)",
+    )
+    add(
+        "--aggregation_args",
+        nargs="*",
+        type=key_and_value,
+        action=_Pairs,
+        metavar="KEY=VALUE",
+        help="options of the aggregation, such as l2=before_pool of gem; none of them without a "
+        "value (default: those of the aggregation itself)",
     )
 
 
@@ -809,3 +820,16 @@ def fraction(text: str) -> float:
     if not 0 <= (value := float(text)) <= 1:
         raise argparse.ArgumentTypeError(f"must be in 0 to 1, not {value}")
     return value
+
+
+def key_and_value(text: str) -> tuple[str, int | float | bool | str]:
+    """Read KEY=VALUE; the value is a whole number, a number, true or false, or else a text."""
+    key, sign, value = text.partition("=")
+    if not key or not sign:
+        raise argparse.ArgumentTypeError(f"write KEY=VALUE, not '{text}'")
+    if value.lower() in ("true", "false"):
+        return key, value.lower() == "true"
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return key, number(value)
+    return key, value

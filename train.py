@@ -87,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = settings.for_network(network)
         training = make_training(network, objective, settings, checkpoint, path)
 
-        flags = vars(args) | network.architecture | {"image_size": settings.image_size}
+        flags = vars(args) | {"aggregation_args": {}} | network.architecture
+        flags |= {"image_size": settings.image_size}
         flags = note_changes(flags, checkpoint)
         folder = stack.enter_context(
             run_folder(args.save_dir, "train", flags)

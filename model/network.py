@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.aggregation import build_aggregation, check_aggregation
+from model.aggregation import AGGREGATIONS, Option, build_aggregation, check_aggregation
 from model.aggregation.pooling import ADDED_EPS, L2Norm
 from model.backbones import find_spec
 from model.backbones.build import build_backbone, load_pretrained_aggregation
@@ -67,7 +67,7 @@ class GeoLocalizationNet(nn.Module):
         self.whitening = nn.Identity() if whitening is None else whitening
         self.out_dim: int = (aggregation if whitening is None else whitening).out_dim
         self.image_size: int | None = None  # side of the images that the backbone is for; None: any
-        self.architecture: dict[str, str | int] = {}  # arguments of `build_network`, if it built it
+        self.architecture: dict[str, Any] = {}  # arguments of `build_network`, if it built it
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return one descriptor per image, float32 also under autocast."""
@@ -103,47 +103,82 @@ def build_network(
     freeze_te: int = 0,
     whiten_dim: int | None = None,
     kept_dims: int | None = None,
+    aggregation_args: Mapping[str, Option] | None = None,
 ) -> GeoLocalizationNet:
     """Build a network by names; see `build_backbone` for weights and freezing.
 
     Args:
         backbone: Key of BACKBONES.
         fc_output_dim: Length of the aggregation's descriptors; 0 for no linear layer, None for the
-            backbone's default.
+            default of the aggregation, or else of the backbone.
         aggregation: Key of AGGREGATIONS; None for the backbone's default.
         backbone_weights: "imagenet", "none" or a path.
         train_all_layers: Freeze no layer of a CNN.
         freeze_te: Freeze the embeddings and this number of blocks of a transformer.
         whiten_dim: Dimensions of a random whitening, the last layer; None for no such layer.
         kept_dims: Length of the whitened descriptors, see `Whitening`.
+        aggregation_args: Options of the aggregation, see `build_aggregation`.
 
     Raises:
         ValueError: If a name is unknown, a length is out of range, the weights do not fit, or the
             parts do not go together.
         FileNotFoundError: If the weights cannot be downloaded.
     """
-    spec = find_spec(backbone)
-    aggregation = spec.aggregation if aggregation is None else aggregation
-    fc_output_dim = spec.fc_output_dim if fc_output_dim is None else fc_output_dim
-    check_aggregation(aggregation, backbone, spec.aggregation)
-    if fc_output_dim < 0:
-        raise ValueError(f"--fc_output_dim must not be negative, it is {fc_output_dim}")
+    architecture = choose_architecture(backbone, fc_output_dim, aggregation, aggregation_args)
     body = build_backbone(backbone, backbone_weights, train_all_layers, freeze_te)
-    layers = build_aggregation(aggregation, spec.out_channels, fc_output_dim)
+    layers = _build_layers(**architecture)
     load_pretrained_aggregation(layers, backbone, backbone_weights)
     whitening = None
     if whiten_dim is not None:
         whitening = Whitening(layers.out_dim, whiten_dim, kept_dims)
     network = GeoLocalizationNet(body, layers, whitening)
-    network.image_size = spec.image_size
-    network.architecture = {
+    network.image_size = find_spec(backbone).image_size
+    optional = {"whiten_dim": whiten_dim, "kept_dims": kept_dims}
+    optional = {name: dim for name, dim in optional.items() if dim is not None}
+    network.architecture = architecture | optional
+    return network
+
+
+def choose_architecture(
+    backbone: str,
+    fc_output_dim: int | None = None,
+    aggregation: str | None = None,
+    aggregation_args: Mapping[str, Option] | None = None,
+) -> dict[str, Any]:
+    """Return the arguments of `build_network` with defaults where they are None.
+
+    "aggregation_args" is there if it is not empty.
+
+    Raises:
+        ValueError: If there is no such network.
+    """
+    spec = find_spec(backbone)
+    aggregation = spec.aggregation if aggregation is None else aggregation
+    check_aggregation(aggregation, backbone, spec.aggregation)
+    own_dim = AGGREGATIONS[aggregation].fc_output_dim
+    dims = [dim for dim in (fc_output_dim, own_dim, spec.fc_output_dim) if dim is not None]
+    if dims[0] < 0:
+        raise ValueError(f"--fc_output_dim must not be negative, it is {dims[0]}")
+    architecture: dict[str, Any] = {
         "backbone": backbone,
         "aggregation": aggregation,
-        "fc_output_dim": fc_output_dim,
+        "fc_output_dim": dims[0],
     }
-    optional = {"whiten_dim": whiten_dim, "kept_dims": kept_dims}
-    network.architecture |= {name: dim for name, dim in optional.items() if dim is not None}
-    return network
+    if aggregation_args:
+        architecture["aggregation_args"] = dict(aggregation_args)
+    with torch.device("meta"):  # options are checked where they are used
+        _build_layers(**architecture)
+    return architecture
+
+
+def _build_layers(
+    backbone: str,
+    aggregation: str,
+    fc_output_dim: int,
+    aggregation_args: Mapping[str, Option] | None = None,
+) -> nn.Module:
+    channels = find_spec(backbone).out_channels
+    return build_aggregation(aggregation, channels, fc_output_dim, aggregation_args)
 
 
 def choose_resize(

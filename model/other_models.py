@@ -97,7 +97,10 @@ def identify(facts: Mapping[str, Any]) -> str:
         kept = facts.get("kept_dims")
         return f"{facts['model_sha256']}:{kept}" if kept else facts["model_sha256"]
     names = ("model", "model_sha256", "code_sha256", "backbone", "aggregation", "fc_output_dim")
-    return json.dumps({name: facts.get(name) for name in names})
+    identity = {name: facts.get(name) for name in names}
+    if options := facts.get("aggregation_args"):
+        identity["aggregation_args"] = options
+    return json.dumps(identity)
 
 
 class OtherModel(nn.Module):

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from golden_cases import assert_close, golden
 
 from model.aggregation import AGGREGATIONS, build_aggregation
 from model.aggregation.pooling import AvgPool, GeM, L2Norm, MaxPool
@@ -145,3 +146,55 @@ def test_gem_plain_is_gem_on_the_maps_themselves(maps):
     expected = torch.tensor([[gem_by_hand(channel, 3.0) for channel in image] for image in maps])
     expected = expected / (expected.square().sum(1, keepdim=True).sqrt() + 1e-6)
     torch.testing.assert_close(aggregation(maps), expected)
+
+
+VGB_MODES = ("before_pool", "after_pool", "none")
+
+
+@pytest.mark.parametrize("p", [3.0, 2.5])
+@pytest.mark.parametrize("l2", VGB_MODES)
+def test_gem_equals_the_benchmark_in_its_modes(l2, p):
+    """Values, and gradients of the maps and of p."""
+    case, mode = golden("gem_vgb_a"), f"{l2}.p{p}"
+    aggregation = build_aggregation("gem", 6, 0, {"l2": l2})
+    aggregation.load_state_dict({"1.p": torch.tensor([p])})
+    maps = torch.tensor(case["in.x"], dtype=torch.float32, requires_grad=True)
+    descriptors = aggregation(maps)
+    assert_close(descriptors.detach(), case[f"out.{mode}"], 1e-5)
+    loss = (descriptors * torch.tensor(case["in.R"])).sum()
+    assert_close(loss.detach(), case[f"loss.{mode}"], 1e-5)
+    loss.backward()
+    assert_close(maps.grad, case[f"grad.x.{mode}"], 1e-5)
+    assert_close(aggregation[1].p.grad, case[f"grad.p.{mode}"], 1e-5)
+
+
+def test_poolings_equal_the_benchmark():
+    case = golden("gem_vgb_a")
+    maps = torch.tensor(case["in.x"], dtype=torch.float32)
+    tokens = torch.tensor(case["in.tokens"], dtype=torch.float32).mT.unsqueeze(3)  # [B, C, n, 1]
+    for pool, x, output in (
+        (AvgPool(), maps, "spoc"),
+        (MaxPool(), maps, "mac"),
+        (GeM(), tokens, "tokens.p3.0"),
+    ):
+        assert_close(pool(x).detach(), case[f"out.{output}"], 1e-5)
+
+
+@pytest.mark.parametrize("l2", ["both", *VGB_MODES])
+def test_keys_of_gem_are_those_of_published_files(l2):
+    aggregation = build_aggregation("gem", 6, 4, {"l2": l2})
+    assert list(aggregation.state_dict()) == ["1.p", "3.weight", "3.bias"]
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "sentence"),
+    [
+        ("gem", {"l3": 1}, "'l3' is no option of gem; its options and their defaults are l2=both"),
+        ("avg", {"l2": "both"}, "'l2' is no option of avg; it has no options"),
+        ("gem", {"l2": True}, "l2=True: gem needs a value like both, .* is bool, not str"),
+        ("gem", {"l2": "last"}, "l2=last: choose from both, before_pool, after_pool, none"),
+    ],
+)
+def test_options_that_an_aggregation_does_not_have(name, args, sentence):
+    with pytest.raises(ValueError, match=f"--aggregation_args:? {sentence}"):
+        build_aggregation(name, 6, 0, args)

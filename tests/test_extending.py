@@ -9,7 +9,7 @@ import torch
 from conftest import REPOSITORY
 
 import model.aggregation
-from model.aggregation import AGGREGATIONS
+from model.aggregation import AGGREGATIONS, AggregationSpec
 from model.backbones import BACKBONES, BackboneSpec
 from model.checkpoints import load_network
 from model.network import build_network
@@ -25,8 +25,9 @@ def moments(tmp_path, monkeypatch):
     """Add the file and the line of the page; nothing else knows the aggregation."""
     (tmp_path / "moments.py").write_text(FILE)
     monkeypatch.setattr(model.aggregation, "__path__", [*model.aggregation.__path__, str(tmp_path)])
-    for name, constructor in ast.literal_eval(f"{{{LINE}}}").items():
-        monkeypatch.setitem(AGGREGATIONS, name, constructor)
+    line = eval(f"{{{LINE}}}", {"AggregationSpec": AggregationSpec})
+    for name, spec in line.items():
+        monkeypatch.setitem(AGGREGATIONS, name, spec)
     yield
     sys.modules.pop("model.aggregation.moments", None)
 

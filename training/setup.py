@@ -13,14 +13,20 @@ from evaluation import Protocol
 from evaluation.views import parse_resize
 from methods import METHODS
 from model.checkpoints import load_network, network_of
-from model.network import IMAGE_SIZE, GeoLocalizationNet, build_network, choose_resize
+from model.network import (
+    IMAGE_SIZE,
+    GeoLocalizationNet,
+    build_network,
+    choose_architecture,
+    choose_resize,
+)
 from training.classification import ClassificationSettings
 from training.objective import ImageSize, Objective, ObjectiveSettings
 from training.optimizers import OptimizerParams
 from training.state import Optimization, Training
 
 OBJECTIVES: dict[str, type[ObjectiveSettings]] = {"classification": ClassificationSettings}
-_ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation", "backbone_weights")
+_ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation", "aggregation_args")
 _FREEZING = ("train_all_layers", "freeze_te")
 
 
@@ -71,6 +77,7 @@ def read_settings(flags: dict[str, Any]) -> Settings:
         flags["resize_test_imgs"],
     )
     settings.optimization.check(settings.device)
+    choose_architecture(**{name: flags[name] for name in _ARCHITECTURE})
     return settings
 
 
@@ -104,7 +111,8 @@ def make_network(
         return network_of(checkpoint, path, **freezing)
     if start := flags["resume_model"]:
         return load_network(start, **freezing)
-    return build_network(**{name: flags[name] for name in _ARCHITECTURE}, **freezing)
+    names = (*_ARCHITECTURE, "backbone_weights")
+    return build_network(**{name: flags[name] for name in names}, **freezing)
 
 
 def make_training(

@@ -9,6 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 ADDED_EPS = 1e-6  # of the L2 in networks for landmark retrieval
+_L2 = {  # option of GeM: L2 of each location before the pooling, and of the descriptor at the end
+    "both": (True, True),
+    "before_pool": (True, False),
+    "after_pool": (False, True),
+    "none": (False, False),
+}
 
 
 class L2Norm(nn.Module):
@@ -107,9 +113,22 @@ class SeqPool(nn.Module):
         return (locations @ weights).reshape(batch, channels, 1, 1)
 
 
-def gem(channels: int, fc_output_dim: int) -> nn.Module:
-    """L2, GeM, linear, L2: the aggregation of CosPlace (paper, section 4.1)."""
-    return _join([L2Norm(), GeM()], channels, fc_output_dim)
+def gem(channels: int, fc_output_dim: int, l2: str = "both") -> nn.Module:
+    """L2, GeM, linear, L2: the aggregation of CosPlace (paper, section 4.1).
+
+    Args:
+        channels: Of the feature maps.
+        fc_output_dim: Length of the descriptors; 0 for no linear layer.
+        l2: Which of the two L2 there are: "both", or "before_pool", "after_pool" or "none" as in
+            the deep visual geo-localization benchmark, whose GeM has "before_pool" by default.
+
+    Raises:
+        ValueError: If `l2` is none of these.
+    """
+    if l2 not in _L2:
+        raise ValueError(f"--aggregation_args l2={l2}: choose from {', '.join(_L2)}")
+    first, last = (L2Norm() if there else nn.Identity() for there in _L2[l2])
+    return _join([first, GeM()], channels, fc_output_dim, last)
 
 
 def gem_plain(channels: int, fc_output_dim: int) -> nn.Module:
