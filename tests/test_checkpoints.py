@@ -194,7 +194,7 @@ def test_a_copy_without_architecture_is_recognised_or_refused(save):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"aggregation": "netvlad"}, "Unknown aggregation 'netvlad'"),
+        ({"aggregation": "nothing"}, "Unknown aggregation 'nothing'"),
         ({"backbone": ["ResNet18"]}, "unhashable"),
         ({"backbone": "ResNet50"}, r"differ\): backbone\."),
         ({"fc_output_dim": "many"}, "no known architecture"),
@@ -202,6 +202,10 @@ def test_a_copy_without_architecture_is_recognised_or_refused(save):
         ({"fc_output_dim": 10**9}, r"aggregation.3.weight is a float \[16, 512\], not a float"),
         ({"backbone_weights": "imagenet"}, "multiple values"),
         ({"path": "x"}, "unexpected keyword"),
+        ({"aggregation_args": {"p": 3}}, "'p' is no option of gem"),
+        ({"aggregation_args": {5: 3}}, "'5' is no option of gem"),
+        ({"aggregation_args": "l2"}, "no known architecture"),
+        ({"aggregation_args": 5}, "no known architecture"),
     ],
     ids=str,
 )

@@ -162,6 +162,7 @@ def test_pictures_show_each_query_or_only_the_wrong_ones(flags, tmp_path):
             "without other labels",
         ),
         (["--dataset", "mini_city_val", "sf_xl_val", "--positives=p.csv"], 2, "one at a time"),
+        (["--dataset=mini_city_val", "--aggregation_args=l2=none"], 1, "not built by this flag"),
         (["--dataset=mini_city_val", "--positives=p.csv"], 1, "no file of positives p.csv"),
         (["--dataset=mini_city_val", "--search=tree"], 2, "Unknown search 'tree'"),
         (["--dataset=mini_city_val", "--use_amp16"], 2, "needs a CUDA device, this one is cpu"),
@@ -182,6 +183,11 @@ def test_user_errors_are_sentences(flags, tmp_path, refused, extra, code, text):
     (tmp_path / "text.pth").write_text("not a checkpoint")
     assert text in refused(eval_main, [*flags, *extra], code)
     assert os.listdir(tmp_path) == ["text.pth"]
+
+
+def test_a_wrong_option_of_an_untrained_network(tmp_path, refused):
+    flags = ["--dataset=mini_city_val", "--aggregation_args=p=4"]
+    assert "'p' is no option of gem; its options" in refused(eval_main, flags, code=2)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

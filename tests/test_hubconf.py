@@ -113,6 +113,13 @@ def test_an_untrained_network():
         assert network(make_images()).shape == (2, 24)
 
 
+def test_options_of_the_aggregation():
+    network = hubconf.cosplace(
+        fc_output_dim=0, backbone_weights="none", aggregation_args={"l2": "none"}
+    )
+    assert network.architecture["aggregation_args"] == {"l2": "none"}
+
+
 def test_a_missing_file_is_not_an_untrained_network(tmp_path):
     with pytest.raises(FileNotFoundError):
         hubconf.cosplace(weights=tmp_path / "missing.pth")

@@ -125,8 +125,8 @@ def test_a_few_published_keys_to_the_letter():
 
 
 def test_unknown_aggregation_lists_the_choices():
-    with pytest.raises(ValueError, match="Unknown aggregation 'netvlad': choose from gem, "):
-        build_network("ResNet18", 16, "netvlad", "none")
+    with pytest.raises(ValueError, match="Unknown aggregation 'nothing': choose from gem, "):
+        build_network("ResNet18", 16, "nothing", "none")
 
 
 def test_descriptors_have_no_negative_length():

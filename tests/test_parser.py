@@ -58,6 +58,19 @@ def test_pooling_is_another_name_of_aggregation(parse):
 
 
 @pytest.mark.parametrize("parse", [parse_train_arguments, parse_eval_arguments])
+def test_options_of_the_aggregation_have_types(parse, monkeypatch):
+    row = METHODS[DEFAULT_METHOD] | {"aggregation_args": {"l2": "none"}}
+    monkeypatch.setitem(METHODS, DEFAULT_METHOD, row)
+    flags = ["--dataset=mini_city", "--aggregation_args"]
+    pairs = ["a=16", "b=0.5", "c=true", "d=before_pool", "e="]
+    expected = {"a": 16, "b": 0.5, "c": True, "d": "before_pool", "e": ""}
+    assert parse(flags + pairs).aggregation_args == expected
+    assert parse(flags).aggregation_args == {}, "none of the method's"
+    of_row = {"l2": "none"} if parse is parse_train_arguments else None
+    assert parse(flags[:1]).aggregation_args == of_row
+
+
+@pytest.mark.parametrize("parse", [parse_train_arguments, parse_eval_arguments])
 def test_every_flag_has_real_help(parse, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit):
@@ -136,7 +149,9 @@ def test_defaults_of_a_resumed_run_give_way_to_flags():
         "--num_workers -1",
         "--fc_output_dim -1",
         "--freeze_te -1",
-        "--aggregation netvlad",
+        "--aggregation nothing",
+        "--aggregation_args l2",
+        "--aggregation_args =both",
         "--backbone AlexNet",
         "--dataset paris",
         "--positive_dist_threshold -5",

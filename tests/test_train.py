@@ -44,6 +44,38 @@ def test_trains_validates_and_tests_as_a_user_runs_it(flags, tmp_path):
     assert "2 groups" not in info and "Epoch 0: group 0" in info
 
 
+def test_options_of_the_aggregation_stay_with_the_network(flags, tmp_path, refused):
+    """From flags to the files of a run, an evaluation of it and its resumption."""
+    args = ["--fc_output_dim=0", "--aggregation_args", "l2=before_pool"]
+    train_main([*flags, "--epochs_num=1", f"--save_dir={tmp_path / 'run'}", *args])
+    best, options = tmp_path / "run" / "best_model.pth", {"l2": "before_pool"}
+    for file in ("args.json", "results.json"):
+        assert json.loads((best.with_name(file)).read_text())["aggregation_args"] == options
+    network = load_network(best).eval()
+    assert network.architecture["aggregation_args"] == options
+    assert list(network.state_dict())[-1] == "aggregation.1.p"
+    with torch.no_grad():
+        assert network(torch.rand(2, 3, 32, 32)).norm(dim=1).sub(1).abs().min() > 0.01
+
+    own = [flag for flag in flags if flag.startswith("--datasets_folder")]
+    test = [*own, "--device=cpu", "--num_workers=0", "--dataset=mini_city_val"]
+    eval_main([*test, f"--resume={best}", f"--save_dir={tmp_path / 'eval'}"])
+    results = json.loads((tmp_path / "eval" / "results.json").read_text())
+    assert results["aggregation_args"] == options
+    assert "l2" in (tmp_path / "eval" / "report.html").read_text()
+    other = ["--aggregation_args", "l2=none"]
+    assert "leave the flag out" in refused(eval_main, [*test, f"--resume={best}", *other], code=1)
+
+    checkpoint = best.with_name("last_checkpoint.pth")
+    resume = [f"--resume_train={checkpoint}", "--epochs_num=2"]
+    message = refused(train_main, [*flags, "--fc_output_dim=0", *resume, *other], code=1)
+    assert (
+        "--aggregation_args is {'l2': 'none'}, in the checkpoint {'l2': 'before_pool'}" in message
+    )
+    train_main([*own, *resume, "--num_workers=0", f"--cache_folder={tmp_path / 'cache'}"])
+    assert len(metrics_of(tmp_path / "run")) == 2
+
+
 def test_augmentation_device_and_workers_change_nothing(flags, tmp_path):
     flags = [*flags, "--epochs_num=1"]
     train_main([*flags, "--num_workers=1", f"--save_dir={tmp_path / 'workers'}"])
@@ -147,6 +179,8 @@ def test_names_without_heading_are_counted(flags, tmp_path, refused):
     [
         ("--alpha=400", 2, "--alpha must be at most 360"),
         ("--hue=0.7", 2, "--hue must be in 0 to 0.5"),
+        ("--aggregation_args=p=4", 2, "'p' is no option of gem; its options and their defaults"),
+        ("--aggregation_args=l2=3", 2, "l2=3: gem needs a value like both"),
         ("--resize_test_imgs=large", 2, "A resize rule is"),
         pytest.param(
             "--device=cuda",

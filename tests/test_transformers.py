@@ -218,7 +218,7 @@ def test_positions_are_untouched_on_the_native_grid_only(mode):
             "gem: ViT_B16 gives one vector .* choose from none",
         ),
         ("CCT14_224", {"fc_output_dim": -1}, "--fc_output_dim must not be negative, it is -1"),
-        ("CCT14_224", {"aggregation": "netvlad"}, "Unknown aggregation 'netvlad'"),
+        ("CCT14_224", {"aggregation": "nothing"}, "Unknown aggregation 'nothing'"),
     ],
 )
 def test_contradictions_are_sentences(name, settings, message):

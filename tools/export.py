@@ -165,12 +165,20 @@ def _describe(network: GeoLocalizationNet, checkpoint: str | os.PathLike) -> dic
         + made_for,
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
-        "output": f"descriptors, float32 [B, {network.out_dim}], of length 1",
+        "output": f"descriptors, float32 [B, {network.out_dim}]"
+        + ", of length 1" * _is_normalised(network, side or IMAGE_SIZE),
         "checkpoint": os.path.basename(checkpoint),
         "checkpoint_sha256": commons.sha256_of(checkpoint),
         "code_version": commons.code_version(),
         "torch": str(torch.__version__),
     }
+
+
+@torch.inference_mode()
+def _is_normalised(network: GeoLocalizationNet, image_size: int) -> bool:
+    """Return whether descriptors have unit length; all but GeM's of some options do."""
+    images = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    return bool((network(images).norm() - 1).abs() < TOLERANCE)
 
 
 if __name__ == "__main__":
