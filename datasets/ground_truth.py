@@ -4,6 +4,7 @@ import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,49 @@ from scipy.spatial import cKDTree
 
 from datasets.image_lists import ImagePaths
 from datasets.positions import Positions
+
+_QUERIES_AT_ONCE = 1024  # for which the tree makes lists, whose indices take 40 bytes each
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Database indices for each query, in one block.
+
+    Attributes:
+        offsets: Where the indices of each query begin, and the end. int64 [num_queries + 1].
+        indices: Ascending for each query. int32, or int64 for larger databases. [num_pairs].
+    """
+
+    offsets: np.ndarray
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of queries."""
+        return len(self.offsets) - 1
+
+    def of(self, query: int) -> np.ndarray:
+        """Return the database indices of a query, ascending; a view."""
+        return self.indices[self.offsets[query] : self.offsets[query + 1]]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Number of indices of each query. int64 [num_queries]."""
+        return np.diff(self.offsets)
+
+    @property
+    def queries(self) -> np.ndarray:
+        """The query of each index. int64 [num_pairs]."""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    def where(self, is_kept: np.ndarray) -> "Neighbours":
+        """Return the pairs of query and database image for which a mask [num_pairs] is True."""
+        kept_before = np.concatenate(([0], np.cumsum(is_kept)))
+        return Neighbours(kept_before[self.offsets], self.indices[is_kept])
+
+    def subset(self, is_kept: np.ndarray) -> "Neighbours":
+        """Return the queries for which a mask [num_queries] is True."""
+        indices = self.indices[np.repeat(is_kept, self.counts)]
+        return Neighbours(_offsets(self.counts[is_kept]), indices)
 
 
 @dataclass(frozen=True)
@@ -29,17 +73,40 @@ class GroundTruth:
 
 def within_distance(positions: Positions, threshold_m: float) -> GroundTruth:
     """Database images within `threshold_m` metres of the query, inclusive, are positives."""
-    tree = cKDTree(positions.database_m, balanced_tree=False, compact_nodes=False)  # fast to build
-    radius_m = threshold_m * (1 + 1e-6) + 1e-6
-    near = tree.query_ball_point(positions.queries_m, radius_m, return_sorted=True)
-    positives = []
-    for query_m, indices in zip(positions.queries_m, near, strict=True):
-        indices = np.array(indices, dtype=np.int64)
-        offsets_m = positions.database_m[indices] - query_m
-        # The tree rounds, so it searched a little farther: here the threshold is exact.
-        is_within = offsets_m[:, 0] ** 2 + offsets_m[:, 1] ** 2 <= threshold_m**2
-        positives.append(indices[is_within])
+    near = find_neighbours(positions, threshold_m)
+    indices = near.indices.astype(np.int64)
+    bounds = zip(near.offsets[:-1], near.offsets[1:], strict=True)
+    positives = [indices[first:past] for first, past in bounds]
     return GroundTruth(positives, f"UTM distance of at most {threshold_m:g} m", threshold_m)
+
+
+def find_neighbours(positions: Positions, radius_m: float) -> Neighbours:
+    """Find the database images within `radius_m` metres of each query, inclusive, in float64.
+
+    Beside the result, this takes the memory of a tree of the database and of some MB of queries.
+    """
+    tree = cKDTree(positions.database_m, balanced_tree=False, compact_nodes=False)  # fast to build
+    searched_m = radius_m * (1 + 1e-6) + 1e-6  # the tree rounds; below, the radius is exact
+    fits = len(positions.database_m) <= np.iinfo(np.int32).max
+    indices, counts = [np.empty(0, np.int32 if fits else np.int64)], [np.empty(0, np.int64)]
+    for first in range(0, len(positions.queries_m), _QUERIES_AT_ONCE):
+        queries_m = positions.queries_m[first : first + _QUERIES_AT_ONCE]
+        lists = tree.query_ball_point(queries_m, searched_m, return_sorted=True)
+        block = Neighbours(
+            _offsets([len(one) for one in lists]),
+            np.fromiter(chain.from_iterable(lists), indices[0].dtype),
+        )
+        offsets_m = positions.database_m[block.indices] - queries_m[block.queries]
+        is_within = offsets_m[:, 0] ** 2 + offsets_m[:, 1] ** 2 <= radius_m**2
+        block = block.where(is_within)
+        indices.append(block.indices)
+        counts.append(block.counts)
+    return Neighbours(_offsets(np.concatenate(counts)), np.concatenate(indices))
+
+
+def _offsets(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return where the elements of each list begin if they are joined, and the end."""
+    return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
 
 
 def within_frames(num_database: int, query_frames: np.ndarray, frames: int) -> GroundTruth:
