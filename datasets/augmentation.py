@@ -79,7 +79,8 @@ class Augmentation:
         """
         if image.device.type != "cpu":
             return self.batch([image], [seed])[0]
-        return augment_image(image, *self.draw(image, seed), self.image_size)
+        size = self.image_size, self.image_size
+        return augment_image(image, *self.draw(image, seed), size)
 
     def batch(self, images: Iterable[torch.Tensor], seeds: Iterable[int]) -> torch.Tensor:
         """Augment images of any sizes into one batch.

@@ -25,22 +25,26 @@ _SHIFT = -np.array(IMAGENET_MEAN, np.float32) * _SCALE
 
 
 def augment_image(
-    image: torch.Tensor, steps: np.ndarray, crop: tuple[int, int, int, int], image_size: int
+    image: torch.Tensor,
+    steps: np.ndarray,
+    crop: tuple[int, int, int, int],
+    size: tuple[int, int],
 ) -> torch.Tensor:
     """Augment an image.
 
     Args:
         image: uint8 [3, H, W] on the CPU; quickest if the colours of a pixel are side by side in
             memory, as `load_image` leaves them.
-        steps: Of the colour jitter, see `augmentation.AugmentationRecipe`. STEP [NUM_STEPS].
+        steps: Of the colour jitter, see `augmentation.AugmentationRecipe`. STEP [NUM_STEPS], or
+            fewer.
         crop: top, left, height, width in pixels.
-        image_size: Side of the result.
+        size: Height and width of the result.
 
     Returns:
-        float32 [3, image_size, image_size], ImageNet-normalised.
+        float32 [3, *size], ImageNet-normalised.
     """
     rows = image.permute(1, 2, 0).contiguous().flatten(1).numpy()  # [H, 3 * W]
-    augmented = torch.empty(3, image_size, image_size)
+    augmented = torch.empty(3, *size)
     _augment(rows, crop, steps, _SCALE, _SHIFT, augmented.numpy())
     return augmented
 
@@ -59,7 +63,7 @@ def compile_kernel() -> None:
             with contextlib.suppress(OSError):  # another user's lock: then without it
                 held.enter_context(FileLock(os.path.join(folder, "augmentation.lock")))
         pixel = torch.zeros(3, 1, 1, dtype=torch.uint8)
-        augment_image(pixel, np.zeros(NUM_STEPS, STEP), (0, 0, 1, 1), 1)
+        augment_image(pixel, np.zeros(NUM_STEPS, STEP), (0, 0, 1, 1), (1, 1))
 
 
 @compile_cached
@@ -71,21 +75,21 @@ def _augment(image, crop, steps, scale, shift, augmented):
     Args:
         image: uint8 [H, 3 * W].
         crop: top, left, height, width.
-        steps: STEP [NUM_STEPS].
+        steps: STEP [num_steps].
         scale: Colours are normalised to `scale * x + shift`. float32 [3].
         shift: float32 [3].
-        augmented: float32 [3, image_size, image_size], to be written.
+        augmented: float32 [3, rows, columns], to be written.
     """
     top, left, height, width = crop
-    size = augmented.shape[1]
+    num_rows, num_columns = augmented.shape[1:]
     mean = _mean_grey_before_contrast(image, steps)
-    columns, column_weights = _triangle_taps(width, size)
-    rows, row_weights = _triangle_taps(height, size)
+    columns, column_weights = _triangle_taps(width, num_columns)
+    rows, row_weights = _triangle_taps(height, num_rows)
     num_taps = row_weights.shape[1]
     pixels = np.empty((3, width), np.float32)
-    resized = np.empty((num_taps, 3, size), np.float32)  # the last rows; row y is at y % num_taps
+    resized = np.empty((num_taps, 3, num_columns), np.float32)  # the last; y is at y % num_taps
     done = 0
-    for y in range(size):
+    for y in range(num_rows):
         for row in range(max(done, rows[y]), rows[y] + num_taps):
             _read_row(image[top + row, 3 * left : 3 * (left + width)], pixels)
             _jitter(pixels, steps, mean)

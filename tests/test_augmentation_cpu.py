@@ -27,7 +27,7 @@ def augment_alone_in_batch(image, recipe, image_size):
 
 
 def augment_by_kernel(image, recipe, image_size):
-    return augment_image(image, *recipe, image_size)
+    return augment_image(image, *recipe, (image_size, image_size))
 
 
 both_ways = pytest.mark.parametrize("augment", [augment_by_kernel, augment_alone_in_batch])
