@@ -4,44 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from model.aggregation import AGGREGATIONS, Option, build_aggregation, check_aggregation
-from model.aggregation.pooling import ADDED_EPS, L2Norm
 from model.backbones import find_spec
 from model.backbones.build import build_backbone, load_pretrained_aggregation
+from model.whitening import Whitening
 
 IMAGE_SIZE = 512  # of training, in pixels, where the backbone has no size of its own
-
-
-class Whitening(nn.Linear):
-    """The last layer of some networks: a linear map, the first dimensions of its result, then L2.
-
-    Dimensions are kept from the first: whitenings have theirs in order of falling variance.
-    """
-
-    def __init__(self, in_dim: int, whiten_dim: int, kept_dims: int | None = None) -> None:
-        """Make a layer with random weights, which are to be loaded or fitted.
-
-        Args:
-            in_dim: Length of the descriptors that come in.
-            whiten_dim: Number of whitened dimensions, rows of the matrix.
-            kept_dims: Length of the descriptors that go out; None for all whitened dimensions.
-
-        Raises:
-            ValueError: If there are fewer dimensions than are to be kept.
-        """
-        super().__init__(in_dim, whiten_dim)
-        self.out_dim = whiten_dim if kept_dims is None else kept_dims
-        if not 1 <= self.out_dim <= whiten_dim:
-            raise ValueError(f"The whitening has 1 to {whiten_dim} dimensions, not {self.out_dim}")
-        self.normalise = L2Norm(ADDED_EPS)
-
-    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Whiten [B, in_dim] to [B, out_dim], of unit length, float32 also under autocast."""
-        whitened = F.linear(descriptors, self.weight, self.bias)
-        return self.normalise(whitened[:, : self.out_dim])
 
 
 class GeoLocalizationNet(nn.Module):
@@ -51,21 +21,18 @@ class GeoLocalizationNet(nn.Module):
     architecture, in torch's metadata, which torch.save writes and strict loading ignores.
     """
 
-    def __init__(
-        self, backbone: nn.Module, aggregation: nn.Module, whitening: nn.Module | None = None
-    ) -> None:
-        """Join the parts of a network.
+    def __init__(self, backbone: nn.Module, aggregation: nn.Module) -> None:
+        """Join the parts of a network; a whitening may follow, see `add_whitening`.
 
         Args:
             backbone: Images to feature maps [B, C, h, w].
             aggregation: Feature maps to descriptors; their length is its attribute `out_dim`.
-            whitening: Descriptors to those of the network, the same; None: they are not changed.
         """
         super().__init__()
         self.backbone = backbone
         self.aggregation = aggregation
-        self.whitening = nn.Identity() if whitening is None else whitening
-        self.out_dim: int = (aggregation if whitening is None else whitening).out_dim
+        self.whitening: nn.Module = nn.Identity()
+        self.out_dim: int = aggregation.out_dim
         self.image_size: int | None = None  # side of the images that the backbone is for; None: any
         self.architecture: dict[str, Any] = {}  # arguments of `build_network`, if it built it
 
@@ -104,6 +71,7 @@ def build_network(
     whiten_dim: int | None = None,
     kept_dims: int | None = None,
     aggregation_args: Mapping[str, Option] | None = None,
+    whiten_norm: str = "l2_eps",
 ) -> GeoLocalizationNet:
     """Build a network by names; see `build_backbone` for weights and freezing.
 
@@ -118,6 +86,7 @@ def build_network(
         whiten_dim: Dimensions of a random whitening, the last layer; None for no such layer.
         kept_dims: Length of the whitened descriptors, see `Whitening`.
         aggregation_args: Options of the aggregation, see `build_aggregation`.
+        whiten_norm: What the whitening ends with, see `Whitening`.
 
     Raises:
         ValueError: If a name is unknown, a length is out of range, the weights do not fit, or the
@@ -128,14 +97,11 @@ def build_network(
     body = build_backbone(backbone, backbone_weights, train_all_layers, freeze_te)
     layers = _build_layers(**architecture)
     load_pretrained_aggregation(layers, backbone, backbone_weights)
-    whitening = None
-    if whiten_dim is not None:
-        whitening = Whitening(layers.out_dim, whiten_dim, kept_dims)
-    network = GeoLocalizationNet(body, layers, whitening)
+    network = GeoLocalizationNet(body, layers)
     network.image_size = find_spec(backbone).image_size
-    optional = {"whiten_dim": whiten_dim, "kept_dims": kept_dims}
-    optional = {name: dim for name, dim in optional.items() if dim is not None}
-    network.architecture = architecture | optional
+    network.architecture = architecture
+    if whiten_dim is not None:
+        add_whitening(network, Whitening(layers.out_dim, whiten_dim, kept_dims, whiten_norm))
     return network
 
 
@@ -179,6 +145,40 @@ def _build_layers(
 ) -> nn.Module:
     channels = find_spec(backbone).out_channels
     return build_aggregation(aggregation, channels, fc_output_dim, aggregation_args)
+
+
+def add_whitening(network: GeoLocalizationNet, whitening: Whitening) -> GeoLocalizationNet:
+    """Make a whitening the last layer of a network, in place; return the network.
+
+    Raises:
+        ValueError: If the network has one, see `remove_whitening`, or descriptors of another length
+            than the whitening takes.
+    """
+    if has_whitening(network):
+        raise ValueError("The network has a whitening already: remove that first")
+    if network.out_dim != whitening.in_features:
+        raise ValueError(
+            f"The network's descriptors have {network.out_dim} numbers, the whitening takes "
+            f"{whitening.in_features}"
+        )
+    device = next(network.parameters()).device
+    network.whitening, network.out_dim = whitening.to(device), whitening.out_dim
+    network.architecture |= whitening.arguments()
+    return network
+
+
+def remove_whitening(network: GeoLocalizationNet) -> GeoLocalizationNet:
+    """Take the last layer of a network away, in place, if it is a whitening; return the network."""
+    if has_whitening(network):
+        for name in network.whitening.arguments():
+            network.architecture.pop(name, None)
+        network.whitening, network.out_dim = nn.Identity(), network.aggregation.out_dim
+    return network
+
+
+def has_whitening(network: GeoLocalizationNet) -> bool:
+    """Tell whether the last layer of a network is a whitening."""
+    return isinstance(network.whitening, Whitening)
 
 
 def choose_resize(
