@@ -472,6 +472,14 @@ def _add_train_data(cli: argparse.ArgumentParser) -> None:
         help="training set: %(choices)s",
     )
     add("--train_set_folder", help="folder with training images, instead of the dataset's")
+    add(
+        "--tuple_panoramas",
+        type=positive_int,
+        default=20_000,
+        metavar="NUM",
+        help="of a training set without queries/, methods of tuples draw this many panoramas, half "
+        "of them as queries",
+    )
     add("--val_set_folder", help="folder with database/ and queries/, instead of the dataset's")
     add(
         "--queries_folder",

@@ -36,7 +36,7 @@ class TestSet:
 class TrainSet:
     """A set to train on, and the names of the sets to validate and to test on."""
 
-    folder: str
+    folders: tuple[str, ...]  # below the datasets folder; the first that exists
     val: str
     test: str
     how_to_get: str
@@ -56,10 +56,16 @@ To try CosPlace without SF-XL: make demo. Or make a small city and train on it:
       --backbone EfficientNet_Lite0 --image_size 128 --train_all_layers --lr 5e-4 \\
       --epochs_num 8 --iterations_per_epoch 60"""
 _MINI_CITY_HOW = "Make it with: python -m mini_city --folder {datasets_folder}/mini_city"
-_FORMATTED_HOW = """Its images are brought into this tree and into '@' names by
+_FORMATTER = """Its images are brought into this tree and into '@' names by
 https://github.com/gmberton/VPR-datasets-downloader; gallery/ is accepted for database/.
 Elsewhere on disk: --datasets_folder FOLDER, the environment variable DATASETS_FOLDER, or
---test_set_folder FOLDER --queries_folder NAME."""
+"""
+_FORMATTED_HOW = _FORMATTER + "--test_set_folder FOLDER --queries_folder NAME."
+_FORMATTED_TRAIN_HOW = (
+    "That folder holds database/ and queries/, for methods that train on tuples.\n"
+    + _FORMATTER
+    + "--train_set_folder, --val_set_folder and --test_set_folder."
+)
 _OFFICIAL_MSLS_HOW = (
     _FORMATTED_HOW
     + """
@@ -87,6 +93,11 @@ def _sf_xl_test(condition: str, num_queries: int, paper_column: str | None = Non
 
 def _svox(condition: str, num_queries: int) -> TestSet:
     return _formatted("svox", queries=condition, num_database=17_166, num_queries=num_queries)
+
+
+def _formatted_train(name: str, val: str, test: str) -> TrainSet:
+    """Describe a set of database and queries that VPR-datasets-downloader formats."""
+    return TrainSet((f"{name}/images/train", f"{name}/train"), val, test, _FORMATTED_TRAIN_HOW)
 
 
 def _mini_city(split: str, queries: str = "queries") -> TestSet:
@@ -117,6 +128,7 @@ TEST_SETS = {
     "pitts250k": _formatted(
         "pitts250k", num_database=83_952, num_queries=8_280, paper_column="Pitts250k"
     ),
+    "pitts250k_val": _formatted("pitts250k", "val"),
     "tokyo247": _formatted(
         "tokyo247", num_database=75_984, num_queries=315, paper_column="Tokyo 24/7"
     ),
@@ -185,11 +197,16 @@ TEST_SETS = {
     "mini_city_test_v2": _mini_city("test", "queries_v2"),
 }
 TRAIN_SETS = {
-    "sf_xl": TrainSet("sf_xl/processed/train", "sf_xl_val", "sf_xl_test_v1", _SF_XL_HOW),
-    "sf_xl_raw": TrainSet("sf_xl/raw/train/database", "sf_xl_val", "sf_xl_test_v1", _SF_XL_HOW),
-    "sf_xl_small": TrainSet("sf_xl/small/train", "sf_xl_small_val", "sf_xl_small_test", _SF_XL_HOW),
+    "sf_xl": TrainSet(("sf_xl/processed/train",), "sf_xl_val", "sf_xl_test_v1", _SF_XL_HOW),
+    "sf_xl_raw": TrainSet(("sf_xl/raw/train/database",), "sf_xl_val", "sf_xl_test_v1", _SF_XL_HOW),
+    "sf_xl_small": TrainSet(
+        ("sf_xl/small/train",), "sf_xl_small_val", "sf_xl_small_test", _SF_XL_HOW
+    ),
+    "pitts30k": _formatted_train("pitts30k", "pitts30k_val", "pitts30k"),
+    "pitts250k": _formatted_train("pitts250k", "pitts250k_val", "pitts250k"),
+    "msls": _formatted_train("msls", "msls_val", "msls_val"),  # its test labels were secret
     "mini_city": TrainSet(
-        "mini_city/processed/train", "mini_city_val", "mini_city_test_v1", _MINI_CITY_HOW
+        ("mini_city/processed/train",), "mini_city_val", "mini_city_test_v1", _MINI_CITY_HOW
     ),
 }
 
@@ -202,11 +219,13 @@ def find_train_folder(name: str, datasets_folder: str | os.PathLike) -> Path:
         FileNotFoundError: If the folder is missing; says how to get it.
     """
     train_set = _look_up(name, TRAIN_SETS, "training set")
-    folder = Path(datasets_folder).resolve() / train_set.folder
-    if not folder.is_dir():
+    places = [Path(datasets_folder).resolve() / folder for folder in train_set.folders]
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        where = " or ".join(map(str, places))
         how_to_get = train_set.how_to_get.format(datasets_folder=datasets_folder)
-        raise FileNotFoundError(f"The data set {name} is not at {folder}\n{how_to_get}")
-    return folder
+        raise FileNotFoundError(f"The data set {name} is not at {where}\n{how_to_get}")
+    return found
 
 
 def find_test_set(name: str, datasets_folder: str | os.PathLike) -> tuple[Path, Path]:

@@ -13,8 +13,8 @@ def make_sets(root: Path, *names: str) -> Path:
     """Make the folders of data sets, without images."""
     for name in names:
         if name in TRAIN_SETS:
-            (root / TRAIN_SETS[name].folder).mkdir(parents=True, exist_ok=True)
-        else:
+            (root / TRAIN_SETS[name].folders[0]).mkdir(parents=True, exist_ok=True)
+        if name in TEST_SETS:
             for part in ("database", TEST_SETS[name].queries):
                 (root / TEST_SETS[name].folders[0] / part).mkdir(parents=True, exist_ok=True)
     return root

@@ -45,7 +45,7 @@ def test_what_the_issue_of_published_recalls_needs():
 
 
 def test_sf_xl_is_where_its_readme_puts_it():
-    assert TRAIN_SETS["sf_xl"].folder == "sf_xl/processed/train"
+    assert TRAIN_SETS["sf_xl"].folders == ("sf_xl/processed/train",)
     assert TRAIN_SETS["sf_xl"].val == "sf_xl_val" and TRAIN_SETS["sf_xl"].test == "sf_xl_test_v1"
     assert TEST_SETS["sf_xl_test_v1"].queries == "queries_v1"
     for train_set in TRAIN_SETS.values():

@@ -121,11 +121,10 @@ def test_pairs_share_a_database(make_eval_folder, check):
     assert code == 1 and "2 of 2 queries have none within 0.5 m" in text
 
 
-@pytest.mark.parametrize("set_name", [*TEST_SETS, *TRAIN_SETS])
+@pytest.mark.parametrize("set_name", [*(TEST_SETS | TRAIN_SETS)])
 def test_missing_named_sets_show_where_they_are_looked_for(tmp_path, check, set_name):
     code, text = check(set_name, "--datasets_folder", tmp_path)
-    is_training = set_name in TRAIN_SETS
-    place = TRAIN_SETS[set_name].folder if is_training else TEST_SETS[set_name].folders[0]
+    place = (TRAIN_SETS | TEST_SETS)[set_name].folders[0]
     assert code == 1 and str(tmp_path / place) in text and "It is evaluated on" in text
 
 

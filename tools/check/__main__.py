@@ -132,7 +132,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "target",
         metavar="FOLDER|NAME",
         help="a folder with database/ and queries/, with train/ val/ test/, or with images to "
-        f"train on; or one of {', '.join([*TRAIN_SETS, *TEST_SETS])} (./NAME is a folder)",
+        f"train on; or one of {', '.join(TRAIN_SETS | TEST_SETS)} (./NAME is a folder)",
     )
     add(
         "--datasets_folder",

@@ -79,16 +79,16 @@ def find_layout(target: str, datasets_folder: str | os.PathLike) -> FolderTree:
         ValueError: If the target is neither.
     """
     tree = FolderTree()
-    if target in TRAIN_SETS:
-        _add_train_set(tree, target, datasets_folder)
-    elif target in TEST_SETS:
+    if target in TEST_SETS and not _is_trained_on(target, datasets_folder):
         _add_test_set(tree, target, datasets_folder, "")
+    elif target in TRAIN_SETS:
+        _add_train_set(tree, target, datasets_folder)
     elif os.path.isdir(target):
         _add_folder(tree, Path(target), "")
     elif os.path.lexists(target):
         raise ValueError(f"{show(target)} is not a folder: give the folder that holds the images")
     else:
-        names = [*TRAIN_SETS, *TEST_SETS]
+        names = [*(TRAIN_SETS | TEST_SETS)]
         near = difflib.get_close_matches(target, names, n=5, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}? All are: " if near else "choose from "
         raise ValueError(
@@ -98,9 +98,15 @@ def find_layout(target: str, datasets_folder: str | os.PathLike) -> FolderTree:
     return tree
 
 
+def _is_trained_on(name: str, datasets_folder: str | os.PathLike) -> bool:
+    """Return whether a set to train on is on disk."""
+    places = TRAIN_SETS[name].folders if name in TRAIN_SETS else ()
+    return any((Path(datasets_folder) / place).is_dir() for place in places)
+
+
 def _add_train_set(tree: FolderTree, name: str, datasets_folder: str | os.PathLike) -> None:
     try:
-        tree.add("train", find_train_folder(name, datasets_folder), TRAIN)
+        _add_training(tree, find_train_folder(name, datasets_folder), "train")
     except FileNotFoundError as error:
         text, *how_to_get = str(error).split("\n")
         tree.findings.append(_missing("train", text, tuple(how_to_get)))
