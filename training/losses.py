@@ -162,4 +162,5 @@ REDUCTIONS: Mapping[str, Callable[[Tensor, int, int], Tensor]] = {
     "triplets": lambda terms, tuples, negatives: terms.sum() / (tuples * negatives),  # VGB
     "mean": lambda terms, *_: terms.mean(),  # OpenIBL
     "sum": lambda terms, *_: terms.sum(),  # cirtorch
+    "violating": lambda terms, *_: terms.sum() / (terms > 0).sum().clamp(min=1),  # NetVLAD
 }
