@@ -13,7 +13,7 @@ from typing import Any
 from datasets.catalog import TRAIN_SETS
 from methods import DEFAULT_METHOD, METHODS
 from model.aggregation import AGGREGATIONS
-from model.backbones import BACKBONES
+from model.backbones import BACKBONES, INPUT_SCALINGS
 
 LOSSES = ("triplet", "sare_ind", "sare_joint", "contrastive")
 TEST_METHODS = (
@@ -572,6 +572,13 @@ def _add_architecture(cli: argparse.ArgumentParser, of_what: str = "") -> None:
         metavar="{imagenet,none,PATH}",
         help="initial weights of the backbone: ImageNet's (V1; of transformers the published "
         "ones), random, or a file of weights",
+    )
+    add(
+        "--input_scaling",
+        choices=INPUT_SCALINGS,
+        help="the images that --backbone_weights are for, which the network makes of its own: "
+        "vgg_caffe are grey levels minus their mean, for VGG16 by Caffe or MatConvNet (default: "
+        "imagenet, the network's own)",
     )
     add(
         "--fc_output_dim",

@@ -87,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = settings.for_network(network)
         training = make_training(network, objective, settings, checkpoint, path)
 
-        flags = vars(args) | {"aggregation_args": {}} | network.architecture
+        absent = {"aggregation_args": {}, "input_scaling": None}  # where the network has none
+        flags = vars(args) | absent | network.architecture
         flags |= {"image_size": settings.image_size}
         flags = note_changes(flags, checkpoint)
         folder = stack.enter_context(

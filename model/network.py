@@ -1,17 +1,44 @@
 """Networks: images to descriptors by backbone, aggregation and, for some, whitening."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from commons import IMAGENET_MEAN, IMAGENET_STD
 from model.aggregation import AGGREGATIONS, Option, build_aggregation, check_aggregation
-from model.backbones import find_spec
+from model.backbones import INPUT_SCALINGS, find_spec
 from model.backbones.build import build_backbone, load_pretrained_aggregation
 from model.whitening import Whitening
 
 IMAGE_SIZE = 512  # of training, in pixels, where the backbone has no size of its own
+
+
+class InputScaling(nn.Module):
+    """The first layer of networks whose backbone is for images that are normalised otherwise.
+
+    It has no tensors in the state dict.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Make the layer.
+
+        Args:
+            mean: Of the backbone's images, RGB, in grey levels from 0 to 255.
+            std: The same, what they are divided by.
+        """
+        super().__init__()
+        scales = [255 * s / t for s, t in zip(IMAGENET_STD, std, strict=True)]
+        shifts = [(255 * m - n) / t for m, n, t in zip(IMAGENET_MEAN, mean, std, strict=True)]
+        # On the CPU, also where a network is built on the meta device: files do not have them.
+        for name, values in (("scale", scales), ("shift", shifts)):
+            tensor = torch.tensor(values, device="cpu")[:, None, None]
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn ImageNet-normalised images [B, 3, H, W] into the backbone's."""
+        return images * self.scale + self.shift
 
 
 class GeoLocalizationNet(nn.Module):
@@ -21,14 +48,21 @@ class GeoLocalizationNet(nn.Module):
     architecture, in torch's metadata, which torch.save writes and strict loading ignores.
     """
 
-    def __init__(self, backbone: nn.Module, aggregation: nn.Module) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        aggregation: nn.Module,
+        input_scaling: nn.Module | None = None,
+    ) -> None:
         """Join the parts of a network; a whitening may follow, see `add_whitening`.
 
         Args:
             backbone: Images to feature maps [B, C, h, w].
             aggregation: Feature maps to descriptors; their length is its attribute `out_dim`.
+            input_scaling: Images to those of the backbone; None: they are the same.
         """
         super().__init__()
+        self.input_scaling = nn.Identity() if input_scaling is None else input_scaling
         self.backbone = backbone
         self.aggregation = aggregation
         self.whitening: nn.Module = nn.Identity()
@@ -38,7 +72,11 @@ class GeoLocalizationNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return one descriptor per image, float32 also under autocast."""
-        return self.whitening(self.aggregation(self.backbone(images))).float()
+        return self.whitening(self.aggregation(self.feature_maps(images))).float()
+
+    def feature_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what the aggregation gets, [B, C, h, w]."""
+        return self.backbone(self.input_scaling(images))
 
     def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:
         """Return tensors by name, and the architecture in torch's metadata of the modules."""
@@ -66,12 +104,13 @@ def build_network(
     fc_output_dim: int | None = None,
     aggregation: str | None = None,
     backbone_weights: str = "imagenet",
-    train_all_layers: bool = False,
-    freeze_te: int = 0,
+    *,
     whiten_dim: int | None = None,
     kept_dims: int | None = None,
     aggregation_args: Mapping[str, Option] | None = None,
     whiten_norm: str = "l2_eps",
+    input_scaling: str | None = None,
+    **freezing: bool | int,
 ) -> GeoLocalizationNet:
     """Build a network by names; see `build_backbone` for weights and freezing.
 
@@ -81,24 +120,29 @@ def build_network(
             default of the aggregation, or else of the backbone.
         aggregation: Key of AGGREGATIONS; None for the backbone's default.
         backbone_weights: "imagenet", "none" or a path.
-        train_all_layers: Freeze no layer of a CNN.
-        freeze_te: Freeze the embeddings and this number of blocks of a transformer.
         whiten_dim: Dimensions of a random whitening, the last layer; None for no such layer.
         kept_dims: Length of the whitened descriptors, see `Whitening`.
         aggregation_args: Options of the aggregation, see `build_aggregation`.
         whiten_norm: What the whitening ends with, see `Whitening`.
+        input_scaling: Key of INPUT_SCALINGS, of the weights of the backbone; None for "imagenet".
+        freezing: `train_all_layers` and `freeze_te`, which layers of the backbone are not trained.
 
     Raises:
         ValueError: If a name is unknown, a length is out of range, the weights do not fit, or the
             parts do not go together.
         FileNotFoundError: If the weights cannot be downloaded.
     """
-    architecture = choose_architecture(backbone, fc_output_dim, aggregation, aggregation_args)
-    body = build_backbone(backbone, backbone_weights, train_all_layers, freeze_te)
-    layers = _build_layers(**architecture)
+    architecture = choose_architecture(
+        backbone, fc_output_dim, aggregation, aggregation_args, input_scaling
+    )
+    body = build_backbone(backbone, backbone_weights, **freezing)
+    spec = find_spec(backbone)
+    names = (architecture["aggregation"], spec.out_channels, architecture["fc_output_dim"])
+    layers = build_aggregation(*names, aggregation_args)
     load_pretrained_aggregation(layers, backbone, backbone_weights)
-    network = GeoLocalizationNet(body, layers)
-    network.image_size = find_spec(backbone).image_size
+    scaling = INPUT_SCALINGS[architecture.get("input_scaling", "imagenet")]
+    network = GeoLocalizationNet(body, layers, InputScaling(*scaling) if scaling else None)
+    network.image_size = spec.image_size
     network.architecture = architecture
     if whiten_dim is not None:
         add_whitening(network, Whitening(layers.out_dim, whiten_dim, kept_dims, whiten_norm))
@@ -110,10 +154,11 @@ def choose_architecture(
     fc_output_dim: int | None = None,
     aggregation: str | None = None,
     aggregation_args: Mapping[str, Option] | None = None,
+    input_scaling: str | None = None,
 ) -> dict[str, Any]:
     """Return the arguments of `build_network` with defaults where they are None.
 
-    "aggregation_args" is there if it is not empty.
+    "aggregation_args" is there if it is not empty, "input_scaling" if it is not "imagenet".
 
     Raises:
         ValueError: If there is no such network.
@@ -121,6 +166,10 @@ def choose_architecture(
     spec = find_spec(backbone)
     aggregation = spec.aggregation if aggregation is None else aggregation
     check_aggregation(aggregation, backbone, spec.aggregation)
+    if input_scaling not in (None, *INPUT_SCALINGS):
+        raise ValueError(
+            f"Unknown --input_scaling '{input_scaling}': choose from {', '.join(INPUT_SCALINGS)}"
+        )
     own_dim = AGGREGATIONS[aggregation].fc_output_dim
     dims = [dim for dim in (fc_output_dim, own_dim, spec.fc_output_dim) if dim is not None]
     if dims[0] < 0:
@@ -133,18 +182,10 @@ def choose_architecture(
     if aggregation_args:
         architecture["aggregation_args"] = dict(aggregation_args)
     with torch.device("meta"):  # options are checked where they are used
-        _build_layers(**architecture)
+        build_aggregation(aggregation, spec.out_channels, dims[0], aggregation_args)
+    if INPUT_SCALINGS.get(input_scaling):
+        architecture["input_scaling"] = input_scaling
     return architecture
-
-
-def _build_layers(
-    backbone: str,
-    aggregation: str,
-    fc_output_dim: int,
-    aggregation_args: Mapping[str, Option] | None = None,
-) -> nn.Module:
-    channels = find_spec(backbone).out_channels
-    return build_aggregation(aggregation, channels, fc_output_dim, aggregation_args)
 
 
 def add_whitening(network: GeoLocalizationNet, whitening: Whitening) -> GeoLocalizationNet:

@@ -98,8 +98,8 @@ def identify(facts: Mapping[str, Any]) -> str:
         return f"{facts['model_sha256']}:{kept}" if kept else facts["model_sha256"]
     names = ("model", "model_sha256", "code_sha256", "backbone", "aggregation", "fc_output_dim")
     identity = {name: facts.get(name) for name in names}
-    if options := facts.get("aggregation_args"):
-        identity["aggregation_args"] = options
+    options = ("aggregation_args", "input_scaling")  # absent where they have no influence
+    identity |= {name: facts[name] for name in options if name in facts}
     return json.dumps(identity)
 
 

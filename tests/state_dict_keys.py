@@ -21,9 +21,10 @@ def batch_norm(name: str, channels: int) -> Shapes:
 
 
 def resnet(kind: str, blocks: tuple[int, ...]) -> Shapes:
+    """Of four layers, or three if there are numbers of blocks for three."""
     shapes = conv("0", 64, 3, 7) | batch_norm("1", 64)
     inputs = 64
-    for layer, (count, width) in enumerate(zip(blocks, (64, 128, 256, 512), strict=True), start=4):
+    for layer, (count, width) in enumerate(zip(blocks, (64, 128, 256, 512), strict=False), start=4):
         for i in range(count):
             block = f"{layer}.{i}"
             if kind == "basic":
@@ -125,6 +126,9 @@ BACKBONE_SHAPES: dict[str, Shapes] = {
     "ResNet50": resnet("bottleneck", (3, 4, 6, 3)),
     "ResNet101": resnet("bottleneck", (3, 4, 23, 3)),
     "ResNet152": resnet("bottleneck", (3, 8, 36, 3)),
+    "ResNet18_conv4": resnet("basic", (2, 2, 2)),
+    "ResNet50_conv4": resnet("bottleneck", (3, 4, 6)),
+    "ResNet101_conv4": resnet("bottleneck", (3, 4, 23)),
     "VGG16": vgg16(),
     "EfficientNet_B0": efficientnet(
         32, (16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1), 1280
@@ -156,6 +160,7 @@ BACKBONE_SHAPES: dict[str, Shapes] = {
 
 OUT_CHANNELS = {
     **{"ResNet18": 512, "ResNet50": 2048, "ResNet101": 2048, "ResNet152": 2048, "VGG16": 512},
+    **{"ResNet18_conv4": 256, "ResNet50_conv4": 1024, "ResNet101_conv4": 1024},
     **{"EfficientNet_B0": 1280, "EfficientNet_B1": 1280, "EfficientNet_B2": 1408},
     **{"EfficientNet_B3": 1536, "EfficientNet_B4": 1792, "EfficientNet_B5": 2048},
     **{"EfficientNet_B6": 2304, "EfficientNet_B7": 2560},

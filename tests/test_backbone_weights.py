@@ -17,6 +17,9 @@ V1_FILES = {
     "ResNet50": "resnet50-0676ba61.pth",
     "ResNet101": "resnet101-63fe2227.pth",
     "ResNet152": "resnet152-394f9c45.pth",
+    "ResNet18_conv4": "resnet18-f37072fd.pth",
+    "ResNet50_conv4": "resnet50-0676ba61.pth",
+    "ResNet101_conv4": "resnet101-63fe2227.pth",
     "VGG16": "vgg16-397923af.pth",
     **{f"EfficientNet_B{i}": f"efficientnet_b{i}_rwightman-" for i in range(5)},
     **{f"EfficientNet_B{i}": f"efficientnet_b{i}_lukemelas-" for i in range(5, 8)},
@@ -184,6 +187,21 @@ def test_weights_that_are_a_tensor(tmp_path):
 def test_missing_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint .*missing\.pth"):
         build_backbone("ResNet18", tmp_path / "missing.pth")
+
+
+# VGG-16 of MatConvNet: the file that OpenIBL starts from has the names of the layers alone
+
+
+def test_weights_of_matconvnet(tmp_path):
+    layers = random_state("vgg16")
+    layers = {key.removeprefix("features."): layers[key] for key in layers if "features" in key}
+    torch.save(layers, tmp_path / "vd16_offtheshelf_conv5_3_max.pth")
+    backbone = build_backbone("VGG16", tmp_path / "vd16_offtheshelf_conv5_3_max.pth")
+    assert_loaded(backbone, layers, lambda key: key)
+    del layers["28.bias"]
+    torch.save(layers, tmp_path / "short.pth")
+    with pytest.raises(ValueError, match="for VGG16 lack 1 of 26 tensors.* 'features.28.bias'"):
+        build_backbone("VGG16", tmp_path / "short.pth")
 
 
 # EfficientNet-Lite0: the file of the pip package has the names of another implementation

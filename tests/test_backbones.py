@@ -13,6 +13,7 @@ CNNS = [name for name, spec in BACKBONES.items() if spec.family.startswith("cnns
 # What the paper trains: state-dict prefixes. All else is frozen.
 TRAINED = {
     **dict.fromkeys(("ResNet18", "ResNet50", "ResNet101", "ResNet152"), ("6.", "7.")),
+    **dict.fromkeys(("ResNet18_conv4", "ResNet50_conv4", "ResNet101_conv4"), ("6.",)),
     "VGG16": ("24.", "26.", "28."),
     **{f"EfficientNet_B{i}": ("0.5.", "0.6.", "0.7.", "0.8.") for i in range(8)},
     "EfficientNet_Lite0": ("blocks.4.", "blocks.5.", "blocks.6.", "conv_head.", "bn2."),
@@ -48,7 +49,8 @@ def test_state_dict_has_the_published_keys_and_shapes(name):
 def test_maps_have_out_channels_and_the_stride_of_the_backbone(name, height, width):
     backbone = build_on_meta(name)
     maps = backbone(torch.rand(2, 3, height, width, device="meta"))
-    size = (-(-height // 32), -(-width // 32))  # five strides that round up
+    stride = 16 if name.endswith("_conv4") else 32
+    size = (-(-height // stride), -(-width // stride))  # four or five strides that round up
     if name == "VGG16":  # four poolings that round down
         size = (height // 16, width // 16)
     assert backbone.out_channels == OUT_CHANNELS[name]
@@ -101,3 +103,12 @@ def test_batch_norm_statistics_of_frozen_layers_move_in_training_mode(name):
         assert not torch.equal(after[key], before[key]), key
     for key, parameter in backbone.named_parameters():
         assert (parameter.grad is not None) == key.startswith(TRAINED[name]), key
+
+
+def test_a_resnet_cut_at_conv4_gives_the_maps_inside_the_whole_one():
+    torch.manual_seed(0)
+    whole, cut = build_backbone("ResNet18", "none").eval(), build_backbone("ResNet18_conv4", "none")
+    cut.eval().load_state_dict({key: whole.state_dict()[key] for key in cut.state_dict()})
+    images = torch.randn(2, 3, 65, 97)
+    with torch.no_grad():
+        assert torch.equal(cut(images), whole[:7](images))

@@ -1,5 +1,8 @@
+import numpy as np
 import pytest
 import torch
+from golden_cases import golden
+from PIL import Image
 from state_dict_keys import (
     BACKBONE_SHAPES,
     descriptors_by_hand,
@@ -7,8 +10,10 @@ from state_dict_keys import (
     random_state,
 )
 
+from evaluation.views import View
 from model.aggregation import build_aggregation
-from model.network import GeoLocalizationNet, build_network
+from model.backbones import INPUT_SCALINGS
+from model.network import GeoLocalizationNet, InputScaling, build_network
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +142,47 @@ def test_descriptors_have_no_negative_length():
 def test_unknown_backbone():
     with pytest.raises(ValueError, match="Unknown backbone 'AlexNet': choose from ResNet18, "):
         build_network("AlexNet", 16, backbone_weights="none")
+
+
+# Input scaling
+
+
+def test_images_for_caffe_are_those_of_openibl():
+    case = golden("preprocess_a")
+    height, width = case["in.resize_hw"].tolist()
+    image = Image.fromarray(case["in.image_uint8_hwc"])
+    pixels = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
+    images = View()(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0]
+    scaled = InputScaling(*INPUT_SCALINGS["vgg_caffe"])(images)[0]
+    expected = torch.from_numpy(case["out.openibl_test"])
+    torch.testing.assert_close(scaled, expected, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_backbone_gets_scaled_images(networks):
+    plain, state = networks["VGG16"]
+    with torch.device("meta"):  # as networks of files are built
+        network = build_network("VGG16", 48, backbone_weights="none", input_scaling="vgg_caffe")
+    network.load_state_dict(state, strict=True, assign=True)
+    images = make_images(2, 3, 64, 96)
+    pixels = (images * torch.tensor([0.229, 0.224, 0.225])[:, None, None]).add(
+        torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    ) * 255
+    grey = pixels - torch.tensor([123.68, 116.779, 103.939])[:, None, None]
+    maps, descriptors = network.feature_maps(images), network.eval()(images)
+    torch.testing.assert_close(maps, plain.backbone(grey), rtol=0, atol=1e-5 * maps.abs().max())
+    torch.testing.assert_close(descriptors, plain(grey), rtol=0, atol=1e-5)
+    assert (descriptors - plain(images)).abs().max() > 1e-3
+    assert list(network.state_dict()) == list(plain.state_dict())
+
+
+def test_the_architecture_says_the_input_scaling_where_there_is_one():
+    def build(scaling):
+        with torch.device("meta"):
+            return build_network("VGG16", backbone_weights="none", input_scaling=scaling)
+
+    assert build("vgg_caffe").architecture["input_scaling"] == "vgg_caffe"
+    for scaling in (None, "imagenet"):
+        assert "input_scaling" not in build(scaling).architecture
+    with pytest.raises(ValueError, match="Unknown --input_scaling 'bgr': .* vgg_caffe"):
+        build("bgr")

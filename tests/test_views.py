@@ -1,5 +1,6 @@
 import pytest
 import torch
+from golden_cases import golden
 from torchvision.transforms.v2 import functional
 
 from commons import IMAGENET_MEAN, IMAGENET_STD
@@ -79,3 +80,20 @@ def test_words():
     assert str(View()) == "not resized"
     assert str(View("480")) == "resized to 480"
     assert str(View("480x640", "maj_voting")) == "maj_voting 480x640"
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("hard_resize", "vgb_hard_resize_antialias1"),
+        ("single_query", "vgb_single_query_antialias1"),
+        ("five_crops", "vgb_five_crops_antialias1"),
+    ],
+)
+def test_views_are_those_of_the_benchmark(method, name):
+    """As its code gives them with the torchvision of today."""
+    case = golden("preprocess_a")
+    images = torch.from_numpy(case["in.image_uint8_hwc"]).permute(2, 0, 1)[None]
+    expected = torch.from_numpy(case[f"out.{name}"])
+    views = View("24x32", method)(images)[0]
+    torch.testing.assert_close(views.squeeze(0), expected, rtol=0, atol=1e-5)

@@ -25,6 +25,9 @@ BACKBONES = {
     "ResNet50": BackboneSpec("cnns:resnet", "resnet50", 2048),
     "ResNet101": BackboneSpec("cnns:resnet", "resnet101", 2048),
     "ResNet152": BackboneSpec("cnns:resnet", "resnet152", 2048),
+    "ResNet18_conv4": BackboneSpec("cnns:resnet_conv4", "resnet18", 256),
+    "ResNet50_conv4": BackboneSpec("cnns:resnet_conv4", "resnet50", 1024),
+    "ResNet101_conv4": BackboneSpec("cnns:resnet_conv4", "resnet101", 1024),
     "VGG16": BackboneSpec("cnns:vgg", "vgg16", 512),
     "EfficientNet_B0": BackboneSpec("cnns:efficientnet", "efficientnet_b0", 1280),
     "EfficientNet_B1": BackboneSpec("cnns:efficientnet", "efficientnet_b1", 1280),
@@ -42,6 +45,12 @@ BACKBONES = {
     "DINOv2_S": BackboneSpec("transformers:dinov2", "small", 384, image_size=224),
     "DINOv2_B": BackboneSpec("transformers:dinov2", "base", 768, image_size=224),
     "DINOv2_L": BackboneSpec("transformers:dinov2", "large", 1024, image_size=224),
+}
+
+# Images that weights of a backbone are for: mean and std of RGB, in grey levels from 0 to 255.
+INPUT_SCALINGS = {
+    "imagenet": None,  # those that networks get: normalised by ImageNet's mean and std
+    "vgg_caffe": ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),  # VGG's by Caffe and MatConvNet
 }
 
 

@@ -26,20 +26,31 @@ def _torchvision(
     name: str,
     cut: Callable[[nn.Module], nn.Module],
     frozen: Callable[[nn.Module], Iterable[nn.Module]],
+    translate: Callable[[Weights], Weights] | None = None,
 ) -> Pretrained:
     return Pretrained(
         whole=partial(get_model, name, weights=None),
         imagenet=partial(_torchvision_weights, name),
         cut=cut,
         frozen=frozen,
+        translate=translate,
     )
 
 
 def resnet(name: str) -> Pretrained:
     """Up to layer4; conv1, layer1 and layer2 are frozen."""
+    return _resnet(name, num_cut=2)
+
+
+def resnet_conv4(name: str) -> Pretrained:
+    """Up to layer3, conv4_x in the paper of ResNet; the same layers are frozen."""
+    return _resnet(name, num_cut=3)
+
+
+def _resnet(name: str, num_cut: int) -> Pretrained:
     return _torchvision(
         name,
-        cut=lambda classifier: nn.Sequential(*list(classifier.children())[:-2]),
+        cut=lambda classifier: nn.Sequential(*list(classifier.children())[:-num_cut]),
         frozen=lambda backbone: backbone[:6],
     )
 
@@ -50,7 +61,19 @@ def vgg(name: str) -> Pretrained:
         name,
         cut=lambda classifier: nn.Sequential(*list(classifier.features.children())[:-2]),
         frozen=lambda backbone: backbone[:-5],
+        translate=_name_features,
     )
+
+
+def _name_features(state: Weights) -> Weights:
+    """Return weights by torchvision's names; files may have those of `features` alone.
+
+    So has OpenIBL's file of MatConvNet's VGG-16, vd16_offtheshelf_conv5_3_max.pth: "0.weight".
+    """
+    return {
+        f"features.{name}" if name[:1].isdecimal() else name: tensor
+        for name, tensor in state.items()
+    }
 
 
 def efficientnet(name: str) -> Pretrained:
