@@ -41,7 +41,7 @@ from runs.folders import run_folder
 from runs.provenance import describe_software, peak_memory, record_start
 from runs.signals import StopSignals
 
-ARCHITECTURE = (*("backbone", "fc_output_dim", "aggregation", "aggregation_args", "input_scaling"),)
+ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation", "aggregation_args", "input_scaling")
 UNTRAINED = {"backbone": "ResNet18"}  # unless flags say
 FLAGS_IN_RESULTS = ("seed", "use_amp16", "descriptors_dtype")
 

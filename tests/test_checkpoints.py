@@ -166,15 +166,24 @@ def test_a_loaded_network_can_be_trained_on(save, published, train_all_layers):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("whitening", [{}, {"whiten_dim": 40}, {"whiten_dim": 40, "kept_dims": 8}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"whiten_dim": 40},
+        {"whiten_dim": 40, "kept_dims": 8},
+        {"input_scaling": "vgg_caffe"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_our_state_dicts_say_their_architecture(save, whitening, prefix):
-    network = build_network("ResNet18", 0, "gem_plain", "none", **whitening).eval()
+def test_our_state_dicts_say_their_architecture(save, options, prefix):
+    network = build_network("ResNet18", 0, "gem_plain", "none", **options).eval()
     wrapped = torch.nn.ModuleDict({"module": network}) if prefix else network
     assert all(key.startswith(prefix) for key in wrapped.state_dict())
     loaded = load_network(save({"model_state_dict": wrapped.state_dict(), "epoch": 3})).eval()
     assert loaded.architecture == network.architecture
-    assert loaded.out_dim == whitening.get("kept_dims", whitening.get("whiten_dim", 512))
+    assert loaded.out_dim == options.get("kept_dims", options.get("whiten_dim", 512))
     images = make_images(2, 3, 64, 96)
     assert torch.equal(loaded(images), network(images))
 

@@ -78,6 +78,21 @@ def test_exported_networks_give_the_same_descriptors(checkpoint, tmp_path, file_
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
+def test_the_input_scaling_is_part_of_the_file(tmp_path, file_format):
+    torch.manual_seed(0)
+    network = build_network("TinyPlain", 8, "gem", "none", input_scaling="vgg_caffe").eval()
+    save_atomically(network.state_dict(), tmp_path / "best_model.pth")
+    flags = ["--format", file_format, "--out", f"{tmp_path}/net", "--image_size", "64"]
+    main([str(tmp_path / "best_model.pth"), *flags])
+    images = make_images(2, 3, 64, 96)
+    with torch.inference_mode():
+        descriptors = read_by_hand(tmp_path / "net", file_format)(images)
+        torch.testing.assert_close(descriptors, network(images), rtol=0, atol=1e-5)
+        unscaled = network.aggregation(network.backbone(images))
+    assert (descriptors - unscaled).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
 def test_a_published_network_equals_an_independent_computation(published, tmp_path, file_format):
     path, state = published
     main([str(path), "--format", file_format, "--out", f"{tmp_path}/net", "--image_size", "64"])

@@ -26,9 +26,7 @@ from training.optimizers import OptimizerParams
 from training.state import Optimization, Training
 
 OBJECTIVES: dict[str, type[ObjectiveSettings]] = {"classification": ClassificationSettings}
-_ARCHITECTURE = (
-    *("backbone", "fc_output_dim", "aggregation", "aggregation_args", "input_scaling"),
-)
+_ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation", "aggregation_args", "input_scaling")
 _FREEZING = ("train_all_layers", "freeze_te")
 
 
