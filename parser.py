@@ -477,8 +477,8 @@ def _add_train_data(cli: argparse.ArgumentParser) -> None:
         type=positive_int,
         default=20_000,
         metavar="NUM",
-        help="of a training set without queries/, methods of tuples draw this many panoramas, half "
-        "of them as queries",
+        help="of a training set without queries/, methods of tuples draw this many panoramas, "
+        "about half of them as queries",
     )
     add("--val_set_folder", help="folder with database/ and queries/, instead of the dataset's")
     add(

@@ -34,7 +34,6 @@ from datasets.positions import Positions, read_positions
 QUERIES_FOLDER = "queries"
 PLACE_M = 10  # side of the squares that panoramas are drawn from
 _DIGEST_VERSION = 1  # checkpoints hold digests: with another version they could not be resumed
-_PANORAMA_FIELDS = ("pano id", "UTM east", "UTM north")  # ids may be counted anew at each place
 AUGMENTED = {"none": slice(0), "queries": slice(1), "all": slice(None)}  # images of a tuple
 _MAX_TRIES = 20  # tuples in a row with an image that cannot be read: it is not the images then
 
@@ -212,7 +211,9 @@ def _draw_panoramas(
     """
     east_m, north_m = read_fields(paths, ("UTM east", "UTM north"))
     check_present(paths, {"UTM east": east_m, "UTM north": north_m})
-    hashes = hash_fields(paths, _PANORAMA_FIELDS)
+    hashes, has_id = _hash_panoramas(paths)
+    if not has_id.all():  # those without an id are grouped by their position
+        hashes = np.where(has_id, hashes, hash_fields(paths, ("UTM east", "UTM north")))
     _, first, panorama_of = np.unique(hashes, return_index=True, return_inverse=True)
     cells = np.floor(east_m[first] / PLACE_M) + 1j * np.floor(north_m[first] / PLACE_M)
     cells, place_of = np.unique(cells, return_inverse=True)
@@ -256,11 +257,16 @@ def _read_panoramas(
     """
     numbers, has_any = [], False
     for sign, paths in ((1, database), (-1, queries)):
-        has_id = read_prefixes(paths, "pano id", 1) != b""
-        hashes = hash_fields(paths, _PANORAMA_FIELDS).view(np.int64)
-        numbers.append(np.where(has_id, hashes, sign * np.arange(1, len(paths) + 1)))
+        hashes, has_id = _hash_panoramas(paths)
+        own = sign * np.arange(1, len(paths) + 1)
+        numbers.append(np.where(has_id, hashes.view(np.int64), own))
         has_any |= bool(has_id.any())
     return tuple(numbers) if has_any else None
+
+
+def _hash_panoramas(paths: ImagePaths) -> tuple[np.ndarray, np.ndarray]:
+    """Return a hash of each pano id, uint64 [num_images], and whether there is one, bool."""
+    return hash_fields(paths, ["pano id"]), read_prefixes(paths, "pano id", 1) != b""
 
 
 def _hash_set(
