@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import name, write_image
+from golden_cases import golden
 from layouts import write_set
 
 from datasets.eval_set import Labels, load_own_set, load_test_set
@@ -13,6 +14,7 @@ from evaluation import Protocol, evaluate
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.descriptors import Inference
 from evaluation.evaluate import compute_recalls, evaluate_all, merge_crops
+from evaluation.search import find_neighbors
 
 CPU = Inference(torch.device("cpu"))
 
@@ -299,3 +301,35 @@ def test_recalls_of_published_similarities(shared_data):
             predictions = np.argsort(-of_method, axis=1, kind="stable")
             actual = compute_recalls(predictions, positives, expected["recall_at"])
             np.testing.assert_allclose(actual, recalls, atol=0.05, err_msg=method)
+
+
+@pytest.mark.parametrize(
+    "method", ["hard_resize", "single_query", "five_crops", "nearest_crop", "maj_voting"]
+)
+def test_recalls_are_those_of_the_benchmark(method):
+    """On the same descriptors; over all queries, also those without positives."""
+    case = golden("evaluation_a")
+    crops = case["in.crops5"].astype(np.float32)
+    queries = {
+        "hard_resize": case["in.queries"],
+        "single_query": case["in.queries"],
+        "five_crops": crops.mean(axis=1),
+    }.get(method, crops.reshape(-1, crops.shape[2]))
+    database = case["in.database"].astype(np.float32)
+    predictions, distances = find_neighbors(database, queries.astype(np.float32), 20)
+    if method in ("nearest_crop", "maj_voting"):
+        weight = case.meta["cfg"]["majority_weight"] if method == "maj_voting" else 0.0
+        shape = (*crops.shape[:2], 20)
+        predictions, _ = merge_crops(predictions.reshape(shape), distances.reshape(shape), weight)
+    recalls = compute_recalls(predictions, case.ragged("in.positives"), (1, 5, 10, 20))
+    np.testing.assert_allclose(recalls, case[f"out.recalls_{method}"])
+
+
+def test_recalls_of_queries_with_positives_are_those_of_openibl():
+    case = golden("evaluation_a")
+    kept = case["in.openibl_queries_kept"]
+    positives = [case.ragged("in.positives")[query] for query in kept]
+    database, queries = (case[f"in.{part}"].astype(np.float32) for part in ("database", "queries"))
+    predictions, _ = find_neighbors(database, queries[kept], 20)
+    recalls = compute_recalls(predictions, positives, (1, 5, 10))
+    np.testing.assert_allclose(recalls / 100, case["out.openibl_recalls_nms0"])

@@ -8,13 +8,16 @@ from evaluation.views import TEST_METHODS, View, parse_resize
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"), [("none", []), ("480", [480]), ("480x640", [480, 640]), ("8X9", [8, 9])]
+    ("rule", "expected"),
+    [("none", []), ("480", [480]), ("480x640", [480, 640]), ("8X9-no_antialias", [8, 9])],
 )
 def test_parse_resize(rule, expected):
     assert parse_resize(rule) == expected
 
 
-@pytest.mark.parametrize("rule", ["", "big", "0", "480x", "1x2x3", "-4", "4.5"])
+@pytest.mark.parametrize(
+    "rule", ["", "big", "0", "480x", "1x2x3", "-4", "4.5", "none-no_antialias"]
+)
 def test_bad_resize_rules_are_refused(rule):
     with pytest.raises(ValueError, match="A resize rule is"):
         parse_resize(rule)
@@ -83,17 +86,29 @@ def test_words():
 
 
 @pytest.mark.parametrize(
-    ("method", "name"),
+    ("method", "rule", "name"),
     [
-        ("hard_resize", "vgb_hard_resize_antialias1"),
-        ("single_query", "vgb_single_query_antialias1"),
-        ("five_crops", "vgb_five_crops_antialias1"),
+        ("hard_resize", "24x32", "vgb_hard_resize_antialias1"),
+        ("hard_resize", "24x32-no_antialias", "vgb_hard_resize_antialias0"),
+        ("single_query", "24x32", "vgb_single_query_antialias1"),
+        ("single_query", "24x32-no_antialias", "vgb_single_query_antialias0"),
+        ("five_crops", "24x32", "vgb_five_crops_antialias1"),
+        ("five_crops", "24x32-no_antialias", "vgb_five_crops_antialias0"),
+        ("central_crop", "24x32", "vgb_central_crop"),
     ],
 )
-def test_views_are_those_of_the_benchmark(method, name):
-    """As its code gives them with the torchvision of today."""
+def test_views_are_those_of_the_benchmark(method, rule, name):
+    """As its code gives them with the torchvision of today, and with that of its time."""
     case = golden("preprocess_a")
     images = torch.from_numpy(case["in.image_uint8_hwc"]).permute(2, 0, 1)[None]
     expected = torch.from_numpy(case[f"out.{name}"])
-    views = View("24x32", method)(images)[0]
+    views = View(rule, method)(images)[0]
     torch.testing.assert_close(views.squeeze(0), expected, rtol=0, atol=1e-5)
+
+
+def test_a_central_crop_is_full_for_any_size():
+    """The scale is a fraction, which may be rounded down: no border is left over."""
+    for side in range(1, 60):
+        image = torch.full((1, 3, side, side + 3), 255, dtype=torch.uint8)
+        for size in ("7x9", "24x32", "31x17"):
+            assert (View(size, "central_crop")(image) > 2).all(), (side, size)
