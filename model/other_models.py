@@ -7,9 +7,11 @@ hub:OWNER/NAME[:REF]:ENTRY         a function in the hubconf.py of a GitHub repo
                                    torch.hub, REF is a branch, tag or commit
 hub:FOLDER:ENTRY                   the same of a local copy
 FILE.py[:FUNCTION]                 a function in a Python file, get_model() by default
+whitened:FILE.pth:SPEC             one of the five above, then the whitening that `python -m
+                                   tools.whiten` has fitted to it and saved in a file
 
 :KEY=VALUE after a function adds an argument. A value is a Python literal (512, 1e-3, True, None) or
-else text. The last three run the code of others, as importing it would. That code may have packages
+else text. Functions run the code of others, as importing it would. That code may have packages
 named as ours are (`model`, `datasets`); it has to import them all while it is loaded.
 """
 
@@ -36,15 +38,18 @@ from model.checkpoint_files import read_checkpoint
 from model.checkpoints import network_of
 from model.landmarks import is_landmark_checkpoint, landmark_network_of
 from model.published import FAMILIES, LANDMARK_DIM, fetch_published, parse_published
+from model.whitening import is_whitening_file, unpack_whitening
 
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 _FILE_KINDS = ("torchscript", "onnx")
+_WHITENED = re.compile(r"whitened:(.+?\.pth):(.+)")
 _GITHUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[^\s:]+)?")
 _FILE_MODULE = "model_source_file"  # not the file's own name: it might be torch.py
 _SYNTAX = (
     "cosplace:BACKBONE:DIM or landmark:TRAIN_SET:BACKBONE, torchscript:FILE or onnx:FILE, "
     "hub:OWNER/NAME[:REF]:ENTRY, hub:FOLDER:ENTRY or FILE.py[:FUNCTION], the last three with "
-    ":KEY=VALUE for every argument; a checkpoint goes to --resume"
+    ":KEY=VALUE for every argument, whitened:FILE.pth: before one of the last five; a checkpoint "
+    "goes to --resume"
 )
 
 
@@ -68,6 +73,11 @@ def load_model(checkpoint: str | None, spec: str | None) -> tuple[nn.Module, dic
         published = parse_published(spec)
         file, dim = fetch_published(published), published.dim
     content = read_checkpoint(file)
+    if is_whitening_file(content):
+        raise ValueError(
+            f"{file} holds only the whitening of a model: pass --model "
+            f"whitened:{file}:{content['whitening_of']['model']}"
+        )
     if is_landmark_checkpoint(content):
         network = landmark_network_of(content, file, dim)
     else:
@@ -148,9 +158,9 @@ def _are_descriptors(output: Any, num_images: int) -> bool:
 class ModelSpec(NamedTuple):
     """Where a model comes from."""
 
-    kind: str  # "hub", "python", one of _FILE_KINDS or of FAMILIES
+    kind: str  # "hub", "python", "whitened", one of _FILE_KINDS or of FAMILIES
     source: str  # repository, folder, file, or name of a published network
-    function: str = ""
+    function: str = ""  # of "whitened": the spec of the model
     arguments: dict[str, Any] = {}  # of the function
 
 
@@ -166,6 +176,13 @@ def parse_model_spec(text: str) -> ModelSpec:
         return ModelSpec(kind, rest)
     if kind in _FILE_KINDS and rest:
         return ModelSpec(kind, rest)
+    if match := _WHITENED.fullmatch(text):
+        if parse_model_spec(match[2]).kind in (*FAMILIES, "whitened"):
+            raise ValueError(
+                f"'{text}': a file with only a whitening goes with a model of others; networks of "
+                "ours are saved with theirs, for --resume"
+            )
+        return ModelSpec("whitened", *match.groups())
     head, *pairs = re.split(r":(?=[A-Za-z_]\w*=)", rest if kind == "hub" else text)
     if kind != "hub":
         kind, head = "python", f"{head}:get_model" if head.endswith(".py") else head
@@ -197,6 +214,8 @@ def load_other_model(text: str) -> OtherModel:
         ValueError: If the spec cannot be parsed, or the model cannot be made.
     """
     kind, source, name, arguments = parse_model_spec(text)
+    if kind == "whitened":
+        return _load_whitened(text, os.path.expanduser(source), name)
     if kind in _FILE_KINDS:
         file = os.path.expanduser(source)
         model = load_onnx(file) if kind == "onnx" else load_torchscript(file)
@@ -212,6 +231,19 @@ def load_other_model(text: str) -> OtherModel:
             f"{text} makes {_describe(function)}; needed is a function of images, such as a module"
         )
     return OtherModel(function, facts | {"model_sha256": hash_tensors(function)})
+
+
+def _load_whitened(text: str, file: str, spec: str) -> OtherModel:
+    """Load a model and its whitening; a ValueError if that was fitted to another model."""
+    content = read_checkpoint(file)
+    whitening, model = unpack_whitening(content, file), load_other_model(spec)
+    if content["whitening_of"]["identity"] != identify(model.facts):
+        raise ValueError(
+            f"{file} was fitted to {content['whitening_of']['model']}, and {spec} is not the same "
+            "model (any more): pass that one, or fit again by python -m tools.whiten"
+        )
+    facts = describe_model(file) | {"model": text} | whitening.arguments()
+    return OtherModel(nn.Sequential(model, whitening), facts)
 
 
 def load_torchscript(path: str | os.PathLike) -> nn.Module:
@@ -240,7 +272,7 @@ def load_onnx(path: str | os.PathLike) -> Callable[[torch.Tensor], torch.Tensor]
         path: The file; not needed afterwards.
 
     Returns:
-        A function of images, which returns descriptors on the CPU.
+        A function of images, which returns descriptors on their device.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -271,7 +303,7 @@ def load_onnx(path: str | os.PathLike) -> Callable[[torch.Tensor], torch.Tensor]
 
     def compute(images: torch.Tensor) -> torch.Tensor:
         (descriptors,) = session.run([output_name], {input_name: images.detach().cpu().numpy()})
-        return torch.from_numpy(descriptors)
+        return torch.from_numpy(descriptors).to(images.device)
 
     return compute
 

@@ -12,7 +12,8 @@ pca_power    divided by its variance to the power a / 2 only, a = 0.5, from desc
 """
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -91,6 +92,49 @@ class Whitening(nn.Linear):
         if self.norm != "l2_eps":
             found["whiten_norm"] = self.norm
         return found
+
+
+def pack_whitening(whitening: Whitening, model: str, identity: str) -> dict[str, Any]:
+    """Return the content of a file that holds only the whitening of a model.
+
+    Networks of ours are saved with theirs; a model made by code of others cannot be.
+
+    Args:
+        whitening: The layer.
+        model: Spec of the model that it was fitted to.
+        identity: See `model.other_models.identify`.
+    """
+    of = {"model": model, "identity": identity}
+    return {"whitening_of": of, **whitening.arguments(), "state_dict": whitening.state_dict()}
+
+
+def is_whitening_file(content: Mapping[str, Any]) -> bool:
+    """Return whether the content of a file is that of `pack_whitening`."""
+    of = content.get("whitening_of")
+    return isinstance(of, Mapping) and {"model", "identity"} <= of.keys()
+
+
+def unpack_whitening(content: Mapping[str, Any], path: str | os.PathLike) -> Whitening:
+    """Return the frozen layer in the content of a file.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    try:
+        if not is_whitening_file(content):
+            raise KeyError("whitening_of")
+        options = {name: content[name] for name in ("kept_dims", "whiten_norm") if name in content}
+        options["norm"] = options.pop("whiten_norm", "l2_eps")
+        with torch.device("meta"):
+            in_dim = content["state_dict"]["weight"].shape[1]
+            whitening = Whitening(in_dim, content["whiten_dim"], **options)
+        whitening.load_state_dict(content["state_dict"], assign=True)
+        return whitening.float().requires_grad_(False)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{path} holds no whitening, such as python -m tools.whiten fits ({reason})"
+        ) from None
 
 
 @dataclass(frozen=True)
