@@ -7,6 +7,44 @@ on the command line override them. All other defaults are in `parser`.
 
 DEFAULT_METHOD = "cosplace"
 
+_VGB = {  # the deep visual geo-localization benchmark's training, of Tables 2 and 3
+    "objective": "tuples",
+    "dataset": "pitts30k",
+    "backbone": "VGG16",
+    "fc_output_dim": 0,
+    "image_size": "480x640",
+    "resize_test_imgs": "480x640",
+    "loss": "triplet",
+    "margin": 0.1,
+    "batch_size": 4,
+    "lr": 1e-5,
+    "epochs_num": 1000,
+    "patience": 3,
+    "best_by": 5,
+}
+_OPENIBL = {  # OpenIBL's training: SARE and SFRS
+    "objective": "tuples",
+    "dataset": "pitts30k",
+    "backbone": "VGG16",
+    "fc_output_dim": 0,
+    "image_size": "480x640",
+    "resize_test_imgs": "480x640",
+    "mining": "openibl",
+    "queries_per_epoch": 0,
+    "reduction": "mean",
+    "augment": "all",
+    "batch_size": 4,
+    "optimizer": "sgd",
+    "lr": 1e-3,
+    "weight_decay": 1e-3,
+    "lr_step": 5,
+    "lr_gamma": 0.5,
+    "epochs_num": 5,
+    "whitening": "pca_whiten",
+    "whiten_dim": 4096,
+    "kept_dims": 512,
+}
+
 METHODS = {
     "cosplace": {  # section 3 of the paper; its Table 2 has ResNet-18 and VGG-16 with 512-D
         "objective": "classification",
@@ -16,4 +54,25 @@ METHODS = {
         "epochs_num": 50,
         "iterations_per_epoch": 10_000,
     },
+    "gem": _VGB | {"aggregation": "gem", "aggregation_args": {"l2": "before_pool"}},
+    "netvlad": _VGB
+    | {
+        "aggregation": "netvlad",
+        "aggregation_args": {"clusters": 64},
+        "whitening": "pca",
+        "whiten_dim": 512,
+    },
+    "crn": _VGB  # starts from a trained netvlad: --resume_model
+    | {
+        "aggregation": "crn",
+        "aggregation_args": {"clusters": 64},
+        "optimizer": "sgd",
+        "lr": 5e-4,
+        "weight_decay": 1e-3,
+        "lr_factors": {"aggregation.crn.*": 10.0},
+        "whitening": "pca",
+        "whiten_dim": 512,
+    },
+    "sare": _OPENIBL
+    | {"aggregation": "netvlad", "aggregation_args": {"clusters": 64}, "loss": "sare_ind"},
 }

@@ -290,7 +290,13 @@ def _add_tuples(cli: argparse.ArgumentParser) -> None:
         "they are drawn; openibl, as full, and no positives of the query's panorama; auto: full "
         "for databases of at most 20,000 images, else partial",
     )
-    add("--queries_per_epoch", type=positive_int, default=5000, help="tuples of an epoch, at most")
+    add(
+        "--queries_per_epoch",
+        type=not_negative_int,
+        default=5000,
+        help="tuples of an epoch, rounded up to a multiple of --cache_refresh_rate (0: each query "
+        "once)",
+    )
     add(
         "--cache_refresh_rate",
         type=positive_int,
@@ -317,9 +323,18 @@ def _add_tuples(cli: argparse.ArgumentParser) -> None:
         help="database images this near are no negatives, in metres",
     )
     add(
+        "--tuple_panoramas",
+        type=positive_int,
+        default=20_000,
+        metavar="NUM",
+        help="of a training set without queries/, such as SF-XL, draw this many panoramas, half "
+        "of them as queries",
+    )
+    add(
         "--loss",
         "--criterion",
         choices=LOSSES,
+        default="triplet",
         help="of a tuple: triplet, max(0, d(q,p) - d(q,n) + margin); sare_ind and sare_joint; "
         "contrastive",
     )
@@ -338,6 +353,14 @@ def _add_tuples(cli: argparse.ArgumentParser) -> None:
         help="of sare: minus the squared distance, or the dot product over the temperature",
     )
     add("--temperature", type=positive_float, default=0.07, help="of --similarity dot")
+    add(
+        "--reduction",
+        choices=("triplets", "mean", "sum"),
+        default="triplets",
+        help="the loss of a batch: the sum over tuples and negatives, divided by their number, "
+        "also where a tuple has one term, as the benchmark has it; the mean of all terms, as "
+        "OpenIBL; or their sum",
+    )
     add(
         "--augment",
         choices=("none", "queries", "all"),
@@ -472,14 +495,6 @@ def _add_train_data(cli: argparse.ArgumentParser) -> None:
         help="training set: %(choices)s",
     )
     add("--train_set_folder", help="folder with training images, instead of the dataset's")
-    add(
-        "--tuple_panoramas",
-        type=positive_int,
-        default=20_000,
-        metavar="NUM",
-        help="of a training set without queries/, methods of tuples draw this many panoramas, "
-        "about half of them as queries",
-    )
     add("--val_set_folder", help="folder with database/ and queries/, instead of the dataset's")
     add(
         "--queries_folder",

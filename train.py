@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,14 @@ from datasets.eval_set import EvalSet
 from evaluation import Evaluation, Protocol, evaluate
 from evaluation.descriptors import Inference, Model
 from evaluation.results import NUM_RANKED, format_result, write_results
+from evaluation.views import View
+from evaluation.whiten import fit_to_images
 from methods import METHODS
+from model.checkpoint_files import save_atomically
 from model.checkpoints import load_network
 from model.inference import optimize
 from model.other_models import describe_model
+from model.network import add_whitening
 from parser import parse_train_arguments
 from reports.pictures import save_pictures
 from runs.folders import locked, run_folder
@@ -36,6 +41,7 @@ from training.checkpoints import (
     AUTO,
     BEST,
     FIXED_FLAGS,
+    WHITENED,
     Checkpointer,
     check_data_unchanged,
     check_unchanged,
@@ -51,7 +57,9 @@ from training.metrics import (
     describe_seconds,
     hint_at_data_wait,
 )
+from training.objective import Objective
 from training.setup import (
+    Settings,
     load_eval_sets,
     make_network,
     make_training,
@@ -109,21 +117,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         del checkpoint  # as large as the training itself
         logging.info(f"{objective.describe()}\nValidation: {val_set}. Test: {test_set}")
 
-        protocol = settings.protocol
         inference = Inference(
             device, args.infer_batch_size, args.num_workers, io_retries=args.io_retries
         )
         validate = partial(
             evaluate,
             eval_set=val_set,
-            protocol=protocol,
+            protocol=settings.protocol,
             inference=inference,
             min_predictions=args.best_by,
         )
         fit(training, checkpointer, validate, args.epochs_num, args.best_by)
+        model_file = whiten_best(folder, objective, settings, inference, args.whiten_images)
         pictures = (args.num_preds_to_save, args.save_only_wrong_preds)
         provenance = {"method": args.method, "seed": args.seed} | software
-        test_best(folder, test_set, protocol, inference, pictures, provenance)
+        test(model_file, test_set, settings.protocol, inference, pictures, provenance)
         logging.info(f"Model, checkpoint, metrics and results are in {folder}")
 
 
@@ -221,8 +229,44 @@ def train_one_epoch(
     return progress.stats()
 
 
-def test_best(
+def whiten_best(
     run_folder: Path,
+    objective: Objective,
+    settings: Settings,
+    inference: Inference,
+    num_images: int,
+) -> Path:
+    """Save the network of the best epoch with a whitening as its last layer, if it is to have one.
+
+    Returns:
+        The file of the network to test.
+
+    Args:
+        run_folder: Holds the network, gets the whitened one.
+        objective: Its training images are what the whitening is fitted to.
+        settings: Have the whitening, and the size of training images.
+        inference: How images go through the network.
+        num_images: To fit to, at most.
+    """
+    if settings.whitening is None:
+        return run_folder / BEST
+    with commons.main_process_first():  # it has written it
+        network = load_network(run_folder / BEST).eval().to(inference.device)
+    whitening = fit_to_images(
+        optimize(network),
+        objective.sample_images(num_images),
+        replace(inference, skip_unreadable=True),
+        View("{}x{}".format(*settings.height_width)),
+        settings.whitening,
+        num_images,
+    )
+    if commons.rank() == 0:
+        save_atomically(add_whitening(network, whitening).state_dict(), run_folder / WHITENED)
+    return run_folder / WHITENED
+
+
+def test(
+    model_file: Path,
     test_set: EvalSet,
     protocol: Protocol,
     inference: Inference,
@@ -232,7 +276,7 @@ def test_best(
     """Evaluate the network of the best epoch; write results, and pictures if asked for.
 
     Args:
-        run_folder: Holds the network, gets the results.
+        model_file: The network; its folder gets the results.
         test_set: What it is evaluated on.
         protocol: How recalls are counted.
         inference: How images go through the network.
@@ -241,14 +285,14 @@ def test_best(
         provenance: What the results depend on, beside network and protocol.
     """
     num_preds, only_wrong = pictures
-    best_model = run_folder / BEST
+    run_folder = model_file.parent
     with commons.main_process_first():  # it has written it
-        network = load_network(best_model).eval().to(inference.device)
+        network = load_network(model_file).eval().to(inference.device)
     num_listed = max(*protocol.recall_values, num_preds)
     test = evaluate(optimize(network), test_set, protocol, inference, max(num_listed, NUM_RANKED))
     if commons.rank() > 0:
         return
-    provenance = describe_model(best_model) | network.architecture | provenance
+    provenance = describe_model(model_file) | network.architecture | provenance
     result = write_results(test, provenance, run_folder, num_listed)
     logging.info(f"Test of the best network: {format_result(result)}")
     if num_preds:

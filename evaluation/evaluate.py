@@ -11,7 +11,15 @@ import commons
 from datasets.eval_set import EvalSet
 from datasets.image_lists import ImagePaths
 from evaluation.descriptor_files import DescriptorFiles
-from evaluation.descriptors import Extraction, Inference, Model, Rows, extract_rows, gather
+from evaluation.descriptors import (
+    Extraction,
+    Inference,
+    Model,
+    Rows,
+    collect_rows,
+    extract_rows,
+    gather,
+)
 from evaluation.search import (
     EXACT,
     Index,
@@ -264,6 +272,16 @@ def _ordered_by_database(eval_sets: Sequence[EvalSet]) -> list[EvalSet]:
     """Bring sets with the same database together, in the order in which these come first."""
     folders = [eval_set.database.folder for eval_set in eval_sets]
     return sorted(eval_sets, key=lambda eval_set: folders.index(eval_set.database.folder))
+
+
+def extract_shard(
+    model: Model, paths: ImagePaths, view: View, inference: Inference, label: str
+) -> Extraction:
+    """Return the descriptors of this process's shard of images; all processes must call it."""
+    shard = own_shard(len(paths), inference.window_size)
+    done = np.zeros(len(shard), bool)
+    rows = extract_rows(model, paths, shard, done, view, inference, label)
+    return collect_rows(rows, paths, shard, inference.dtype)
 
 
 def _extract(

@@ -17,7 +17,7 @@ from training.state import Optimization, Training
 
 MEASURED = {  # numbers of an epoch that differ from run to run
     *("images_per_second", "data_wait_share", "seconds", "seconds_per_iteration"),
-    *("peak_ram_mb", "peak_vram_mb"),
+    *("peak_ram_mb", "peak_vram_mb", "mining_seconds"),
 }
 
 SMALL = [
@@ -83,6 +83,7 @@ def state_of(folder):
     """Read the last checkpoint, without flags and times."""
     checkpoint = read_checkpoint(folder / "last_checkpoint.pth")
     del checkpoint["args"], checkpoint["progress"]["seconds"]
+    checkpoint["objective_state_dict"].pop("mining_seconds", None)
     return checkpoint | {"metrics": without_measurements(checkpoint["metrics"])}
 
 

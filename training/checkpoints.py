@@ -20,6 +20,7 @@ from training.metrics import Metrics, NotFiniteError, UnreadableImages
 from training.state import Training
 
 LAST, PREVIOUS, BEST = "last_checkpoint.pth", "previous_checkpoint.pth", "best_model.pth"
+WHITENED = "whitened_model.pth"  # the best network and a whitening fitted to its descriptors
 AUTO = "auto"  # instead of a checkpoint: the one in --save_dir, if there is one
 FIXED_FLAGS = (  # a resumed run must not change these, nor those of its objective
     *("method", "backbone", "aggregation", "aggregation_args", "fc_output_dim"),
@@ -324,7 +325,8 @@ def reopened_folder(folder: Path, flags: dict[str, Any]) -> Iterator[Path]:
         FileNotFoundError: If it vanishes before the run ends.
     """
     if commons.rank() == 0:
-        (folder / "results.json").unlink(missing_ok=True)  # of a shorter training
+        for name in ("results.json", WHITENED):  # of a shorter training
+            (folder / name).unlink(missing_ok=True)
         commons.write_json(flags, folder / "args.json")
     with noticing_loss(folder):
         yield folder

@@ -20,12 +20,17 @@ from model.network import (
     choose_architecture,
     choose_resize,
 )
+from model.whitening import WhiteningParams, check_dims
 from training.classification import ClassificationSettings
 from training.objective import ImageSize, Objective, ObjectiveSettings
 from training.optimizers import OptimizerParams
 from training.state import Optimization, Training
+from training.tuples import TupleSettings
 
-OBJECTIVES: dict[str, type[ObjectiveSettings]] = {"classification": ClassificationSettings}
+OBJECTIVES: dict[str, type[ObjectiveSettings]] = {
+    "classification": ClassificationSettings,
+    "tuples": TupleSettings,
+}
 _ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation", "aggregation_args", "input_scaling")
 _FREEZING = ("train_all_layers", "freeze_te")
 
@@ -41,6 +46,7 @@ class Settings:
     image_size: int | str | None  # of training images, in pixels: a side or "HxW"; None: that of
     # the network
     resize: str | None  # of test images, see `choose_resize`
+    whitening: WhiteningParams | None  # last layer of the network that is tested
 
     def for_network(self, network: GeoLocalizationNet) -> "Settings":
         """Return them with the image sizes of a network, where flags do not give any."""
@@ -75,10 +81,20 @@ def read_settings(flags: dict[str, Any]) -> Settings:
         commons.choose_device(flags["device"]),
         flags["image_size"],
         flags["resize_test_imgs"],
+        read_whitening(flags),
     )
     settings.optimization.check(settings.device)
     choose_architecture(**{name: flags[name] for name in _ARCHITECTURE})
     return settings
+
+
+def read_whitening(flags: dict[str, Any]) -> WhiteningParams | None:
+    """Return what the flags say of a whitening; raise a ValueError if it is out of its range."""
+    if flags["whitening"] == "none":
+        return None
+    params = WhiteningParams(flags["whitening"], flags["whiten_dim"], flags["kept_dims"])
+    check_dims(params.dim, flags["whiten_images"])
+    return params
 
 
 def load_eval_sets(flags: dict[str, Any]) -> tuple[EvalSet, EvalSet]:
