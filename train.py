@@ -30,8 +30,8 @@ from methods import METHODS
 from model.checkpoint_files import save_atomically
 from model.checkpoints import load_network
 from model.inference import optimize
-from model.other_models import describe_model
 from model.network import add_whitening
+from model.other_models import describe_model
 from parser import parse_train_arguments
 from reports.pictures import save_pictures
 from runs.folders import locked, run_folder

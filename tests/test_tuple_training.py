@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import tiny_backbone  # noqa: F401, TUPLES names it
 import torch
 from conftest import name, write_image
 from forked_commands import run_forked, run_job, wait_for_all, wait_until
@@ -17,7 +18,6 @@ from training_runs import (
     stand_still_after,
 )
 
-import tiny_backbone  # noqa: F401, TUPLES names it
 from eval import main as eval_main
 from model.checkpoints import load_network
 from parser import parse_train_arguments
@@ -140,7 +140,7 @@ def test_two_processes_train_as_one(line, tmp_path):
     calm = [*line, "--backbone=TinyPlain", "--lr=1e-4"]
     train_main([*calm, f"--save_dir={tmp_path / 'one'}"])
     wait_for_all(run_job(2, "train", [*calm, f"--save_dir={tmp_path / 'two'}"], tmp_path / "said"))
-    for line, expected in zip(metrics_of(tmp_path / "two"), metrics_of(tmp_path / "one")):
+    for line, expected in zip(*map(metrics_of, (tmp_path / "two", tmp_path / "one")), strict=True):
         for number in ("loss", "gradient_norm", "positive_distance", "negative_distance"):
             assert line[number] == pytest.approx(expected[number], rel=1e-4), number
         assert line["R@1"] == expected["R@1"]
@@ -189,12 +189,15 @@ def test_it_stops_when_patience_ends(line, tmp_path, monkeypatch):
     line = [*line, "--epochs_num=5", "--patience=2", "--queries_per_epoch=6"]
     train_main([*line, f"--save_dir={tmp_path}"])
     assert len(metrics_of(tmp_path)) == 4
-    assert "Stopped: no epoch since 1 had a higher R@5 (--patience 2)" in (
-        tmp_path / "info.log"
-    ).read_text()
+    assert (
+        "Stopped: no epoch since 1 had a higher R@5 (--patience 2)"
+        in (tmp_path / "info.log").read_text()
+    )
 
 
-def test_the_whitened_network_is_tested_and_can_be_evaluated(line, whole, tmp_path, datasets_folder):
+def test_the_whitened_network_is_tested_and_can_be_evaluated(
+    line, whole, tmp_path, datasets_folder
+):
     run = tmp_path / "run"
     train_main([*line, f"--save_dir={run}", "--whitening=pca_whiten", "--whiten_dim=6"])
     assert_same_state(run, whole)
