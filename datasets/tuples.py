@@ -184,10 +184,10 @@ def open_tuple_set(folder: str | os.PathLike, params: TupleSetParams) -> TupleSe
 
 def find_positives(positions: Positions, params: TupleSetParams) -> tuple[Neighbours, Neighbours]:
     """Return the positives of each query, and what is too near to be its negative."""
-    near = find_neighbours(positions, params.negative_radius_m)
-    offsets_m = positions.database_m[near.indices] - positions.queries_m[near.queries]
-    squared = offsets_m[:, 0] ** 2 + offsets_m[:, 1] ** 2
-    return near.where(squared <= params.positive_radius_m**2), near
+    return (
+        find_neighbours(positions, params.positive_radius_m),
+        find_neighbours(positions, params.negative_radius_m),
+    )
 
 
 def _look_alike(

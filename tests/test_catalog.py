@@ -1,6 +1,7 @@
 import pytest
 from conftest import name, write_image
 
+import train
 from datasets.catalog import (
     TEST_SETS,
     TRAIN_SETS,
@@ -13,6 +14,8 @@ from datasets.catalog import (
 from datasets.eval_set import load_test_set
 from parser import parse_train_arguments
 
+TUPLES = ("pitts30k", "pitts250k", "msls")
+
 
 @pytest.mark.parametrize("set_name", TEST_SETS)
 def test_sets_are_found_in_each_of_their_layouts(tmp_path, set_name):
@@ -24,6 +27,38 @@ def test_sets_are_found_in_each_of_their_layouts(tmp_path, set_name):
                 (root / folder / part).mkdir(parents=True)
             expected = root / folder / database, root / folder / test_set.queries
             assert find_test_set(set_name, root) == expected
+
+
+@pytest.mark.parametrize("set_name", TRAIN_SETS)
+def test_training_sets_are_found_in_each_of_their_layouts(tmp_path, set_name):
+    for folder in reversed(TRAIN_SETS[set_name].folders):
+        (tmp_path / folder).mkdir(parents=True)
+        assert find_train_folder(set_name, tmp_path) == tmp_path / folder, "the first that exists"
+
+
+def test_sets_of_tuples_are_validated_and_tested_on_their_own_cities():
+    others = {name: (TRAIN_SETS[name].val, TRAIN_SETS[name].test) for name in TUPLES}
+    assert others == {
+        "pitts30k": ("pitts30k_val", "pitts30k"),
+        "pitts250k": ("pitts250k_val", "pitts250k"),
+        "msls": ("msls_val", "msls_val"),
+    }
+
+
+@pytest.mark.parametrize("set_name", TUPLES)
+def test_missing_sets_of_tuples_say_how_to_get_them(tmp_path, set_name):
+    with pytest.raises(FileNotFoundError) as error:
+        find_train_folder(set_name, tmp_path)
+    message = str(error.value)
+    assert f"{tmp_path}/{set_name}/images/train or {tmp_path}/{set_name}/train\n" in message
+    assert "holds database/ and queries/" in message and "VPR-datasets-downloader" in message
+
+
+def test_classes_cannot_be_made_of_images_without_headings(tmp_path, refused):
+    for part in ("database", "queries"):
+        write_image(tmp_path / "pitts30k/images/train" / part / name(1, 2, pano_id="a"))
+    said = refused(train.main, ["--dataset=pitts30k", f"--datasets_folder={tmp_path}"], 1)
+    assert "heading (field 9 of the '@' name) is missing or not a number in 2 of 2 images" in said
 
 
 def test_what_the_issue_of_published_recalls_needs():
