@@ -30,6 +30,7 @@ class AggregationSpec:
     constructor: str  # MODULE:CONSTRUCTOR of this package
     fc_output_dim: int | None = None  # default of the linear layer; None: that of the backbone
     of_vectors: bool = False  # for backbones whose map has one location; all others are for larger
+    extends: str = ""  # the aggregation whose tensors it has, beside more; training starts from it
 
 
 AGGREGATIONS = {
@@ -39,6 +40,8 @@ AGGREGATIONS = {
     "max": AggregationSpec("pooling:maximum"),
     "seqpool": AggregationSpec("pooling:seqpool"),
     "none": AggregationSpec("pooling:none", of_vectors=True),
+    "netvlad": AggregationSpec("netvlad:NetVLAD", fc_output_dim=0),
+    "crn": AggregationSpec("crn:CRN", fc_output_dim=0, extends="netvlad"),
 }
 
 
