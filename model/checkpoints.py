@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from model.aggregation import AGGREGATIONS, Option, build_aggregation, check_aggregation
 from model.backbones import BACKBONES
 from model.backbones.build import find_pretrained
 from model.checkpoint_files import read_checkpoint
-from model.network import GeoLocalizationNet, architecture_of, build_network
+from model.network import GeoLocalizationNet, architecture_of, build_network, remove_whitening
 
 _WRAPPERS = ("model_state_dict", "state_dict")
 # What files that say no architecture may have, all of them published or older than this module.
@@ -61,6 +62,56 @@ def network_of(
         network.image_size = (
             _trained_size(checkpoint, path, architecture["backbone"]) or network.image_size
         )
+    return network
+
+
+def start_network(
+    path: str | os.PathLike,
+    aggregation: str | None = None,
+    aggregation_args: Mapping[str, Option] | None = None,
+    train_all_layers: bool = False,
+    freeze_te: int = 0,
+) -> GeoLocalizationNet:
+    """Build the network that a training starts from: that of a checkpoint, without its whitening.
+
+    Where the aggregation that is asked for extends the checkpoint's, such as CRN extends NetVLAD,
+    it gets the checkpoint's tensors, and its own are random.
+
+    Args:
+        path: Of the checkpoint, see `load_network`.
+        aggregation: Key of AGGREGATIONS; None for the checkpoint's.
+        aggregation_args: Options of the aggregation; those that are missing are the checkpoint's.
+        train_all_layers: See `build_network`; so is `freeze_te`.
+        freeze_te: Number of blocks.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not such a checkpoint, or has another aggregation.
+    """
+    network = remove_whitening(load_network(path, train_all_layers, freeze_te))
+    found = network.architecture["aggregation"]
+    aggregation = aggregation or found
+    check_aggregation(aggregation, network.architecture["backbone"], found)
+    first = AGGREGATIONS[aggregation].extends
+    if found not in (aggregation, first):
+        raise ValueError(
+            f"{path} has the aggregation {found}: --aggregation {aggregation} starts from a "
+            f"network with {f'{first} or ' if first else ''}{aggregation}"
+        )
+    args = network.architecture.get("aggregation_args", {}) | (aggregation_args or {})
+    names = (aggregation, network.backbone.out_channels, network.architecture["fc_output_dim"])
+    layers, tensors = build_aggregation(*names, args), network.aggregation.state_dict()
+    try:
+        layers.load_state_dict(tensors, strict=aggregation == found)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not have the tensors of {aggregation} with --aggregation_args {args}: "
+            f"{' '.join(str(error).split())}"
+        ) from None
+    network.aggregation, network.out_dim = layers, layers.out_dim
+    network.architecture |= {"aggregation": aggregation} | (
+        {"aggregation_args": args} if args else {}
+    )
     return network
 
 

@@ -120,7 +120,7 @@ def test_an_aggregation_refuses_the_state_of_another(saved, loading):
     state = build_aggregation(saved, 5, 0).state_dict()
     if saved == loading:
         aggregation.load_state_dict(state)
-    elif {"gem", "gem_plain", "seqpool"} & {saved, loading}:
+    elif {saved, loading} - {"avg", "max", "none"}:
         with pytest.raises(RuntimeError, match="Unexpected key|Missing key"):
             aggregation.load_state_dict(state)
     else:
@@ -135,7 +135,8 @@ def test_aggregations_have_the_promised_length(maps, name, fc_output_dim):
     """out_dim, unit length; `none` is for maps of one location."""
     aggregation = build_aggregation(name, 5, fc_output_dim)
     descriptors = aggregation(maps[:, :, :1, :1] if name == "none" else maps)
-    assert descriptors.shape == (3, fc_output_dim or 5) == (3, aggregation.out_dim)
+    own_dim = 5 * 64 if name in ("netvlad", "crn") else 5
+    assert descriptors.shape == (3, fc_output_dim or own_dim) == (3, aggregation.out_dim)
     torch.testing.assert_close(descriptors.norm(dim=1), torch.ones(3), rtol=0, atol=1e-4)
 
 

@@ -165,12 +165,14 @@ def find_centroids(local_descriptors: torch.Tensor, clusters: int, seed: int) ->
 
 @torch.no_grad()
 def draw_local_descriptors(
-    backbone: nn.Module, batches: Iterable[torch.Tensor], per_image: int = 100, seed: int = 0
+    network: nn.Module, batches: Iterable[torch.Tensor], per_image: int = 100, seed: int = 0
 ) -> torch.Tensor:
-    """Return local descriptors at random locations of images; of 500 images in the originals.
+    """Return local descriptors at random locations of images, to initialise an aggregation with.
+
+    NetVLAD, VGB and OpenIBL draw 100 of each of 500 training images.
 
     Args:
-        backbone: Images to feature maps; computes in evaluation mode, on the device it is on.
+        network: Its `feature_maps` are computed in evaluation mode, on the device it is on.
         batches: Images [B, 3, H, W], ImageNet-normalised; sizes may differ from batch to batch.
         per_image: Locations of an image; of smaller maps, all.
         seed: Of the locations.
@@ -182,14 +184,16 @@ def draw_local_descriptors(
         ValueError: If there are no images.
     """
     rng, drawn = np.random.default_rng(seed), []
-    device, was_training = next(backbone.parameters()).device, backbone.training
-    backbone.eval()
+    device, modes = next(network.parameters()).device, [one.training for one in network.modules()]
+    network.eval()
     for images in batches:
-        for locations in backbone(images.to(device)).flatten(2).float():  # [C, h w]
+        for locations in network.feature_maps(images.to(device)).flatten(2):  # [C, h w]
             num_locations = locations.shape[1]
             chosen = rng.choice(num_locations, min(per_image, num_locations), replace=False)
-            drawn.append(F.normalize(locations[:, torch.from_numpy(chosen)].T).cpu())
-    backbone.train(was_training)
+            descriptors = locations[:, torch.from_numpy(chosen).to(device)].T.float()
+            drawn.append(F.normalize(descriptors).cpu())
+    for layer, was_training in zip(network.modules(), modes, strict=True):
+        layer.training = was_training
     if not drawn:
         raise ValueError("There are no images to draw local descriptors from")
     return torch.cat(drawn)
