@@ -49,8 +49,6 @@ class TupleSetParams:
     # with half of these 30, at least one crop of each panorama is a positive.
     max_heading_difference_deg: float = 15.0
     sample_seed: int = 0  # not that of the training: repeated trainings have the same images
-    other_panoramas_only: bool = False  # positives are of other panoramas than the query, as for
-    # OpenIBL's mining
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -136,49 +134,48 @@ def open_tuple_set(folder: str | os.PathLike, params: TupleSetParams) -> TupleSe
         FileNotFoundError: If a folder is missing or empty, or only one of the two is there.
         ValueError: If names lack positions, or no query has a positive.
     """
-    root = Path(folder).resolve()
-    database_folder, queries_folder = find_database(root), root / QUERIES_FOLDER
-    if database_folder is None and not queries_folder.is_dir():
+    parts = _find_parts(Path(folder).resolve())
+    notes, bound_deg = (), None
+    if parts is None:
         database, queries, notes = _draw_panoramas(list_images(folder, is_mapped=True), params)
-        headings_deg = [read_fields(paths, ["heading"])[0] for paths in (database, queries)]
         bound_deg = params.max_heading_difference_deg
-    elif database_folder is None or not queries_folder.is_dir():
-        missing, there = "database", queries_folder
-        if database_folder is not None:
-            missing, there = QUERIES_FOLDER, database_folder
-        raise FileNotFoundError(
-            f"{root} has no folder {missing}: training on tuples needs database/ and queries/, or "
-            f"images to draw panoramas from, which may be those of {there}"
-        )
     else:
-        database, queries, notes = list_images(database_folder), list_images(queries_folder), ()
-        headings_deg = bound_deg = None
+        database, queries = map(list_images, parts)
     positions = read_positions(database, queries)
     positives, near = find_positives(positions, params)
-    if headings_deg is not None:
-        positives = positives.where(_look_alike(positives, *headings_deg, bound_deg))
-    panoramas = _read_panoramas(database, queries)
-    if params.other_panoramas_only and panoramas is not None:
-        positives = positives.where(
-            panoramas[0][positives.indices] != panoramas[1][positives.queries]
-        )
+    if bound_deg is not None:
+        positives = positives.where(_look_alike(positives, database, queries, bound_deg))
     has_positives = positives.counts > 0
     if not has_positives.any():
         raise ValueError(
-            f"None of the {len(queries):,} queries of {root} has a positive, a database image "
+            f"None of the {len(queries):,} queries of {folder} has a positive, a database image "
             f"within {params.positive_radius_m:g} m: are the positions in the names in metres, and "
             "those of queries and database of the same places?"
         )
+    kept = queries.subset(has_positives)
     return TupleSet(
         database,
-        queries.subset(has_positives),
+        kept,
         positives.subset(has_positives),
         near.subset(has_positives),
         int((~has_positives).sum()),
-        None if panoramas is None else panoramas[0],
-        None if panoramas is None else panoramas[1][has_positives],
+        *_read_panoramas(database, kept),
         _hash_set(database, queries, params, bound_deg),
         (*notes, *positions.notes),
+    )
+
+
+def _find_parts(root: Path) -> tuple[Path, Path] | None:
+    """Return the folders of database and queries, None if there is neither."""
+    database, queries = find_database(root), root / QUERIES_FOLDER
+    if database is None and not queries.is_dir():
+        return None
+    if database is not None and queries.is_dir():
+        return database, queries
+    missing, there = (QUERIES_FOLDER, database) if database else ("database", queries)
+    raise FileNotFoundError(
+        f"{root} has no folder {missing}: training on tuples needs database/ and queries/, or "
+        f"images to draw panoramas from, which may be those of {there}"
     )
 
 
@@ -191,9 +188,12 @@ def find_positives(positions: Positions, params: TupleSetParams) -> tuple[Neighb
 
 
 def _look_alike(
-    pairs: Neighbours, database_deg: np.ndarray, queries_deg: np.ndarray, bound_deg: float
+    pairs: Neighbours, database: ImagePaths, queries: ImagePaths, bound_deg: float
 ) -> np.ndarray:
     """Return whether headings differ by at most a bound, or are unknown. bool [num_pairs]."""
+    database_deg, queries_deg = (
+        read_fields(paths, ["heading"])[0] for paths in (database, queries)
+    )
     differences = database_deg[pairs.indices] - queries_deg[pairs.queries]
     return ~(np.abs((differences + 180) % 360 - 180) > bound_deg)
 
@@ -237,7 +237,7 @@ def _draw_panoramas(
     note = (
         f"These are a seeded sample of {len(drawn):,} of {len(first):,} panoramas (the paper's "
         f"subset of SF-XL is not public). Queries and database are of different panoramas; "
-        "headings of a query and its positives differ by at most "
+        "headings of a query and its positives, where names have them, differ by at most "
         f"{params.max_heading_difference_deg:g} degrees"
     )
     return database, queries, (note,)
@@ -250,7 +250,7 @@ def _paths_of_lines(folder: str | os.PathLike, lines: Iterable[bytes]) -> ImageP
 
 def _read_panoramas(
     database: ImagePaths, queries: ImagePaths
-) -> tuple[np.ndarray, np.ndarray] | None:
+) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
     """Return a number for the panorama of each image, two int64; None if names have no pano id.
 
     An image without a pano id among others is a panorama of its own.
@@ -261,7 +261,7 @@ def _read_panoramas(
         own = sign * np.arange(1, len(paths) + 1)
         numbers.append(np.where(has_id, hashes.view(np.int64), own))
         has_any |= bool(has_id.any())
-    return tuple(numbers) if has_any else None
+    return (numbers[0], numbers[1]) if has_any else (None, None)
 
 
 def _hash_panoramas(paths: ImagePaths) -> tuple[np.ndarray, np.ndarray]:
@@ -273,7 +273,7 @@ def _hash_set(
     database: ImagePaths, queries: ImagePaths, params: TupleSetParams, bound_deg: float | None
 ) -> str:
     """Return the digest of all names, and of what makes positives of them."""
-    radii = params.positive_radius_m, params.negative_radius_m, params.other_panoramas_only
+    radii = params.positive_radius_m, params.negative_radius_m
     numbers = _DIGEST_VERSION, len(database), len(queries), *radii, bound_deg
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=12)
     for paths in (database, queries):
