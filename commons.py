@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import traceback
 import uuid
 import warnings
@@ -36,6 +37,7 @@ _NOISY_LOGGERS = (
     *("numba", "filelock"),
 )
 LONGEST_WAIT = datetime.timedelta(hours=2)  # for the main process; torchrun ends it if one dies
+_FREEING_S = 0.2  # torch 2.4 waits for its threads, and these for this one, if they free tensors
 _DISK_IS_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _USER_ERRORS = (ValueError, OSError)  # bad data, missing files: their text is a sentence
@@ -97,6 +99,7 @@ def run_command(main: Callable[[], None]) -> None:
             dist.init_process_group(timeout=LONGEST_WAIT)
         main()
         if num_ranks() > 1:
+            time.sleep(_FREEING_S)
             dist.destroy_process_group()
     except Stopped as stopped:
         logging.warning(str(stopped))
