@@ -493,9 +493,7 @@ def code_version() -> str:
         return VERSION
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        commit = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        commit = subprocess.check_output(command, cwd=folder, stderr=subprocess.DEVNULL, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return VERSION
-    return f"{VERSION}+{commit}"
+    return f"{VERSION}+{commit.decode().strip()}"
