@@ -150,7 +150,7 @@ def test_two_processes_train_as_one(line, tmp_path):
 def test_the_loss_is_that_of_the_descriptors_of_each_tuple(line):
     settings = TupleSettings.from_flags(vars(parse_train_arguments([*line, "--margin=0.4"])))
     objective = settings.open()
-    objective.attach(torch.nn.Identity(), (32, 48), torch.device("cpu"))
+    objective.attach(torch.nn.Identity(), None, (32, 48), torch.device("cpu"))
     rows = torch.randn(10, 7, generator=torch.Generator().manual_seed(1))
     loss = objective.loss(lambda images: images, Batch(rows, torch.tensor([4, 9]), []))
     queries, positives = rows[[0, 5]], rows[[1, 6]]

@@ -38,7 +38,10 @@ class Triplets:
     def describe(self, whole=False):
         return "Made-up tuples"
 
-    def attach(self, network, image_size, device):
+    def module(self, network):
+        return network
+
+    def attach(self, network, optimizer, image_size, device):
         self.shape = (self.flags["batch_size"], 3, *image_size)
 
     def num_iterations(self, epoch):

@@ -108,7 +108,17 @@ class Classification:
             return f"{self.index.describe()}\nTrained are groups 0 to {last}"
         return self.index.describe(self.settings.groups_num)
 
-    def attach(self, network: nn.Module, image_size: ImageSize, device: torch.device) -> None:
+    def module(self, network: nn.Module) -> nn.Module:
+        """Return the network itself; see `Objective.module`."""
+        return network
+
+    def attach(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        image_size: ImageSize,
+        device: torch.device,
+    ) -> None:
         """Make a head for each group, and the loader; see `Objective.attach`."""
         settings, (height, width) = self.settings, image_size
         if height != width:

@@ -44,11 +44,27 @@ class Objective(Protocol):
     def describe(self, whole: bool = False) -> str:
         """Return what is trained on, in words; `whole` for --dry_run: also what is left out."""
 
-    def attach(self, network: nn.Module, image_size: ImageSize, device: torch.device) -> None:
+    def module(self, network: nn.Module) -> nn.Module:
+        """Return what `loss` calls: the network itself, or what reads more out of it.
+
+        Its parameters are those of the network; torchrun and torch.compile wrap it.
+
+        Raises:
+            ValueError: If the method cannot train this network.
+        """
+
+    def attach(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        image_size: ImageSize,
+        device: torch.device,
+    ) -> None:
         """Prepare to train a network; called once.
 
         Args:
             network: Images [B, 3, H, W] to descriptors [B, network.out_dim]; on the device.
+            optimizer: Of the network, for methods that begin anew in between.
             image_size: Of training images: height and width, in pixels.
             device: Where to train.
 
@@ -75,7 +91,7 @@ class Objective(Protocol):
         """Yield the batches of an epoch within its `turn`; mining and generations happen here.
 
         Args:
-            model: The network, as it is called under torchrun.
+            model: What `module` returned, as it is called under torchrun.
             epoch: Counted from 0.
             first: Iteration to begin with; the batches before it are skipped.
         """

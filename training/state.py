@@ -94,12 +94,12 @@ class Training:
         self.device = device
         self.optimization = optimization
         self.network = network.to(device, memory_format=torch.channels_last)
-        self.model = self._parallel_network()  # what is called: the same tensors
+        self.model = self._parallel(objective.module(network))  # called: the same tensors
         is_scaled = optimization.autocast_dtype is torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=is_scaled)
         self.objective = objective
         self.optimizer = make_optimizer(network, optimization.optimizer, device)
-        objective.attach(network, image_size, device)
+        objective.attach(network, self.optimizer, image_size, device)
         self.epoch_num = 0  # epochs that are done
         self.begin_epoch()
         self.best_val_recall, self.best_epoch = -1.0, -1
@@ -110,8 +110,7 @@ class Training:
         set_epoch(self.optimizer, self.optimization.optimizer, self.epoch_num)
         self.progress = Progress(self.epoch_num, self.device, self.scaler.is_enabled())
 
-    def _parallel_network(self) -> nn.Module:
-        model: nn.Module = self.network
+    def _parallel(self, model: nn.Module) -> nn.Module:
         if commons.num_ranks() > 1:
             if self.device.type == "cuda":
                 model = _with_synced_batch_norm(model)

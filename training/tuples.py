@@ -150,7 +150,17 @@ class Tuples:
             f"{self.miner.num_queries(0):,} queries"
         )
 
-    def attach(self, network: nn.Module, image_size: ImageSize, device: torch.device) -> None:
+    def module(self, network: nn.Module) -> nn.Module:
+        """Return the network itself; see `Objective.module`."""
+        return network
+
+    def attach(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        image_size: ImageSize,
+        device: torch.device,
+    ) -> None:
         """Make the loader; see `Objective.attach`."""
         settings = self.settings
         self.network, self.device, self._size = network, device, image_size
