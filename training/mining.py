@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
 from datasets.ground_truth import Neighbours
 from datasets.tuples import TupleSet
@@ -69,8 +70,8 @@ class Draws:
     Attributes:
         queries: Indices of the queries. int64 [n].
         database: Indices of the database images to extract, ascending. int64 [m].
-        candidates: For each query the database images that may become its negatives, as drawn; -1
-            fills up. Those near the query are left out later. int64 [n, c].
+        candidates: Database images that may become negatives of each query, in the order of the
+            draw, or -1; those near the query are left out later. int [n, c].
     """
 
     queries: np.ndarray
@@ -89,8 +90,8 @@ class Miner:
 
     The best positive is the nearest one. Negatives are the nearest candidates; equally near ones in
     the order of the draw (`partial`) or by index (`full`, `openibl`). No image near the query, as
-    the tuple set says, is a negative. VGB draws the pool among all images and leaves out near ones
-    afterwards, in `full` and `random` they are not drawn here: the pool is a little larger.
+    the tuple set says, is a negative. As in VGB pools are drawn among all images, those near a
+    query are left out afterwards; OpenIBL draws as many others for them.
 
     Attributes:
         remembered: The last negatives of each query, -1 where there are none; all that changes from
@@ -142,17 +143,22 @@ class Miner:
         """
         rng = np.random.default_rng((self._seed, epoch, loop))
         queries = self._draw_queries(rng, epoch, loop)
+        size = self._params.pool_size
+        if not self._kind.takes_nearest:
+            size = self._params.num_negatives + self._near.counts[queries].max()
+        size = min(size, self._num_database)
+        # A pool is a stretch of one random order, from a random place on.
+        order = rng.permutation(self._num_database).astype(np.int32)
+        places = rng.integers(self._num_database, size=len(queries))
         if self._kind.shares_pool:
-            size = min(self._params.pool_size, self._num_database)
-            pool = rng.choice(self._num_database, size, replace=False)
-            candidates = np.broadcast_to(pool, (len(queries), size))
-        else:
-            candidates = self._draw_far(rng, queries)
+            places[:] = 0
+        pools = sliding_window_view(np.resize(order, self._num_database + size), size)
+        candidates = pools[places]
         if self._kind.extracts_all:
             return Draws(queries, np.arange(self._num_database), candidates)
-        needed = _pairs(self._positives, queries)[1].astype(np.int64)
-        if self._kind.shares_pool:
-            needed = np.concatenate((needed, pool))
+        needed = _pairs(self._positives, queries)[1]
+        if self._kind.takes_nearest:
+            needed = np.concatenate((needed, candidates.ravel()))
         return Draws(queries, np.unique(needed), candidates)
 
     def mine(self, draws: Draws, distances: np.ndarray) -> np.ndarray:
@@ -206,19 +212,6 @@ class Miner:
         order = np.random.default_rng((self._seed, epoch, passes, 1)).permutation(self._usable)
         return order[part * size : (part + 1) * size]
 
-    def _draw_far(self, rng: np.random.Generator, queries: np.ndarray) -> np.ndarray:
-        """Draw images that are not near, for each query by itself."""
-        kind, params = self._kind, self._params
-        size = params.pool_size if kind.takes_nearest else params.num_negatives
-        candidates = np.full((len(queries), min(size, self._num_database)), -1)
-        for row, query in zip(candidates, queries, strict=True):
-            near = self._near.of(query)
-            num_far = self._num_database - len(near)
-            ranks = rng.choice(num_far, min(size, num_far), replace=False, shuffle=False)
-            far_before = near - np.arange(len(near))  # images that are not near, before each near
-            row[: len(ranks)] = ranks + np.searchsorted(far_before, ranks, side="right")
-        return candidates
-
     def _choose_positives(
         self, draws: Draws, distances: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -235,27 +228,46 @@ class Miner:
         """Return the negatives of each query, and how many different ones they are."""
         candidates = draws.candidates
         if self._kind.extracts_all:
-            last = self.remembered[draws.queries]
-            candidates = np.sort(np.concatenate((last, candidates), axis=1), axis=1)
-            candidates[:, 1:][candidates[:, 1:] == candidates[:, :-1]] = -1
-        costs = np.zeros(candidates.shape, np.float32)
-        if self._kind.takes_nearest:
-            columns = np.searchsorted(draws.database, np.maximum(candidates, 0))
-            costs = np.take_along_axis(distances, columns, axis=1)
-        is_out = (candidates < 0) | self._is_near(draws.queries, candidates) | ~np.isfinite(costs)
-        order = np.argsort(np.where(is_out, np.inf, costs), axis=1, kind="stable")
-        num_negatives = self._params.num_negatives
-        num_found = np.minimum((~is_out).sum(axis=1), num_negatives)
-        repeated = np.arange(num_negatives) % np.maximum(num_found, 1)[:, None]
-        chosen = np.take_along_axis(order, repeated, axis=1)
-        return np.take_along_axis(candidates, chosen, axis=1), num_found
+            candidates = np.concatenate((self.remembered[draws.queries], candidates), axis=1)
+        costs = self._measure(draws, candidates, distances)
+        rows, columns = self._find_nearest(draws.queries, candidates, costs)
+        images = candidates[rows, columns]
+        ties = images if self._kind.extracts_all else columns
+        order = np.lexsort((ties, costs[rows, columns], rows))
+        rows, images = rows[order], images[order]
+        is_new = np.append(True, (rows[1:] != rows[:-1]) | (images[1:] != images[:-1]))[: len(rows)]
+        rows, images = rows[is_new], np.append(images[is_new], -1)
+        num_found = np.bincount(rows, minlength=len(candidates))
+        first = np.cumsum(num_found) - num_found
+        num_found = np.minimum(num_found, self._params.num_negatives)
+        repeated = np.arange(self._params.num_negatives) % np.maximum(num_found, 1)[:, None]
+        return images[first[:, None] + repeated], num_found
 
-    def _is_near(self, queries: np.ndarray, images: np.ndarray) -> np.ndarray:
-        """Return whether database images, a row for each query, are near it. bool [n, c]."""
-        rows, near = _pairs(self._near, queries)
-        keys = np.append(rows * self._num_database + near, np.iinfo(np.int64).max)  # ascending
-        wanted = np.arange(len(queries))[:, None] * self._num_database + images
-        return keys[np.searchsorted(keys, wanted)] == wanted
+    def _measure(self, draws: Draws, candidates: np.ndarray, distances: np.ndarray) -> np.ndarray:
+        """Return distances to candidates; inf if they are unreadable, 0 if they do not matter."""
+        if not self._kind.takes_nearest:
+            return np.zeros(candidates.shape, np.float32)
+        column_of = np.zeros(self._num_database, np.int64)
+        column_of[draws.database] = np.arange(len(draws.database))
+        costs = np.take_along_axis(distances, column_of[candidates], axis=1)
+        return np.where((candidates >= 0) & np.isfinite(costs), costs, np.inf)
+
+    def _find_nearest(
+        self, queries: np.ndarray, candidates: np.ndarray, costs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows and columns of nearest candidates that are readable and not near.
+
+        They are some more than needed: those that are near a query may be the nearest of all, and
+        what it remembers may be drawn again.
+        """
+        most_near = self._near.counts[queries].max()
+        enough = min(2 * self._params.num_negatives + most_near, candidates.shape[1])
+        limits = np.partition(costs, enough - 1, axis=1)[:, enough - 1 : enough]
+        rows, columns = np.nonzero((costs <= limits) & (costs < np.inf))
+        near_rows, near = _pairs(self._near, queries)
+        pairs = near_rows * self._num_database + near
+        is_near = np.isin(rows * self._num_database + candidates[rows, columns], pairs)
+        return rows[~is_near], columns[~is_near]
 
 
 def cross_distances(
