@@ -21,7 +21,7 @@ import commons
 FOLDER = Path(__file__).resolve().parent
 BENCHMARKS = (
     *("partition", "listing", "data_path", "training", "extraction", "search", "indexes"),
-    *("eval_sets", "evaluation", "name_figures", "backbones", "netvlad", "whitening"),
+    *("eval_sets", "evaluation", "name_figures", "backbones", "netvlad", "whitening", "mining"),
 )
 PACKAGES = ("torch", "torchvision", "numpy", "numba", "faiss-cpu", "onnxruntime", "pillow")
 

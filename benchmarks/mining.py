@@ -160,9 +160,7 @@ def make_descriptors(
     return tuple(both)
 
 
-def time_loop(
-    tuple_set: TupleSet, mining: str, queries: np.ndarray, database: np.ndarray
-) -> float:
+def time_loop(tuple_set: TupleSet, mining: str, queries: np.ndarray, database: np.ndarray) -> float:
     """Measure the loop over queries, from a few of them; stop if it gives other tuples."""
     miner = make_miner(tuple_set, mining)
     draws = miner.draw(0, 0)
