@@ -17,7 +17,7 @@ from tools.export import largest_difference, main
 # names in the state dict.
 NETWORKS = [
     *[("ResNet18", "gem"), ("EfficientNet_Lite0", "avg"), ("MobileNetV2", "max")],
-    *[("CCT14_224", "seqpool"), ("DINOv2_S", "gem")],
+    *[("CCT14_224", "seqpool"), ("DINOv2_S", "gem"), ("Tiny", "netvlad"), ("TinyPlain", "crn")],
 ]
 FORMATS = ("torchscript", "onnx")
 

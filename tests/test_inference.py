@@ -73,7 +73,7 @@ def test_transformers_give_the_same_descriptors(backbone):
     assert_equal_descriptors(network, optimize(network))
 
 
-@pytest.mark.parametrize("pooling", ["gem", "avg", "max"])
+@pytest.mark.parametrize("pooling", ["gem", "avg", "max", "netvlad", "crn"])
 def test_every_pooling_goes_with_it(pooling):
     network = make_network("ResNet18", pooling)
     if pooling == "gem":

@@ -48,7 +48,7 @@ class NetVLAD(nn.Module):
             raise ValueError(f"--aggregation_args clusters={clusters}: needed are 2 at least")
         self.vladv2 = vladv2
         self.conv = nn.Conv2d(channels, clusters, 1, bias=vladv2)
-        self.centroids = nn.Parameter(torch.rand(clusters, channels))
+        self.centroids = nn.Parameter(F.normalize(torch.randn(clusters, channels)))
         vlad_dim = clusters * channels
         self.linear = nn.Linear(vlad_dim, fc_output_dim) if fc_output_dim else nn.Identity()
         self.has_linear = fc_output_dim > 0
