@@ -60,6 +60,7 @@ from training.metrics import (
 from training.objective import Objective
 from training.setup import (
     Settings,
+    initialise_aggregation,
     load_eval_sets,
     make_network,
     make_training,
@@ -93,6 +94,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         commons.seed_everything(args.seed, args.deterministic)
         network = make_network(vars(args), checkpoint, path)
         settings = settings.for_network(network)
+        inference = Inference(
+            device, args.infer_batch_size, args.num_workers, io_retries=args.io_retries
+        )
+        if path is None and args.resume_model is None:
+            initialise_aggregation(network, objective, settings, inference)
         training = make_training(network, objective, settings, checkpoint, path)
 
         absent = {"aggregation_args": {}, "input_scaling": None}  # where the network has none
@@ -117,9 +123,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         del checkpoint  # as large as the training itself
         logging.info(f"{objective.describe()}\nValidation: {val_set}. Test: {test_set}")
 
-        inference = Inference(
-            device, args.infer_batch_size, args.num_workers, io_retries=args.io_retries
-        )
         validate = partial(
             evaluate,
             eval_set=val_set,

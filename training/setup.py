@@ -1,17 +1,21 @@
 """Turn the flags of train.py into settings, networks, evaluation sets and a training."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import commons
 from datasets.catalog import TRAIN_SETS
 from datasets.eval_set import EvalSet, Labels, load_own_set, load_test_set
 from evaluation import Protocol
-from evaluation.views import parse_resize
+from evaluation.descriptors import Inference, load_windows
+from evaluation.views import View, parse_resize
 from methods import METHODS
+from model.aggregation.netvlad import draw_local_descriptors
 from model.checkpoints import load_network, network_of
 from model.network import (
     IMAGE_SIZE,
@@ -32,6 +36,7 @@ OBJECTIVES: dict[str, type[ObjectiveSettings]] = {
     "tuples": TupleSettings,
 }
 _ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation", "aggregation_args", "input_scaling")
+NUM_INITIAL_IMAGES = 500  # local descriptors of theirs are clustered: as VGB and OpenIBL
 _FREEZING = ("train_all_layers", "freeze_te")
 
 
@@ -47,6 +52,7 @@ class Settings:
     # the network
     resize: str | None  # of test images, see `choose_resize`
     whitening: WhiteningParams | None  # last layer of the network that is tested
+    seed: int
 
     def for_network(self, network: GeoLocalizationNet) -> "Settings":
         """Return them with the image sizes of a network, where flags do not give any."""
@@ -82,6 +88,7 @@ def read_settings(flags: dict[str, Any]) -> Settings:
         flags["image_size"],
         flags["resize_test_imgs"],
         read_whitening(flags),
+        flags["seed"],
     )
     settings.optimization.check(settings.device)
     choose_architecture(**{name: flags[name] for name in _ARCHITECTURE})
@@ -129,6 +136,32 @@ def make_network(
         return load_network(start, **freezing)
     names = (*_ARCHITECTURE, "backbone_weights")
     return build_network(**{name: flags[name] for name in names}, **freezing)
+
+
+def initialise_aggregation(
+    network: GeoLocalizationNet, objective: Objective, settings: Settings, inference: Inference
+) -> None:
+    """Start a new network's aggregation from local descriptors of training images, if it does so.
+
+    The main process does it: those of a job get its weights when they make their training.
+
+    Args:
+        network: New; on the CPU.
+        objective: Its training images are drawn from.
+        settings: Have the size of training images.
+        inference: How images go through the backbone.
+    """
+    if not hasattr(network.aggregation, "initialise") or commons.rank() > 0:
+        return
+    logging.info("Clusters are searched in local descriptors of training images")
+    view = View("{}x{}".format(*settings.height_width))
+    paths = objective.sample_images(NUM_INITIAL_IMAGES)
+    inference = replace(inference, skip_unreadable=True)
+    ((_, pieces),) = load_windows(paths, [range(len(paths))], inference)
+    images = (view(torch.cat([part for _, part in batch])).flatten(0, 1) for batch in pieces)
+    body = nn.Sequential(network.input_scaling, network.backbone).to(inference.device)
+    seed = settings.seed
+    network.aggregation.initialise(draw_local_descriptors(body, images, seed=seed), seed)
 
 
 def make_training(
