@@ -56,6 +56,12 @@ def parse_train_arguments(
     _check_common(cli, args)
     if args.resume_train == "auto" and not args.save_dir:
         cli.error("--resume_train auto resumes the run in --save_dir: say which folder that is")
+    first = AGGREGATIONS[args.aggregation].extends if args.aggregation else ""
+    if first and not (args.resume_model or args.resume_train or args.dry_run):
+        cli.error(
+            f"--aggregation {args.aggregation} starts from a network with {first}, trained on the "
+            "same training set: --resume_model RUN/best_model.pth"
+        )
     return args
 
 

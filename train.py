@@ -60,7 +60,6 @@ from training.metrics import (
 from training.objective import Objective
 from training.setup import (
     Settings,
-    initialise_aggregation,
     load_eval_sets,
     make_network,
     make_training,
@@ -94,11 +93,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         commons.seed_everything(args.seed, args.deterministic)
         network = make_network(vars(args), checkpoint, path)
         settings = settings.for_network(network)
-        inference = Inference(
-            device, args.infer_batch_size, args.num_workers, io_retries=args.io_retries
-        )
-        if path is None and args.resume_model is None:
-            initialise_aggregation(network, objective, settings, inference)
         training = make_training(network, objective, settings, checkpoint, path)
 
         absent = {"aggregation_args": {}, "input_scaling": None}  # where the network has none
@@ -127,14 +121,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             evaluate,
             eval_set=val_set,
             protocol=settings.protocol,
-            inference=inference,
+            inference=settings.inference,
             min_predictions=args.best_by,
         )
         fit(training, checkpointer, validate, args.epochs_num, args.best_by)
-        model_file = whiten_best(folder, objective, settings, inference, args.whiten_images)
+        model_file = whiten_best(folder, objective, settings, args.whiten_images)
         pictures = (args.num_preds_to_save, args.save_only_wrong_preds)
         provenance = {"method": args.method, "seed": args.seed} | software
-        test(model_file, test_set, settings.protocol, inference, pictures, provenance)
+        test(model_file, test_set, settings.protocol, settings.inference, pictures, provenance)
         logging.info(f"Model, checkpoint, metrics and results are in {folder}")
 
 
@@ -236,7 +230,6 @@ def whiten_best(
     run_folder: Path,
     objective: Objective,
     settings: Settings,
-    inference: Inference,
     num_images: int,
 ) -> Path:
     """Save the network of the best epoch with a whitening as its last layer, if it is to have one.
@@ -247,18 +240,17 @@ def whiten_best(
     Args:
         run_folder: Holds the network, gets the whitened one.
         objective: Its training images are what the whitening is fitted to.
-        settings: Have the whitening, and the size of training images.
-        inference: How images go through the network.
+        settings: Have the whitening, the size of training images, and how to extract.
         num_images: To fit to, at most.
     """
     if settings.whitening is None:
         return run_folder / BEST
     with commons.main_process_first():  # it has written it
-        network = load_network(run_folder / BEST).eval().to(inference.device)
+        network = load_network(run_folder / BEST).eval().to(settings.device)
     whitening = fit_to_images(
         optimize(network),
         objective.sample_images(num_images),
-        replace(inference, skip_unreadable=True),
+        replace(settings.inference, skip_unreadable=True),
         View("{}x{}".format(*settings.height_width)),
         settings.whitening,
         num_images,

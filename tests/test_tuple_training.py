@@ -246,3 +246,33 @@ def test_what_cannot_be_trained_on_is_refused_with_a_sentence(line, tmp_path, re
     assert "invalid choice: 'netvlat'" in refused(train_main, ["--method=netvlat"], 2)
     assert "at most 1" not in refused(train_main, [*line, "--momentum=1.5"], 2)
     assert "--batch_size" in refused(train_main, [*line, "--batch_size=20"], 1)
+    assert "starts from a network with netvlad" in refused(train_main, ["--method=crn"], 2)
+
+
+def test_crn_starts_from_a_netvlad_that_starts_from_clusters(line, tmp_path):
+    netvlad = tmp_path / "netvlad"
+    line = [*line, "--method=netvlad", "--aggregation_args", "clusters=3", "--epochs_num=1"]
+    whitening = ["--whiten_dim=5"]
+    train_main([*line, *whitening, f"--save_dir={netvlad}", "--lr=1e-12"])
+    trained = load_network(netvlad / "best_model.pth")
+    centroids = trained.aggregation.centroids
+    assert trained.out_dim == 3 * 16
+    assert load_network(netvlad / "whitened_model.pth").out_dim == 5
+    # Clusters of places of one colour each: centroids are their local descriptors' means.
+    assert torch.all((centroids.norm(dim=1) > 0.5) & (centroids.norm(dim=1) <= 1 + 1e-5))
+    weight = trained.aggregation.conv.weight.flatten(1)
+    torch.testing.assert_close(
+        torch.nn.functional.normalize(weight),
+        torch.nn.functional.normalize(centroids),
+        rtol=0,
+        atol=1e-4,
+    )
+    crn = [*line, "--method=crn", f"--resume_model={netvlad / 'whitened_model.pth'}"]
+    train_main([*crn, *whitening, f"--save_dir={tmp_path / 'crn'}", "--lr=1e-12"])
+    started = load_network(tmp_path / "crn" / "best_model.pth")
+    assert started.architecture["aggregation"] == "crn"
+    torch.testing.assert_close(started.aggregation.centroids, centroids, rtol=0, atol=1e-6)
+    result = json.loads((tmp_path / "crn" / "results.json").read_text())
+    assert (result["aggregation"], result["descriptor_dim"]) == ("crn", 5)
+    args = json.loads((tmp_path / "crn" / "args.json").read_text())
+    assert args["lr_factors"] == {"aggregation.crn.*": 10.0} and args["optimizer"] == "sgd"

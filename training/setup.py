@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import commons
 from datasets.catalog import TRAIN_SETS
@@ -16,7 +15,7 @@ from evaluation.descriptors import Inference, load_windows
 from evaluation.views import View, parse_resize
 from methods import METHODS
 from model.aggregation.netvlad import draw_local_descriptors
-from model.checkpoints import load_network, network_of
+from model.checkpoints import network_of, start_network
 from model.network import (
     IMAGE_SIZE,
     GeoLocalizationNet,
@@ -52,6 +51,8 @@ class Settings:
     # the network
     resize: str | None  # of test images, see `choose_resize`
     whitening: WhiteningParams | None  # last layer of the network that is tested
+    inference: Inference  # of validation, test, and what is fitted to training images
+    starts_new: bool  # whether the network of a new run is new, too
     seed: int
 
     def for_network(self, network: GeoLocalizationNet) -> "Settings":
@@ -88,6 +89,13 @@ def read_settings(flags: dict[str, Any]) -> Settings:
         flags["image_size"],
         flags["resize_test_imgs"],
         read_whitening(flags),
+        Inference(
+            commons.choose_device(flags["device"]),
+            flags["infer_batch_size"],
+            flags["num_workers"],
+            io_retries=flags["io_retries"],
+        ),
+        flags["resume_model"] is None,
         flags["seed"],
     )
     settings.optimization.check(settings.device)
@@ -133,13 +141,14 @@ def make_network(
     if checkpoint is not None:
         return network_of(checkpoint, path, **freezing)
     if start := flags["resume_model"]:
-        return load_network(start, **freezing)
+        names = ("aggregation", "aggregation_args")
+        return start_network(start, **{name: flags[name] for name in names}, **freezing)
     names = (*_ARCHITECTURE, "backbone_weights")
     return build_network(**{name: flags[name] for name in names}, **freezing)
 
 
 def initialise_aggregation(
-    network: GeoLocalizationNet, objective: Objective, settings: Settings, inference: Inference
+    network: GeoLocalizationNet, objective: Objective, settings: Settings
 ) -> None:
     """Start a new network's aggregation from local descriptors of training images, if it does so.
 
@@ -148,20 +157,19 @@ def initialise_aggregation(
     Args:
         network: New; on the CPU.
         objective: Its training images are drawn from.
-        settings: Have the size of training images.
-        inference: How images go through the backbone.
+        settings: Have the size of training images, and how to extract.
     """
     if not hasattr(network.aggregation, "initialise") or commons.rank() > 0:
         return
     logging.info("Clusters are searched in local descriptors of training images")
     view = View("{}x{}".format(*settings.height_width))
     paths = objective.sample_images(NUM_INITIAL_IMAGES)
-    inference = replace(inference, skip_unreadable=True)
+    inference = replace(settings.inference, skip_unreadable=True)
     ((_, pieces),) = load_windows(paths, [range(len(paths))], inference)
     images = (view(torch.cat([part for _, part in batch])).flatten(0, 1) for batch in pieces)
-    body = nn.Sequential(network.input_scaling, network.backbone).to(inference.device)
-    seed = settings.seed
-    network.aggregation.initialise(draw_local_descriptors(body, images, seed=seed), seed)
+    network.to(inference.device)
+    local_descriptors = draw_local_descriptors(network, images, seed=settings.seed)
+    network.aggregation.initialise(local_descriptors, settings.seed)
 
 
 def make_training(
@@ -183,6 +191,8 @@ def make_training(
     Raises:
         ValueError: If the checkpoint is not of such a training.
     """
+    if checkpoint is None and settings.starts_new:
+        initialise_aggregation(network, objective, settings)
     training = Training(
         network, objective, settings.optimization, settings.device, settings.height_width
     )
