@@ -35,7 +35,7 @@ def second_method(monkeypatch):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_an_objective_and_rows_of_flags(method):
-    flags = vars(parse_train_arguments([f"--method={method}"]))
+    flags = vars(parse_train_arguments([f"--method={method}", "--resume_model=netvlad.pth"]))
     assert set(objective_of(method).fixed_flags) <= flags.keys()
     assert METHODS[method].keys() - {"objective"} <= flags.keys()
     assert flags["method"] == method
