@@ -31,7 +31,7 @@ class Sample(NamedTuple):
     """One image to train on."""
 
     image: torch.Tensor  # float32 [3, image_size, image_size] if augmented, else uint8 [3, H, W]
-    label: int  # index of the class in its group
+    label: int  # index of the class in its group; of a tuple, its number of images
     seed: int  # of the draw
     unreadable: tuple[str, ...]  # a sentence on each image that could not be read and was replaced
 

@@ -108,9 +108,9 @@ class TupleSet:
         )
 
     def tuple_paths(self, images: Sequence[int]) -> list[str]:
-        """Return the paths of a tuple: the index of a query, then those of database images."""
+        """Return the paths of a tuple: a query index, then database indices or -1 for none."""
         query, *others = images
-        return [self.queries[query], *(self.database[index] for index in others)]
+        return [self.queries[query], *(self.database[index] for index in others if index >= 0)]
 
     def sample_paths(self, num: int, seed: int) -> ImagePaths:
         """Draw images of database and queries, each at most once; all if there are fewer."""
@@ -284,12 +284,18 @@ def _hash_set(
 class TupleDraw(NamedTuple):
     """One tuple to be loaded."""
 
-    tuples: np.ndarray  # it, then those that may replace it; query, database... int64 [T, 2 + N]
+    tuples: np.ndarray  # it, then those that may replace it, see `TupleDraw.of`. int64 [T, M]
     seed: int  # decides the augmentation
 
     @classmethod
     def of(cls, tuples: np.ndarray, place: int, seed: int) -> "TupleDraw":
-        """Return the draw of one of the tuples [num_tuples, 2 + N]; the next may replace it."""
+        """Return the draw of one tuple; the next may replace it.
+
+        Args:
+            tuples: A query index, then database indices; -1 fills up. int64 [num_tuples, M].
+            place: Of the tuple.
+            seed: Decides the augmentation.
+        """
         order = (place + np.arange(min(len(tuples), _MAX_TRIES))) % len(tuples)
         return cls(tuples[order], seed)
 
@@ -325,8 +331,8 @@ class TupleDataset(Dataset):
         One with an image that cannot be read is replaced by the next one.
 
         Returns:
-            Query, positive and negatives as the image, float32 [2 + N, 3, H, W], ImageNet-
-            normalised; the index of the query as the label.
+            Query, positive and the rest as the image, float32 [num_images, 3, H, W], ImageNet-
+            normalised; the number of images as the label.
 
         Raises:
             ValueError: If 20 tuples in a row have an image that cannot be read, or all of the
@@ -335,11 +341,11 @@ class TupleDataset(Dataset):
         unreadable: list[str] = []
         for images in draw.tuples:
             try:
-                loaded = torch.stack(list(self._load(images.tolist(), draw.seed)))
+                loaded = torch.stack(list(self._load(images[images >= 0].tolist(), draw.seed)))
             except (FileNotFoundError, ValueError) as error:
                 unreadable.append(str(error))
                 continue
-            return Sample(loaded, int(images[0]), draw.seed, tuple(unreadable))
+            return Sample(loaded, len(loaded), draw.seed, tuple(unreadable))
         raise ValueError(
             f"{len(unreadable)} tuples in a row have an image that cannot be read. Is the disk "
             f"there that holds {self.database.folder}? The first of them: {unreadable[0]}"

@@ -23,6 +23,7 @@ from datasets.tuples import (
     open_tuple_set,
     resize_image,
 )
+from training.objective import batches_on_device
 
 ORIGIN_M = np.array([551_000.0, 4_180_000.0])
 
@@ -374,14 +375,27 @@ def test_resizing_is_that_of_the_benchmark():
 def test_a_tuple_is_query_positive_and_negatives(tuple_set, augmentation):
     dataset = TupleDataset(tuple_set, SIZE, augmentation)
     sample = dataset[TupleDraw.of(TUPLES, 1, 7)]
-    assert (sample.label, sample.seed, sample.unreadable) == (1, 7, ())
+    assert (sample.label, sample.seed, sample.unreadable) == (4, 7, ())
     images = [resize_image(load_image(path), SIZE) for path in tuple_set.tuple_paths(TUPLES[1])]
     expected = torch.stack([normalised(image) for image in images])
     assert sample.image.dtype == torch.float32 and sample.image.shape == (4, 3, *SIZE)
     torch.testing.assert_close(sample.image, expected, rtol=0, atol=1e-5)
     batch, labels, seeds, unreadable = collate([sample, dataset[TupleDraw.of(TUPLES, 2, 8)]])
     assert batch.shape == (2, 4, 3, *SIZE) and (seeds, unreadable) == ([7, 8], [])
-    assert labels.tolist() == [1, 2] and torch.equal(batch[0], sample.image)
+    assert labels.tolist() == [4, 4] and torch.equal(batch[0], sample.image)
+
+
+def test_tuples_may_have_different_numbers_of_images(tuple_set, augmentation):
+    tuples = np.array([[0, 1, 2, -1, 5], [1, 0, -1, -1, -1], [2, 4, 3, 2, 1]])
+    assert tuple_set.tuple_paths(tuples[1]) == [tuple_set.queries[1], tuple_set.database[0]]
+    dataset = TupleDataset(tuple_set, SIZE, augmentation)
+    samples = [dataset[TupleDraw.of(tuples, place, place)] for place in range(3)]
+    [batch] = batches_on_device([collate(samples)], torch.device("cpu"), None)
+    assert batch.labels.tolist() == [4, 2, 5] and batch.images.shape == (11, 3, *SIZE)
+    paths = [path for images in tuples for path in tuple_set.tuple_paths(images)]
+    for image, path in zip(batch.images, paths, strict=True):
+        expected = normalised(resize_image(load_image(path), SIZE))
+        torch.testing.assert_close(image, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("augment", "num_changed"), [("none", 0), ("queries", 1), ("all", 4)])
@@ -413,7 +427,7 @@ def test_an_unreadable_image_replaces_its_tuple_by_the_next(tuple_set, augmentat
             file.write(b"broken")
     dataset = TupleDataset(tuple_set, SIZE, augmentation)
     sample = dataset[TupleDraw.of(TUPLES, 1, 7)]
-    assert sample.label == 0 and len(sample.unreadable) == 2
+    assert sample.label == 4 and len(sample.unreadable) == 2
     assert (
         tuple_set.database[4] in sample.unreadable[0] and "cannot be read" in sample.unreadable[0]
     )

@@ -190,7 +190,8 @@ def _prepare(loaded: tuple, device: torch.device, augmentation: Augmentation | N
     images = to_device(images) if torch.is_tensor(images) else [to_device(one) for one in images]
     if augmentation is not None:
         images = augmentation.batch(images, seeds)
-    images = images.flatten(0, -4)  # of tuples: side by side
+    # Those of tuples side by side, however many each has.
+    images = images.flatten(0, -4) if torch.is_tensor(images) else torch.cat(images)
     images = images.contiguous(memory_format=torch.channels_last)
     return Batch(images, to_device(labels), unreadable)
 
