@@ -8,17 +8,22 @@ checked here. So every flipped bit that would change the loaded content is notic
 influence are not: in the padding that aligns tensors, and in dates, versions, sizes and checksums
 that the archive repeats (6,679 of the 16,168 bits of a checkpoint of 2 kB with torch 2.14, some 170
 bytes a tensor in large ones). Files of torch < 1.6 and .safetensors have no checksums.
+
+Files of others are read as well: checkpoints with NumPy's numbers, such as recalls, whose values
+are not read, and arrays of HDF5 and of MATLAB.
 """
 
+import importlib.util
 import os
 import re
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
 import commons
@@ -32,11 +37,21 @@ class DamagedFileError(ValueError):
     """A file without the content that it was written with, or that was never a checkpoint."""
 
 
+def require_packages(what: str, *names: str) -> None:
+    """Raise a ValueError, which says how to install them, if optional packages are missing."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"{what} needs {' and '.join(missing)}, not installed: pip install {' '.join(missing)}"
+        )
+
+
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """Read a dict of tensors and plain values onto the CPU.
 
     Args:
-        path: A file of torch.save, of any version, or a .safetensors file.
+        path: A file of torch.save, of any version; a .safetensors file; an .h5 file, of arrays; or
+            a .mat file of MATLAB up to version 7, whose structures become dicts, and cells lists.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -49,8 +64,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no checkpoint {path}")
     try:
-        if os.fspath(path).endswith(".safetensors"):
-            return _load_safetensors(path)
+        if load := _LOADERS.get(Path(path).suffix):
+            return load(path)
         with open(path, "rb") as file:
             checkpoint = _load(file)
     except OSError as error:
@@ -76,6 +91,75 @@ def _load_safetensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         raise DamagedFileError(str(error)) from None
 
 
+def _load_hdf5(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    require_packages(f"{path} is an HDF5 file, which", "h5py")
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return {name: torch.from_numpy(array[()]) for name, array in file.items()}
+    except (OSError, TypeError, RuntimeError) as error:
+        raise DamagedFileError(" ".join(str(error).split())) from None
+
+
+def _load_matlab(path: str | os.PathLike) -> dict[str, Any]:
+    from scipy.io import loadmat  # here, as users of torch.hub may lack it
+
+    try:
+        content = loadmat(path, struct_as_record=False, squeeze_me=True)
+    except OSError:
+        raise
+    except Exception as error:  # scipy raises many kinds, also for HDF5 files of version 7.3
+        raise DamagedFileError(" ".join(str(error).split())) from None
+    return {name: _plain(value) for name, value in content.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return what scipy read as dicts, lists, tensors, and others as they are."""
+    if names := getattr(value, "_fieldnames", None):
+        return {name: _plain(getattr(value, name)) for name in names}
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return [_plain(item) for item in value.flat]
+    is_numeric = isinstance(value, np.ndarray) and value.dtype.kind in "fi"
+    return torch.from_numpy(value) if is_numeric else value
+
+
+_LOADERS = {".safetensors": _load_safetensors, ".h5": _load_hdf5, ".mat": _load_matlab}
+
+
+class _NotRead:
+    """In the place of NumPy's numbers and arrays, whose code is not called."""
+
+    def __init__(self, *_: Any) -> None:
+        """Make an object without content."""
+
+    def __setstate__(self, _: Any) -> None:
+        """Ignore the content."""
+
+
+_NUMPY = [
+    type(name, (_NotRead,), {"__module__": module})
+    for module, names in {
+        "numpy": ("dtype", "ndarray"),
+        "numpy.core.multiarray": ("scalar", "_reconstruct"),  # of NumPy 1
+        "numpy._core.multiarray": ("scalar", "_reconstruct"),
+    }.items()
+    for name in names
+]
+
+
+@contextmanager
+def _without_numpy() -> Iterator[None]:
+    """Let torch.load read NumPy's numbers as objects without content."""
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals(_NUMPY)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(allowed)
+
+
 def _load(file: BinaryIO) -> Any:
     """Load a file of torch.save; a DamagedFileError says why it cannot be."""
     try:
@@ -87,7 +171,8 @@ def _load(file: BinaryIO) -> Any:
         elif tarfile.is_tarfile(file):  # torch < 2.6 runs code in it
             raise DamagedFileError("it is a tar archive, as torch.save wrote before 2017")
         file.seek(0)
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with _without_numpy():
+            content = torch.load(file, map_location="cpu", weights_only=True)
         _check_sizes(content, num_bytes)
     except DamagedFileError:
         raise

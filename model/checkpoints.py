@@ -1,6 +1,5 @@
 """Networks from checkpoints, ours and the published ones."""
 
-import functools
 import json
 import os
 from collections.abc import Mapping
@@ -10,17 +9,10 @@ from typing import Any
 import torch
 
 from model.aggregation import AGGREGATIONS, Option, build_aggregation, check_aggregation
-from model.backbones import BACKBONES
-from model.backbones.build import find_pretrained
 from model.checkpoint_files import read_checkpoint
-from model.network import GeoLocalizationNet, architecture_of, build_network, remove_whitening
-
-_WRAPPERS = ("model_state_dict", "state_dict")
-# What files that say no architecture may have, all of them published or older than this module.
-_PLAIN_POOLING = "aggregation.1._extra_state"
-_LEARNED_POOLINGS = {"aggregation.1.p": "gem", "aggregation.1.attention.weight": "seqpool"}
-_POOLINGS = ("gem", "avg", "max", "seqpool", "none")
-_LINEAR = "aggregation.3."
+from model.formats import recognise
+from model.formats.content import NetworkContent, load_strictly
+from model.network import GeoLocalizationNet, build_network, remove_whitening
 
 
 def load_network(
@@ -30,8 +22,8 @@ def load_network(
 
     State dicts of our networks say the architecture. In other files, published ones and our older
     ones, backbone, aggregation and descriptor length are recognised by the tensors. Nothing else is
-    needed, and nothing is downloaded. Accepted are published CosPlace checkpoints, our
-    `best_model.pth` and `last_checkpoint.pth`, and either with a `module.` prefix.
+    needed, and nothing is downloaded. Accepted are our `best_model.pth` and `last_checkpoint.pth`,
+    the published files of `model.formats`, and any with a `module.` prefix.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -47,21 +39,41 @@ def network_of(
     freeze_te: int = 0,
 ) -> GeoLocalizationNet:
     """Do what `load_network` does with a checkpoint that was read from `path` already."""
-    state = _find_state(checkpoint, path)
-    tensors = {name.removeprefix("module."): value for name, value in state.items()}
-    architecture = architecture_of(state) or _recognise(tensors, path)
     freezing = {"train_all_layers": train_all_layers, "freeze_te": freeze_te}
+    return network_with(recognise(checkpoint, path), path, **freezing)
+
+
+def network_with(
+    content: NetworkContent,
+    path: str | os.PathLike,
+    kept_dims: int | None = None,
+    **freezing: bool | int,
+) -> GeoLocalizationNet:
+    """Build the network of a file, with its weights, on the CPU.
+
+    Args:
+        content: What the file says; no tensor may be missing or be left over.
+        path: Of the file, for errors.
+        kept_dims: Length of the descriptors, the first dimensions of the whitening; None for those
+            that the file says.
+        freezing: See `build_network`.
+
+    Raises:
+        ValueError: If it is not such a network.
+    """
+    architecture = dict(content.architecture)
+    if kept_dims is not None:
+        architecture["kept_dims"] = kept_dims
     try:
         with torch.device("meta"):
             network = build_network(**architecture, backbone_weights="none", **freezing)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} has no known architecture, {architecture}: {reason}") from None
-    load_strictly(network, tensors, path)
+    load_strictly(network, content, path)
     if network.image_size is not None:
-        network.image_size = (
-            _trained_size(checkpoint, path, architecture["backbone"]) or network.image_size
-        )
+        trained = _trained_size(content.flags, path, network.architecture["backbone"])
+        network.image_size = trained or network.image_size
     return network
 
 
@@ -115,69 +127,8 @@ def start_network(
     return network
 
 
-def load_strictly(
-    network: GeoLocalizationNet,
-    state: Mapping[str, Any],
-    path: str | os.PathLike,
-    names: Mapping[str, str] | None = None,
-) -> None:
-    """Give a network on the meta device the tensors of a file, as float32.
-
-    Args:
-        network: Gets the tensors themselves, no copies.
-        state: Tensors by name.
-        path: The file that they are from.
-        names: Names in the network -> names in the file; None if they are the same.
-
-    Raises:
-        ValueError: If one is missing, is left over, or has another shape; or is an integer where a
-            float is needed, or the other way round.
-    """
-    expected = network.state_dict()
-    names = names or {name: name for name in expected}
-    faults = [f"{name} is left over" for name in state if name not in set(names.values())]
-    for name, in_file in names.items():
-        needed = _describe(expected[name])
-        if in_file not in state:
-            faults.append(f"{in_file} is missing")
-        elif _describe(state[in_file]) != needed:
-            faults.append(f"{in_file} is {_describe(state[in_file])}, not {needed}")
-    if faults:
-        raise ValueError(
-            f"{path} does not have the tensors of its architecture, {network.architecture} "
-            f"({len(faults)} differ): {'; '.join(faults[:3])}"
-        )
-    state = {name: state[in_file] for name, in_file in names.items()}
-    network.load_state_dict(state, strict=True, assign=True)
-    network.float()
-
-
-def _describe(tensor: Any) -> str:
-    """Return kind and shape; the precision may differ."""
-    if not isinstance(tensor, torch.Tensor):
-        return f"a {type(tensor).__name__}"
-    return f"{'a float' if tensor.is_floating_point() else 'an integer'} {list(tensor.shape)}"
-
-
-def _find_state(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> Mapping[str, Any]:
-    """Return the network's state dict in a checkpoint.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    state = next((checkpoint[key] for key in _WRAPPERS if key in checkpoint), checkpoint)
-    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-        raise ValueError(f"{path} holds no state dict")
-    if not any(key.removeprefix("module.").startswith("backbone.") for key in state):
-        raise ValueError(f"{path} holds no CosPlace network: no key begins with 'backbone.'")
-    return state
-
-
-def _trained_size(
-    checkpoint: Mapping[str, Any], path: str | os.PathLike, backbone: str
-) -> int | None:
+def _trained_size(flags: Any, path: str | os.PathLike, backbone: str) -> int | None:
     """Return --image_size of the training, if the checkpoint or args.json beside it says it."""
-    flags = checkpoint.get("args")
     file = Path(path).with_name("args.json")
     if not isinstance(flags, Mapping) and file.is_file():
         try:
@@ -188,63 +139,3 @@ def _trained_size(
         return None
     size = flags.get("image_size")
     return size if isinstance(size, int) and size > 0 else None
-
-
-def _recognise(state: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Any]:
-    """Return the architecture whose tensors are those of a state dict that does not say it."""
-    return {
-        "backbone": _recognise_backbone(state, path),
-        "aggregation": _recognise_pooling(state, path),
-        "fc_output_dim": _recognise_dim(state, path),
-    }
-
-
-def _recognise_backbone(state: Mapping[str, Any], path: str | os.PathLike) -> str:
-    """Return the name of the backbone whose tensors are those of the state dict."""
-    prefix = "backbone."
-    shapes = {
-        key.removeprefix(prefix): tensor.shape
-        for key, tensor in state.items()
-        if key.startswith(prefix) and isinstance(tensor, torch.Tensor)
-    }
-    untried = []
-    for name in BACKBONES:
-        try:
-            expected = _shapes_of(name)
-        except ImportError as error:  # torch.hub users need not have timm
-            untried.append(f"{name} was not tried: {error}")
-            continue
-        if shapes == expected:
-            return name
-    notes = f" ({'; '.join(untried)})" if untried else ""
-    raise ValueError(f"{path} has a backbone that is none of {', '.join(BACKBONES)}{notes}")
-
-
-@functools.cache
-def _shapes_of(backbone: str) -> dict[str, torch.Size]:
-    pretrained = find_pretrained(backbone)
-    with torch.device("meta"):
-        state = pretrained.cut(pretrained.whole()).state_dict()
-    return {key: tensor.shape for key, tensor in state.items()}
-
-
-def _recognise_pooling(state: Mapping[str, Any], path: str | os.PathLike) -> str:
-    """Return the name of the pooling: by its tensors, or the name in the state if it has none."""
-    learned = (name for key, name in _LEARNED_POOLINGS.items() if key in state)
-    pooling = state.get(_PLAIN_POOLING, next(learned, None))
-    if not isinstance(pooling, str) or pooling not in _POOLINGS:
-        raise ValueError(
-            f"{path} has no aggregation of a published network, {', '.join(_POOLINGS)}, and does "
-            "not say its architecture"
-        )
-    return pooling
-
-
-def _recognise_dim(state: Mapping[str, Any], path: str | os.PathLike) -> int:
-    """Return the length of the linear layer's output; 0 if there is no such layer."""
-    if not any(key.startswith(_LINEAR) for key in state):
-        return 0
-    weight = state.get(f"{_LINEAR}weight")
-    if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or len(weight) == 0:
-        raise ValueError(f"{path} has no linear layer: {_LINEAR}weight is not a matrix")
-    return len(weight)

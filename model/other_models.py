@@ -1,7 +1,7 @@
 """Load a model from a spec: published networks, files of other frameworks, code of others.
 
-cosplace:BACKBONE:DIM              a released CosPlace network, see `model.published`
-landmark:TRAIN_SET:BACKBONE[:DIM]  a published landmark-retrieval network, see there
+cosplace:BACKBONE:DIM              a released CosPlace network, see `model.published`; there are
+                                   landmark:..., netvlad:..., openibl:... and vgb:..., too
 torchscript:FILE, onnx:FILE        such as `python -m tools.export` writes
 hub:OWNER/NAME[:REF]:ENTRY         a function in the hubconf.py of a GitHub repository; as in
                                    torch.hub, REF is a branch, tag or commit
@@ -34,10 +34,10 @@ import torch
 from torch import nn
 
 import commons
-from model.checkpoint_files import read_checkpoint
-from model.checkpoints import network_of
-from model.landmarks import is_landmark_checkpoint, landmark_network_of
-from model.published import FAMILIES, LANDMARK_DIM, fetch_published, parse_published
+from model.checkpoint_files import read_checkpoint, require_packages
+from model.checkpoints import network_with
+from model.formats import recognise
+from model.published import FAMILIES, fetch_published, parse_published
 from model.whitening import is_whitening_file, unpack_whitening
 
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
@@ -46,7 +46,8 @@ _WHITENED = re.compile(r"whitened:(.+?\.pth):(.+)")
 _GITHUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[^\s:]+)?")
 _FILE_MODULE = "model_source_file"  # not the file's own name: it might be torch.py
 _SYNTAX = (
-    "cosplace:BACKBONE:DIM or landmark:TRAIN_SET:BACKBONE, torchscript:FILE or onnx:FILE, "
+    "cosplace:BACKBONE:DIM, landmark:TRAIN_SET:BACKBONE, netvlad:TRAIN_SET, openibl:METHOD or "
+    "vgb:NAME:TRAIN_SET, torchscript:FILE or onnx:FILE, "
     "hub:OWNER/NAME[:REF]:ENTRY, hub:FOLDER:ENTRY or FILE.py[:FUNCTION], the last three with "
     ":KEY=VALUE for every argument, whitened:FILE.pth: before one of the last five; a checkpoint "
     "goes to --resume"
@@ -57,34 +58,37 @@ def load_model(checkpoint: str | None, spec: str | None) -> tuple[nn.Module, dic
     """Return a model in evaluation mode, on the CPU, with its file, SHA-256 and architecture.
 
     Args:
-        checkpoint: File of a network of ours or a released CosPlace network, see `network_of`, or
-            of a landmark-retrieval network, see `model.landmarks`.
+        checkpoint: File of a network of ours or a published one, see `load_network`.
         spec: Of any other model, see the top of this file; without a checkpoint.
 
     Raises:
         FileNotFoundError: If there is no such file or repository.
         ValueError: If the model cannot be made.
     """
-    file, dim = checkpoint, LANDMARK_DIM
+    file, published, kept_dims = checkpoint, None, None
     if checkpoint is None:
         if parse_model_spec(spec).kind not in FAMILIES:
             model = load_other_model(spec)
             return model, model.facts
         published = parse_published(spec)
-        file, dim = fetch_published(published), published.dim
-    content = read_checkpoint(file)
-    if is_whitening_file(content):
+        file = fetch_published(published)
+        kept_dims = published.dim if published.dim < published.full_dim else None
+    checkpoint_content = read_checkpoint(file)
+    if is_whitening_file(checkpoint_content):
         raise ValueError(
             f"{file} holds only the whitening of a model: pass --model "
-            f"whitened:{file}:{content['whitening_of']['model']}"
+            f"whitened:{file}:{checkpoint_content['whitening_of']['model']}"
         )
-    if is_landmark_checkpoint(content):
-        network = landmark_network_of(content, file, dim)
-    else:
-        network = network_of(content, file)
-    return network.eval(), describe_model(file) | {
-        "model": spec or checkpoint
-    } | network.architecture
+    content = recognise(checkpoint_content, file)
+    network = network_with(content, file, kept_dims)
+    if published is not None and network.out_dim != published.dim:
+        raise ValueError(
+            f"{file} is not the network that {spec} names: its descriptors have {network.out_dim} "
+            f"numbers, not {published.dim}; needed is {published.by_hand or 'the file'} from "
+            f"{published.url}"
+        )
+    facts = describe_model(file) | {"model": spec or checkpoint} | content.facts
+    return network.eval(), facts | network.architecture
 
 
 def describe_model(file: str | os.PathLike) -> dict[str, str]:
@@ -96,16 +100,17 @@ def describe_model(file: str | os.PathLike) -> dict[str, str]:
 def identify(facts: Mapping[str, Any]) -> str:
     """Return an identifier that is the same for models with the same descriptors.
 
-    For a file it is the SHA-256, with the number of dimensions if descriptors are cut. For a model
-    made by a function it is the spec, the SHA-256 of code and tensors, and the architecture:
-    arguments may change descriptors without being tensors.
+    For a file it is the SHA-256, with that of the file of its whitening, if that is another one,
+    and the number of dimensions if descriptors are cut. For a model made by a function it is the
+    spec, the SHA-256 of code and tensors, and the architecture: arguments may change descriptors
+    without being tensors.
 
     Args:
         facts: Of `load_model`, and more.
     """
     if facts.get("model_file"):
-        kept = facts.get("kept_dims")
-        return f"{facts['model_sha256']}:{kept}" if kept else facts["model_sha256"]
+        parts = (facts["model_sha256"], facts.get("whitening_sha256"), facts.get("kept_dims"))
+        return ":".join(str(part) for part in parts if part)
     names = ("model", "model_sha256", "code_sha256", "backbone", "aggregation", "fc_output_dim")
     identity = {name: facts.get(name) for name in names}
     options = ("aggregation_args", "input_scaling")  # absent where they have no influence
@@ -279,7 +284,7 @@ def load_onnx(path: str | os.PathLike) -> Callable[[torch.Tensor], torch.Tensor]
         ValueError: If it is not such a file, or onnxruntime is not installed.
     """
     _require_file(path)
-    require_packages("onnxruntime")
+    require_packages("ONNX", "onnxruntime")
     import onnxruntime
 
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -306,15 +311,6 @@ def load_onnx(path: str | os.PathLike) -> Callable[[torch.Tensor], torch.Tensor]
         return torch.from_numpy(descriptors).to(images.device)
 
     return compute
-
-
-def require_packages(*names: str) -> None:
-    """Raise a ValueError, which says how to install them, if optional packages are missing."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"ONNX needs {' and '.join(missing)}, not installed: pip install {' '.join(missing)}"
-        )
 
 
 def _require_file(path: str | os.PathLike) -> None:

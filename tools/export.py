@@ -22,9 +22,10 @@ from torch import nn
 
 import commons
 from commons import IMAGENET_MEAN, IMAGENET_STD
+from model.checkpoint_files import require_packages
 from model.checkpoints import load_network
 from model.network import IMAGE_SIZE, GeoLocalizationNet
-from model.other_models import load_onnx, load_torchscript, require_packages
+from model.other_models import load_onnx, load_torchscript
 
 TOLERANCE = 1e-5  # between the values of two descriptors, whose length is 1
 METADATA_FILE = "metadata.json"  # inside a TorchScript file; in ONNX each entry is a property
@@ -81,7 +82,7 @@ def export_network(
     if out.is_dir() or not out.parent.is_dir():
         raise FileNotFoundError(f"--out {out}: give a file in an existing folder")
     if file_format == "onnx":
-        require_packages("onnx", "onnxruntime")
+        require_packages("ONNX", "onnx", "onnxruntime")
     network = load_network(checkpoint).eval().requires_grad_(False)
     image_size = image_size or network.image_size or IMAGE_SIZE
     metadata = _describe(network, checkpoint)

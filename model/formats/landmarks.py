@@ -19,8 +19,7 @@ from typing import Any
 import torch
 
 from commons import IMAGENET_MEAN, IMAGENET_STD
-from model.checkpoints import load_strictly
-from model.network import GeoLocalizationNet, build_network
+from model.formats.content import NetworkContent
 from model.published import LANDMARK_DIM
 
 _BACKBONES = {"resnet50": "ResNet50", "resnet101": "ResNet101"}  # `meta`'s names -> ours
@@ -34,55 +33,29 @@ _META = {  # entry of `meta`: (the value needed, the value if it is missing)
 }
 
 
-def is_landmark_checkpoint(checkpoint: Mapping[str, Any]) -> bool:
-    """Return whether the content of a file has the format of cnnimageretrieval-pytorch."""
-    meta = checkpoint.get("meta")
-    return "state_dict" in checkpoint and isinstance(meta, Mapping) and "architecture" in meta
-
-
-def landmark_network_of(
-    checkpoint: Mapping[str, Any], path: str | os.PathLike, dim: int = LANDMARK_DIM
-) -> GeoLocalizationNet:
-    """Build the network of a file, with its weights, on the CPU.
-
-    Args:
-        checkpoint: Content of the file; no tensor may be missing or be left over.
-        path: Of the file, for errors.
-        dim: Length of the descriptors, see the top of this file.
-
-    Raises:
-        ValueError: If it is not such a network.
-    """
-    if not is_landmark_checkpoint(checkpoint):
-        raise ValueError(
-            f"{path} is no landmark network: they have a 'state_dict', and a 'meta' with the "
-            "'architecture'"
-        )
-    backbone, state = _check_meta(checkpoint["meta"], path), checkpoint["state_dict"]
+def read(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> NetworkContent | None:
+    """Return what a file says about a network, see `model.formats.recognise`."""
+    meta, state = checkpoint.get("meta"), checkpoint.get("state_dict")
+    if "state_dict" not in checkpoint or not isinstance(meta, Mapping):
+        return None
+    if "architecture" not in meta:
+        return None
+    architecture = {
+        "backbone": _check_meta(meta, path),
+        "aggregation": "gem_plain",
+        "fc_output_dim": 0,
+        "whiten_dim": LANDMARK_DIM,
+    }
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} has no state dict")
-    with torch.device("meta"):
-        network = build_network(
-            backbone,
-            fc_output_dim=0,
-            aggregation="gem_plain",
-            backbone_weights="none",
-            train_all_layers=True,
-            whiten_dim=LANDMARK_DIM,
-            kept_dims=None if dim == LANDMARK_DIM else dim,
-        )
-    names = {name: _name_in_file(name) for name in network.state_dict()}
     # No descriptor depends on the counters, and files older than PyTorch 0.4.1 have none.
+    layers = (name.rpartition(".") for name in state if isinstance(name, str))
     counters = {
-        name: torch.tensor(0) for name in names.values() if name.endswith(".num_batches_tracked")
+        f"{layer}.num_batches_tracked": torch.tensor(0)
+        for layer, _, tensor in layers
+        if tensor == "running_mean"
     }
-    load_strictly(network, counters | dict(state), path, names)
-    return network
-
-
-def _name_in_file(name: str) -> str:
-    prefix = next(ours for ours in _PREFIXES if name.startswith(ours))
-    return _PREFIXES[prefix] + name.removeprefix(prefix)
+    return NetworkContent(architecture, counters | dict(state), _PREFIXES)
 
 
 def _check_meta(meta: Mapping[str, Any], path: str | os.PathLike) -> str:

@@ -1,0 +1,93 @@
+"""What a file says about a network, and what readers of formats share."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from model.network import GeoLocalizationNet
+
+_WRAPPERS = ("model_state_dict", "state_dict")  # entries of checkpoints that hold a state dict
+
+
+@dataclass(frozen=True)
+class NetworkContent:
+    """What a file says about a network."""
+
+    architecture: Mapping[str, Any]  # arguments of `build_network`
+    tensors: Mapping[str, Any]  # by their names in the file
+    # Beginnings of names in the network -> in the file, where they differ; the first that fits.
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)  # of a second file that belongs to it
+    flags: Any = None  # of the training, where the file has some
+
+    def name_in_file(self, name: str) -> str:
+        """Return the name in the file of a tensor of the network."""
+        for ours, theirs in self.prefixes.items():
+            if name.startswith(ours):
+                return theirs + name.removeprefix(ours)
+        return name
+
+
+def load_strictly(
+    network: GeoLocalizationNet, content: NetworkContent, path: str | os.PathLike
+) -> None:
+    """Give a network on the meta device the tensors of a file, as float32.
+
+    Args:
+        network: Gets the tensors themselves, no copies.
+        content: Of the file.
+        path: Of the file, for errors.
+
+    Raises:
+        ValueError: If one is missing, is left over, or has another shape; or is an integer where a
+            float is needed, or the other way round.
+    """
+    expected, state = network.state_dict(), content.tensors
+    names = {name: content.name_in_file(name) for name in expected}
+    faults = [f"{name} is left over" for name in state if name not in set(names.values())]
+    for name, in_file in names.items():
+        needed = _describe(expected[name])
+        if in_file not in state:
+            faults.append(f"{in_file} is missing")
+        elif _describe(state[in_file]) != needed:
+            faults.append(f"{in_file} is {_describe(state[in_file])}, not {needed}")
+    if faults:
+        raise ValueError(
+            f"{path} does not have the tensors of its architecture, {network.architecture} "
+            f"({len(faults)} differ): {'; '.join(faults[:3])}"
+        )
+    state = {name: state[in_file] for name, in_file in names.items()}
+    network.load_state_dict(state, strict=True, assign=True)
+    network.float()
+
+
+def _describe(tensor: Any) -> str:
+    """Return kind and shape; the precision may differ."""
+    if not isinstance(tensor, torch.Tensor):
+        return f"a {type(tensor).__name__}"
+    return f"{'a float' if tensor.is_floating_point() else 'an integer'} {list(tensor.shape)}"
+
+
+def find_state(checkpoint: Mapping[str, Any]) -> Any:
+    """Return the entry of a checkpoint that should be a state dict, or the checkpoint itself."""
+    return next((checkpoint[key] for key in _WRAPPERS if key in checkpoint), checkpoint)
+
+
+def name_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state dict without the `module.` that parallel training puts before names."""
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def count_rows(tensors: Mapping[str, Any], name: str, path: str | os.PathLike) -> int:
+    """Return the first size of a tensor of two or more dimensions.
+
+    Raises:
+        ValueError: If there is no such tensor.
+    """
+    tensor = tensors.get(name)
+    if not isinstance(tensor, torch.Tensor) or tensor.ndim < 2 or len(tensor) == 0:
+        raise ValueError(f"{path} cannot be a network: its {name} is not a matrix")
+    return len(tensor)
