@@ -200,13 +200,21 @@ def descriptors_by_hand(
     state: dict[str, torch.Tensor], images: torch.Tensor, backbone: str
 ) -> torch.Tensor:
     """Compute the descriptors of a CosPlace network in evaluation mode, without any module."""
-    body = {key.removeprefix("backbone."): value for key, value in state.items()}
-    maps = {"ResNet18": _resnet18_by_hand, "VGG16": _vgg16_by_hand}[backbone](body, images)
+    maps = maps_by_hand(state, images, backbone)
     maps = maps / maps.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)
     p = state["aggregation.1.p"]
     pooled = maps.clamp(min=1e-6).pow(p).flatten(2).mean(2).pow(1 / p)
     descriptors = pooled @ state["aggregation.3.weight"].T + state["aggregation.3.bias"]
     return descriptors / descriptors.square().sum(1, keepdim=True).sqrt()
+
+
+def maps_by_hand(
+    state: dict[str, torch.Tensor], images: torch.Tensor, backbone: str, prefix: str = "backbone."
+) -> torch.Tensor:
+    """Compute the feature maps of a backbone in evaluation mode, without any module."""
+    body = {key.removeprefix(prefix): value for key, value in state.items()}
+    by_hand = {"ResNet18": _resnet18_by_hand, "ResNet18_conv4": _resnet18_by_hand}
+    return (by_hand | {"VGG16": _vgg16_by_hand})[backbone](body, images)
 
 
 def _resnet18_by_hand(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -219,6 +227,8 @@ def _resnet18_by_hand(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.
 
     x = F.max_pool2d(F.relu(bn(F.conv2d(x, state["0.weight"], None, 2, 3), "1")), 3, 2, 1)
     for layer in (4, 5, 6, 7):
+        if f"{layer}.0.conv1.weight" not in state:  # cut at conv4
+            break
         for i in (0, 1):
             block, stride = f"{layer}.{i}", 2 if layer > 4 and i == 0 else 1
             y = F.conv2d(x, state[f"{block}.conv1.weight"], None, stride, 1)
