@@ -97,7 +97,7 @@ def _load_hdf5(path: str | os.PathLike) -> dict[str, torch.Tensor]:
 
     try:
         with h5py.File(path, "r") as file:
-            return {name: torch.from_numpy(array[()]) for name, array in file.items()}
+            return {name: torch.from_numpy(np.asarray(array[()])) for name, array in file.items()}
     except (OSError, TypeError, RuntimeError) as error:
         raise DamagedFileError(" ".join(str(error).split())) from None
 
@@ -105,12 +105,11 @@ def _load_hdf5(path: str | os.PathLike) -> dict[str, torch.Tensor]:
 def _load_matlab(path: str | os.PathLike) -> dict[str, Any]:
     from scipy.io import loadmat  # here, as users of torch.hub may lack it
 
-    try:
-        content = loadmat(path, struct_as_record=False, squeeze_me=True)
-    except OSError:
-        raise
-    except Exception as error:  # scipy raises many kinds, also for HDF5 files of version 7.3
-        raise DamagedFileError(" ".join(str(error).split())) from None
+    with open(path, "rb") as file:
+        try:
+            content = loadmat(file, struct_as_record=False, squeeze_me=True)
+        except Exception as error:  # scipy raises many kinds, also for version 7.3, which is HDF5
+            raise DamagedFileError(" ".join(str(error).split())) from None
     return {name: _plain(value) for name, value in content.items()}
 
 

@@ -142,7 +142,7 @@ def write_matlab(
         layers += [layer("normalize")]
     image = np.broadcast_to(np.array(mean, np.float32), (4, 4, 3))
     network = {"layers": cells(layers), "meta": {"normalization": {"averageImage": image}}}
-    scipy.io.savemat(path, {"net": network}, do_compression=True)
+    scipy.io.savemat(path, {"net": network})
     return path
 
 

@@ -5,7 +5,10 @@ import os
 import struct
 from collections import OrderedDict
 
+import h5py
+import numpy as np
 import pytest
+import scipy.io
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -238,3 +241,54 @@ def test_a_file_is_synced_before_its_name_and_its_name_before_saving_returns(tmp
     events.clear()
     save_atomically({"a": 1}, tmp_path / "a.pth")
     assert events[-3:] == ["file", "rename", "folder"]
+
+
+# Files of others
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("core", [b"numpy._core.", b"numpy.core."])  # of NumPy 2, and of 1
+def test_numbers_of_numpy_are_passed_over(tmp_path, is_zip, core):
+    numbers = {"best": np.float64(0.9), "recalls": np.ones(5), "names": np.array(["a", 1], object)}
+    content = numbers | {"epoch": 3, "state_dict": {"a": torch.ones(2)}}
+    path = tmp_path / "a.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+    if core not in path.read_bytes():
+        if is_zip:
+            pytest.skip("the checksum of a record would not hold")
+        written = b"numpy._core." if core == b"numpy.core." else b"numpy.core."
+        path.write_bytes(path.read_bytes().replace(written, core))
+    allowed = set(torch.serialization.get_safe_globals())
+    read = read_checkpoint(path)
+    assert set(torch.serialization.get_safe_globals()) == allowed
+    assert read["epoch"] == 3 and torch.equal(read["state_dict"]["a"], torch.ones(2))
+    assert not any(isinstance(read[name], (float, np.ndarray)) for name in numbers)
+
+
+def test_arrays_of_hdf5(tmp_path, monkeypatch):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["U"] = np.arange(6, dtype=np.float32).reshape(2, 3)
+        file["n"] = 5.0
+    content = read_checkpoint(path)
+    assert torch.equal(content["U"], torch.arange(6.0).reshape(2, 3))
+    with h5py.File(path, "a") as file:
+        file.create_group("more")
+    with pytest.raises(DamagedFileError, match="a.h5 is not a checkpoint that can be read safely"):
+        read_checkpoint(path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="a.h5 is an HDF5 file, which needs h5py, .* pip install"):
+        read_checkpoint(path)
+
+
+def test_structures_of_matlab(tmp_path):
+    cells = np.empty(2, object)
+    cells[:] = [{"type": "conv", "weights": np.ones((2, 3))}, {"type": "relu"}]
+    scipy.io.savemat(tmp_path / "a.mat", {"net": {"layers": cells, "size": 3.5}})
+    network = read_checkpoint(tmp_path / "a.mat")["net"]
+    assert torch.equal(network["layers"][0]["weights"], torch.ones(2, 3, dtype=torch.float64))
+    assert [layer["type"] for layer in network["layers"]] == ["conv", "relu"]
+    assert network["size"] == 3.5
+    (tmp_path / "a.mat").write_bytes((tmp_path / "a.mat").read_bytes()[:300])
+    with pytest.raises(DamagedFileError, match="a.mat is not a checkpoint that can be read safely"):
+        read_checkpoint(tmp_path / "a.mat")

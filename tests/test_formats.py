@@ -3,8 +3,10 @@ import re
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from published_files import (
+    MEAN,
     SHAPES,
     crn_shapes,
     digest,
@@ -23,6 +25,7 @@ from published_files import (
 from state_dict_keys import maps_by_hand
 
 from model.checkpoints import load_network
+from model.formats import recognise
 from model.network import build_network
 from model.other_models import identify, load_model
 
@@ -199,10 +202,26 @@ def test_other_mat_files(tmp_path, openibl):
     text = "a.mat is for images minus [104.0, 117.0, 123.0], in grey levels; known is [123.68, "
     with pytest.raises(ValueError, match=re.escape(text)):
         load_network(path)
-    state = dict(openibl)
-    state["pca_layer.weight"] = state["pca_layer.weight"][:, :-512]
+    for network in ({"layers": []}, {"layers": [{"weights": []}], "meta": 5}, {"meta": "text"}):
+        scipy.io.savemat(path, {"net": network})
+        with pytest.raises(ValueError, match="a.mat is not a NetVLAD network as the file Pitts30"):
+            load_network(path)
+    scipy.io.savemat(path, {"descriptors": np.ones((3, 4))})
+    with pytest.raises(ValueError, match="a.mat holds no network of ours"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("extra", [0, 2])
+def test_other_numbers_of_layers_in_a_mat_file(openibl, extra):
+    """As scipy reads it: convolutions, NetVLAD, and what follows."""
+    pair = [torch.ones(512, CLUSTERS), torch.ones(512, CLUSTERS)]
+    kernels = [tensor for name, tensor in openibl.items() if name.startswith("base_model")]
+    layers = [[k.permute(2, 3, 1, 0), b] for k, b in zip(kernels[::2], kernels[1::2], strict=True)]
+    layers = layers[:12] if extra == 0 else [*layers, pair, pair, pair]
+    content = {"net": {"layers": [{"weights": layer} for layer in layers]}}
+    content["net"]["meta"] = {"normalization": {"averageImage": torch.tensor([[MEAN]])}}
     with pytest.raises(ValueError, match="a.mat is not a NetVLAD network as the file Pitts30K"):
-        load_network(write_matlab(state | {"net_vlad.centroids": torch.ones(3, 511)}, path))
+        recognise(content, "a.mat")
 
 
 # The visual geo-localization benchmark
