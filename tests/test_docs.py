@@ -14,6 +14,9 @@ import pytest
 from conftest import REPOSITORY
 from training_runs import SMALL
 
+from methods import DEFAULT_METHOD, METHODS
+from parser import parse_train_arguments
+
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```sh( run)?\n(.*?)^```", re.M | re.S)
 ENTRY_POINTS = {"train.py", "eval.py", "localize.py"}
@@ -100,3 +103,34 @@ def test_commands_that_are_marked_run(page, demo, monkeypatch):
             find_main(module)(arguments)
         except SystemExit as error:
             assert not error.code, f"{module} {arguments}"
+
+
+def test_the_table_of_methods_is_that_of_their_rows():
+    text = (REPOSITORY / "docs" / "methods.md").read_text()
+    lines = text.partition("|---")[2].partition("\n")[2].partition("\n\n")[0].splitlines()
+    assert lines == [row_of(method) for method in METHODS], "\n".join(map(row_of, METHODS))
+    for method in METHODS:
+        assert f"--method {method}" in text or method == DEFAULT_METHOD
+
+
+def row_of(method):
+    flags = vars(parse_train_arguments([f"--method={method}", "--resume_model=start.pth"]))
+    options = [f"{key}={value}" for key, value in (flags["aggregation_args"] or {}).items()]
+    optimizer = [flags["optimizer"], f"lr {flags['lr']:g}"]
+    optimizer += [f"x {factor:g} {part}" for part, factor in flags["lr_factors"].items()]
+    whitening = [flags["whitening"]]
+    if flags["whitening"] != "none":
+        whitening += map(str, filter(None, (flags["whiten_dim"], flags["kept_dims"])))
+    cells = [
+        method,
+        METHODS[method]["objective"],
+        flags["backbone"],
+        " ".join([flags["aggregation"] or "gem", *options]),
+        flags.get("loss", "CosFace"),
+        flags.get("mining", ""),
+        " ".join(optimizer),
+        f"{flags['epochs_num']}, {flags['patience']}" if flags["patience"] else flags["epochs_num"],
+        f"R@{flags['best_by']}",
+        " ".join(whitening),
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
