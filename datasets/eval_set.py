@@ -19,7 +19,7 @@ from datasets.catalog import (
 )
 from datasets.ground_truth import GroundTruth, read_positives, within_distance, within_frames
 from datasets.image_lists import ImagePaths, list_images
-from datasets.image_names import count_repeats, parse_image_name
+from datasets.image_names import parse_image_name
 from datasets.positions import Positions, Utm, join_positions, read_utm
 
 _MSLS_METADATA = ("msls/train_val", "mapillary_sls/train_val")
@@ -74,7 +74,8 @@ class _Images:
     @functools.cached_property
     def num_repeats(self) -> int:
         """Number of lines that repeat an earlier one; a walk meets each image once."""
-        return 0 if self.paths.list_file is None else count_repeats(self.paths)
+        is_listed = self.paths.list_file is not None
+        return len(self.paths) - len(set(self.paths.lines())) if is_listed else 0
 
 
 def load_named_sets(

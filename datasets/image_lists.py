@@ -171,7 +171,7 @@ def split_lines(
     blob = blob.view()
     blob.flags.writeable = False  # also, compiled loops are compiled for this kind alone
     newlines = [
-        _find_newlines(blob[first : first + _BYTES_PER_BLOCK]) + first
+        np.flatnonzero(blob[first : first + _BYTES_PER_BLOCK] == _NEWLINE) + first
         for first in range(0, len(blob), _BYTES_PER_BLOCK)
     ]
     open_end = [len(blob)] if len(blob) and blob[-1] != _NEWLINE else []
@@ -182,15 +182,6 @@ def split_lines(
     if not is_filled.all():
         starts, ends = starts[is_filled], ends[is_filled]
     return ImagePaths(Path(os.path.abspath(folder)), blob, starts, ends, list_file)
-
-
-def _find_newlines(block: np.ndarray) -> np.ndarray:
-    """Return the places of newlines, int64; looks closely at words of 8 bytes that have some."""
-    is_newline = np.zeros(-(-len(block) // 8) * 8, bool)
-    np.equal(block, _NEWLINE, out=is_newline[: len(block)])
-    words = np.flatnonzero(is_newline.view(np.uint64) != 0)
-    places = np.flatnonzero(is_newline.view(np.uint64)[words].view(bool))
-    return (words[places >> 3] << 3) + (places & 7)
 
 
 def mark_length(blob: np.ndarray) -> int:

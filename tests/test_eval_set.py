@@ -224,3 +224,12 @@ def test_images_that_are_listed_twice_count_twice_and_are_said(tmp_path):
     assert eval_set.truth.positives_per_query[0].tolist() == [0, 1]
     [note] = eval_set.notes
     assert note.startswith("1 lines of") and "database_images_paths.txt" in note
+
+
+def test_lines_of_a_list_that_repeat_others_are_counted(make_eval_folder):
+    folder = make_eval_folder(database=[(0, 0), (90, 0), (300, 0)], queries=[(3, 0)])
+    names = sorted(path.name for path in (folder / "database").iterdir())
+    list_file = folder / "database_images_paths.txt"
+    list_file.write_text("\n".join([*names, names[0][:-1] + "G", names[0], names[2], names[0]]))
+    [note] = load_own_set(folder).notes
+    assert note.startswith(f"3 lines of {list_file} repeat an earlier line")

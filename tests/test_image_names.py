@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from datasets import image_names
-from datasets.image_lists import list_images, split_lines
+from datasets.image_lists import list_images
 from datasets.image_names import (
-    FIELDS,
     ImageName,
     compiled,
-    count_repeats,
     format_image_name,
-    hash_fields,
     parse_image_name,
     read_fields,
     read_numbers,
@@ -192,22 +188,6 @@ def test_beginnings_of_fields_are_read_across_blocks(tmp_path, monkeypatch):
     assert numbers[1].tolist() == [1] * 5
 
 
-def test_hashes_tell_texts_apart_and_are_the_same_in_every_block(tmp_path, monkeypatch):
-    rng = np.random.default_rng(2)
-    letters = [str(letter) for letter in "ab1@"]  # an '@' moves letters to the next field
-    texts = ["".join(rng.choice(letters, rng.integers(1, 30))) for _ in range(3000)]
-    names = [f"@1@2@10@S@{text}@@pano@@30@@@@@@.jpg" for text in [*texts, *texts[::7]]]
-    paths = list_names(tmp_path, names)
-    fields = ("latitude", "longitude", "pano id")
-    hashes = hash_fields(paths, fields)
-    written = [tuple(name.split("@")[FIELDS[field]] for field in fields) for name in names]
-    assert len(set(hashes.tolist())) == len(set(written)) < len(names)
-    assert len(set(zip(hashes.tolist(), written, strict=True))) == len(set(written))
-    monkeypatch.setattr("datasets.image_names._NAMES_PER_BLOCK", 5)
-    np.testing.assert_array_equal(hash_fields(paths, fields), hashes)
-    assert len(set(hash_fields(paths, fields[::-1]).tolist())) == len(set(written))
-
-
 def test_few_of_many_names_are_read_as_all_of_them(tmp_path):
     rng = np.random.default_rng(3)
     fields = ("UTM east", "UTM north", "heading")
@@ -216,7 +196,6 @@ def test_few_of_many_names_are_read_as_all_of_them(tmp_path):
     chosen = rng.choice(500, 20, replace=False)  # far apart, in any order
     few = paths.subset(chosen)
     np.testing.assert_array_equal(read_fields(few, fields), read_fields(paths, fields)[:, chosen])
-    np.testing.assert_array_equal(hash_fields(few, fields), hash_fields(paths, fields)[chosen])
     assert read_prefixes(few, "timestamp", 3).tolist() == [b"%d" % i for i in chosen]
 
 
@@ -270,48 +249,6 @@ def test_strange_texts_are_what_float_makes_of_them(tmp_path):
     (numbers,) = read_fields(paths, ["UTM east"])
     np.testing.assert_array_equal(numbers, [as_float(text) for text in texts])
     assert np.signbit(numbers[texts.index("-0")])
-
-
-def listed(text):
-    return split_lines("/set", np.frombuffer(text, np.uint8))
-
-
-def count_in_a_set(paths):
-    return len(paths) - len(set(paths.lines()))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (b"a\nb\na\n", 1),
-        (b"a\na\na", 2),
-        (b"a.jpg\na.jp\nA.jpg\n", 0),
-        (b"12345678\n1234567\n12345678\r\n", 1),
-        (b"abcdefgh12345678\n12345678abcdefgh\n", 0),
-        (b"x", 0),
-    ],
-)
-def test_by_hand(text, expected):
-    assert count_repeats(listed(text)) == expected
-
-
-def test_equals_a_set_of_lines():
-    rng = np.random.default_rng(0)
-    for num_letters in (2, 60):  # of short lines many are the same
-        lines = [
-            bytes(rng.integers(97, 97 + num_letters, rng.integers(1, 30)).astype(np.uint8))
-            for _ in range(300)
-        ]
-        lines += [lines[number] for number in rng.integers(300, size=40)]
-        paths = listed(b"\n".join(lines))
-        assert count_repeats(paths) == count_in_a_set(paths) >= 40
-        some = paths.subset(rng.permutation(len(paths))[:200])
-        assert count_repeats(some) == count_in_a_set(some)
-
-
-def test_lines_with_the_same_hash_are_compared(monkeypatch):
-    monkeypatch.setattr(image_names, "_hash_texts", lambda text, bounds, hashes: hashes.fill(7))
-    assert count_repeats(listed(b"aa\nbb\ncc\nbb\nccc\n")) == 1
 
 
 def add_up(values):
