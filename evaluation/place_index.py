@@ -6,7 +6,6 @@ the model and the search.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ import faiss
 import numpy as np
 
 import commons
-from datasets.image_lists import ImagePaths, split_lines
+from datasets.image_lists import ImagePaths, read_text, split_lines
 from datasets.positions import read_positions
 from evaluation.descriptor_files import map_array, write_array
 from evaluation.search import Index
@@ -28,6 +27,11 @@ FORMAT, FORMAT_VERSION = "place index", 3
 METADATA_KEYS = ("model", "model_sha256", "resize")  # without these no photo can be searched
 _DESCRIPTORS, _FAISS_INDEX = "descriptors.npy", "index.faiss"
 _NAMES, _FACTS = "images_paths.txt", "index.json"
+_KINDS = {  # of the facts
+    **dict.fromkeys(("num_images", "descriptor_dim", "index_bytes"), int),
+    **dict.fromkeys(("database_folder", "names_sha256", "search"), str),
+    "metadata": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,10 @@ def save_place_index(folder: str | os.PathLike, place_index: PlaceIndex) -> None
     if folder.exists():
         logging.info(f"The place index in {folder} is replaced")
     with commons.atomic_folder(folder, overwrite=True) as temporary:
-        file = _write_index(place_index.index, temporary)
-        names_sha256 = _write_names(paths, temporary / _NAMES)
-        for written in (file, temporary / _NAMES):
+        file, names = _write_index(place_index.index, temporary), temporary / _NAMES
+        with open(names, "wb") as stream:
+            stream.writelines(line + b"\n" for line in paths.lines())
+        for written in (file, names):
             commons.sync_file(written)
         facts = {
             "format": FORMAT,
@@ -100,7 +105,7 @@ def save_place_index(folder: str | os.PathLike, place_index: PlaceIndex) -> None
             "num_images": len(paths),
             "descriptor_dim": dim,
             "database_folder": str(paths.folder),
-            "names_sha256": names_sha256,
+            "names_sha256": commons.sha256_of(names),
             "index_file": file.name,
             "index_bytes": file.stat().st_size,
             "search": place_index.search,
@@ -121,23 +126,18 @@ def load_place_index(folder: str | os.PathLike) -> PlaceIndex:
     for name in (facts["index_file"], _NAMES):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"The place index {folder} has lost its {name}: make it again")
-    blob = np.fromfile(folder / _NAMES, np.uint8)
-    if hashlib.sha256(blob).hexdigest() != facts["names_sha256"]:
+    if commons.sha256_of(folder / _NAMES) != facts["names_sha256"]:
         raise ValueError(
             f"{folder / _NAMES} was changed since the place index was made: make it again"
         )
-    paths = split_lines(facts["database_folder"], blob)
+    paths = split_lines(facts["database_folder"], read_text(folder / _NAMES))
     index = _read_index(folder / facts["index_file"], facts["index_bytes"])
-    num_descriptors, dim = _shape(index)
-    if not num_descriptors == len(paths) == facts["num_images"]:
+    (num_descriptors, dim), num_images = _shape(index), facts["num_images"]
+    if not num_descriptors == len(paths) == num_images or dim != facts["descriptor_dim"]:
         raise ValueError(
-            f"The place index {folder} does not hold together: {num_descriptors:,} descriptors, "
-            f"{len(paths):,} names, {facts['num_images']:,} images in {_FACTS}: make it again"
-        )
-    if dim != facts["descriptor_dim"]:
-        raise ValueError(
-            f"{folder} has descriptors of length {dim}, {_FACTS} says {facts['descriptor_dim']}: "
-            "make the place index again"
+            f"The place index {folder} does not hold together: {num_descriptors:,} descriptors of "
+            f"length {dim}, {len(paths):,} names; {_FACTS} says {num_images:,} images and length "
+            f"{facts['descriptor_dim']}: make it again"
         )
     return PlaceIndex(index, facts["search"], paths, facts["metadata"])
 
@@ -158,26 +158,13 @@ def _read_facts(folder: Path) -> dict[str, Any]:
             f"{folder} is a place index of version {facts.get('format_version')}, this code reads "
             f"version {FORMAT_VERSION}: make it again"
         )
-    _check_facts(facts, file)
-    return facts
-
-
-def _check_facts(facts: dict[str, Any], file: Path) -> None:
-    kinds = {
-        "num_images": int,
-        "descriptor_dim": int,
-        "database_folder": str,
-        "names_sha256": str,
-        "index_bytes": int,
-        "search": str,
-        "metadata": dict,
-    }
-    bad = [key for key, kind in kinds.items() if not isinstance(facts.get(key), kind)]
+    bad = [key for key, kind in _KINDS.items() if not isinstance(facts.get(key), kind)]
     if facts.get("index_file") not in (_DESCRIPTORS, _FAISS_INDEX):
         bad.append("index_file")
     bad += [key for key in METADATA_KEYS if key not in (facts.get("metadata") or {})]
     if bad:
         raise ValueError(f"{file} is damaged: {', '.join(bad)} is missing or wrong")
+    return facts
 
 
 def _shape(index: Index) -> tuple[int, int]:
@@ -201,34 +188,16 @@ def _read_index(file: Path, num_bytes: int) -> Index:
             f"{file} is damaged: it has {found:,} bytes, it was written with {num_bytes:,}; make "
             "the place index again"
         )
-    if file.name == _DESCRIPTORS:
-        return _map_descriptors(file)
     try:
-        return faiss.read_index(str(file), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
-    except RuntimeError:
-        raise ValueError(
-            f"{file} is damaged: faiss cannot read it; make the place index again"
-        ) from None
-
-
-def _map_descriptors(file: Path) -> np.ndarray:
-    try:
+        if file.name == _FAISS_INDEX:
+            return faiss.read_index(str(file), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
         descriptors = map_array(file)
-        if descriptors.ndim != 2 or descriptors.dtype not in (np.float32, np.float16):
-            raise ValueError
-    except ValueError:
+    except (RuntimeError, ValueError):
         raise ValueError(
-            f"{file} is damaged: it holds no matrix of numbers; make the place index again"
+            f"{file} is damaged: it cannot be read; make the place index again"
         ) from None
+    if descriptors.ndim != 2 or descriptors.dtype not in (np.float32, np.float16):
+        raise ValueError(
+            f"{file} is damaged: it holds no matrix of descriptors; make the place index again"
+        )
     return descriptors
-
-
-def _write_names(paths: ImagePaths, file: Path) -> str:
-    """Write one relative path a line, and return the SHA-256 of the file."""
-    digest = hashlib.sha256()
-    with open(file, "wb") as stream:
-        for start, end in zip(paths.starts, paths.ends, strict=True):
-            line = paths.blob[start:end].tobytes() + b"\n"
-            digest.update(line)
-            stream.write(line)
-    return digest.hexdigest()
