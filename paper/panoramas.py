@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from datasets.image_lists import LIST_ENDING, ImagePaths, find_list_file, list_images, read_list
-from datasets.image_names import read_fields, read_prefixes
+from datasets.image_names import hash_fields, read_fields, read_prefixes
 
-_IDENTITY = {"UTM east": 16, "UTM north": 16, "pano id": 32, "timestamp": 16}  # bytes: 8 n
-_HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, 2**64 divided by the golden ratio
+_IDENTITY = ("UTM east", "UTM north", "pano id", "timestamp")
 _NUM_EXAMPLES = 3
 _NAMES_PER_BLOCK = 1 << 17  # bounds the memory
 
@@ -48,7 +47,7 @@ def read_panoramas(source: str | os.PathLike) -> Panoramas:
     """
     blocks, examples = [], []
     for paths in iterate_names(source):
-        keys = hash_identity(paths)
+        keys = hash_fields(paths, _IDENTITY)
         starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
         firsts, num_images = paths.subset(starts), np.diff(starts, append=len(paths))
         numbers = read_fields(firsts, ("UTM east", "UTM north", "UTM zone"))
@@ -61,23 +60,6 @@ def read_panoramas(source: str | os.PathLike) -> Panoramas:
     _check_positions(source, east_m + north_m, num_images, examples[:_NUM_EXAMPLES])
     _check_zones(source, zones, num_images)
     return Panoramas(east_m, north_m, years, num_images)
-
-
-def hash_identity(paths: ImagePaths) -> np.ndarray:
-    """Hash what tells panoramas apart; other names have the same hash by chance alone.
-
-    Among 3.4 million different ones that happens once in about 3 million times. Of a field, the
-    first bytes count: as many as position, pano id and time have in any data set.
-
-    Returns:
-        uint64 [num_images].
-    """
-    hashes = np.zeros(len(paths), np.uint64)
-    for field, width in _IDENTITY.items():
-        for word in read_prefixes(paths, field, width).view(np.uint64).reshape(-1, width // 8).T:
-            hashes = (hashes ^ word) * _HASH_FACTOR  # modulo 2**64
-            hashes ^= hashes >> np.uint64(29)
-    return hashes
 
 
 def read_years(paths: ImagePaths) -> np.ndarray:

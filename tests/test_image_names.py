@@ -8,9 +8,11 @@ from conftest import REPOSITORY
 
 from datasets.image_lists import list_images
 from datasets.image_names import (
+    FIELDS,
     ImageName,
     compiled,
     format_image_name,
+    hash_fields,
     parse_image_name,
     read_fields,
     read_numbers,
@@ -188,6 +190,22 @@ def test_beginnings_of_fields_are_read_across_blocks(tmp_path, monkeypatch):
     assert numbers[1].tolist() == [1] * 5
 
 
+def test_hashes_tell_texts_apart_and_are_the_same_in_every_block(tmp_path, monkeypatch):
+    rng = np.random.default_rng(2)
+    letters = [str(letter) for letter in "ab1@"]  # an '@' moves letters to the next field
+    texts = ["".join(rng.choice(letters, rng.integers(1, 30))) for _ in range(3000)]
+    names = [f"@1@2@10@S@{text}@@pano@@30@@@@@@.jpg" for text in [*texts, *texts[::7]]]
+    paths = list_names(tmp_path, names)
+    fields = ("latitude", "longitude", "pano id")
+    hashes = hash_fields(paths, fields)
+    written = [tuple(name.split("@")[FIELDS[field]] for field in fields) for name in names]
+    assert len(set(hashes.tolist())) == len(set(written)) < len(names)
+    assert len(set(zip(hashes.tolist(), written, strict=True))) == len(set(written))
+    monkeypatch.setattr("datasets.image_names._NAMES_PER_BLOCK", 5)
+    np.testing.assert_array_equal(hash_fields(paths, fields), hashes)
+    assert len(set(hash_fields(paths, fields[::-1]).tolist())) == len(set(written))
+
+
 def test_few_of_many_names_are_read_as_all_of_them(tmp_path):
     rng = np.random.default_rng(3)
     fields = ("UTM east", "UTM north", "heading")
@@ -196,6 +214,7 @@ def test_few_of_many_names_are_read_as_all_of_them(tmp_path):
     chosen = rng.choice(500, 20, replace=False)  # far apart, in any order
     few = paths.subset(chosen)
     np.testing.assert_array_equal(read_fields(few, fields), read_fields(paths, fields)[:, chosen])
+    np.testing.assert_array_equal(hash_fields(few, fields), hash_fields(paths, fields)[chosen])
     assert read_prefixes(few, "timestamp", 3).tolist() == [b"%d" % i for i in chosen]
 
 

@@ -5,11 +5,9 @@ import numpy as np
 import pytest
 from conftest import name
 
-from datasets.image_lists import read_list
 from datasets.image_names import parse_image_name
 from paper.panoramas import (
     count_per_cell,
-    hash_identity,
     iterate_names,
     read_panoramas,
     read_years,
@@ -201,18 +199,3 @@ def test_samples_are_spread_evenly(tmp_path):
     counts = Counter(path for seed in range(400) for path in sample_images(source, 5, seed))
     assert len(counts) == 20
     assert min(counts.values()) > 60 and max(counts.values()) < 140, "100 each on average"
-
-
-def test_hashes_tell_panoramas_apart(tmp_path):
-    rng = np.random.default_rng(2)
-    letters = [str(letter) for letter in "ab1@"]  # an '@' moves letters to the next field
-    texts = ["".join(rng.choice(letters, rng.integers(1, 24))) for _ in range(3000)]
-    names = [f"@1@2@10@S@@@{text}@@30@@@@@@.jpg" for text in [*texts, *texts[::7]]]
-    (tmp_path / "list.txt").write_text("\n".join(names))
-    paths = read_list(tmp_path / "list.txt", tmp_path)
-    hashes = hash_identity(paths).tolist()
-    written = [tuple(name.split("@")[part] for part in (1, 2, 7, 13)) for name in names]
-    assert len(set(hashes)) == len(set(written)) < len(names)
-    assert len(set(zip(hashes, written, strict=True))) == len(set(written))
-    some = rng.permutation(len(paths))[:50]
-    assert hash_identity(paths.subset(some)).tolist() == [hashes[number] for number in some]
