@@ -31,6 +31,7 @@ from model.network import build_network
 from runs.provenance import peak_memory, record_start
 from train import main as train_main
 from train import train_one_epoch
+from training.mining import cross_distances
 from training.objective import Batch, batches_on_device
 
 pytestmark = pytest.mark.gpu
@@ -353,6 +354,14 @@ def test_an_evaluation_finds_what_it_finds_on_a_cpu(eval_flags, tmp_path, extra)
         for run in ("cpu", "device")
     ]
     np.testing.assert_allclose(*distances, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_distances_to_mine_with_are_those_of_a_cpu(dtype):
+    rng = np.random.default_rng(0)
+    queries, database = (rng.standard_normal((num, 4096)).astype(dtype) for num in (20, 9000))
+    distances = [cross_distances(queries, database, device) for device in (CPU, DEVICE)]
+    np.testing.assert_allclose(*distances, rtol=1e-5)
 
 
 # ---- provenance ----
