@@ -135,7 +135,7 @@ def test_aggregations_have_the_promised_length(maps, name, fc_output_dim):
     """out_dim, unit length; `none` is for maps of one location."""
     aggregation = build_aggregation(name, 5, fc_output_dim)
     descriptors = aggregation(maps[:, :, :1, :1] if name == "none" else maps)
-    own_dim = 5 * 64 if name in ("netvlad", "crn") else 5
+    own_dim = 5 * 64 if name in ("netvlad", "crn", "sralnet", "appsvr") else 5
     assert descriptors.shape == (3, fc_output_dim or own_dim) == (3, aggregation.out_dim)
     torch.testing.assert_close(descriptors.norm(dim=1), torch.ones(3), rtol=0, atol=1e-4)
 

@@ -18,6 +18,7 @@ from tools.export import largest_difference, main
 NETWORKS = [
     *[("ResNet18", "gem"), ("EfficientNet_Lite0", "avg"), ("MobileNetV2", "max")],
     *[("CCT14_224", "seqpool"), ("DINOv2_S", "gem"), ("Tiny", "netvlad"), ("TinyPlain", "crn")],
+    *[("Tiny", "sralnet"), ("Tiny", "appsvr"), ("Tiny", "apanet")],
 ]
 FORMATS = ("torchscript", "onnx")
 

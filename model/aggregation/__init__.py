@@ -42,6 +42,9 @@ AGGREGATIONS = {
     "none": AggregationSpec("pooling:none", of_vectors=True),
     "netvlad": AggregationSpec("netvlad:NetVLAD", fc_output_dim=0),
     "crn": AggregationSpec("crn:CRN", fc_output_dim=0, extends="netvlad"),
+    "sralnet": AggregationSpec("sralnet:SRALNet", fc_output_dim=0),
+    "appsvr": AggregationSpec("appsvr:APPSVR", fc_output_dim=0),
+    "apanet": AggregationSpec("apanet:APANet", fc_output_dim=0),
 }
 
 

@@ -62,20 +62,28 @@ class NetVLAD(nn.Module):
             normalise: False for the residuals V themselves, [B, K, C]. Those of parts of a map add
                 up to those of the map.
         """
+        vlad = self.aggregate(maps, normalise)
+        return self.project(vlad.flatten(1)) if normalise else vlad
+
+    def aggregate(self, maps: torch.Tensor, normalise: bool) -> torch.Tensor:
+        """Return residuals [B, K, C], normalised if asked for, before a linear layer."""
         maps = maps if maps.dtype == torch.float64 else maps.float()
-        gates = self.gates(maps)
         weight, locations = self.conv.weight.flatten(1), maps.flatten(2)
         if torch.jit.is_scripting():
-            vlad = _vlad(locations, weight, self.conv.bias, self.centroids, gates)
-            vlad = F.normalize(F.normalize(vlad, dim=2).flatten(1)) if normalise else vlad
-        else:
-            vlad = _InPieces.apply(
-                locations, weight, self.conv.bias, self.centroids, gates, normalise
-            )
-            vlad = vlad.flatten(1) if normalise else vlad
-        if not self.has_linear or not normalise:
+            vlad = _vlad(locations, weight, self.conv.bias, self.centroids, self.gates(maps))
+            if normalise:
+                vlad = F.normalize(F.normalize(vlad, dim=2).flatten(1)).reshape(vlad.shape)
             return vlad
-        return F.normalize(self.linear(vlad).to(vlad.dtype))
+        with torch.autocast(maps.device.type, enabled=False):
+            gates = self.gates(maps)
+            parts = (locations, weight, self.conv.bias, self.centroids, gates, normalise)
+            return _InPieces.apply(*parts)
+
+    def project(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """Apply the linear layer to unit descriptors, if there is one."""
+        if not self.has_linear:
+            return descriptors
+        return F.normalize(self.linear(descriptors).to(descriptors.dtype))
 
     def gates(self, maps: torch.Tensor) -> torch.Tensor | None:
         """Return factors of the assignments, [B, 1 or K, h w]; None if there are none."""
@@ -239,10 +247,9 @@ class _InPieces(torch.autograd.Function):
     def forward(ctx, locations, weight, bias, centroids, gates, normalise):  # noqa: ANN001, ANN205
         """Return V [B, K, C]; `locations` [B, C, n], `gates` [B, 1 or K, n] or None."""
         vlad = locations.new_empty(len(locations), *centroids.shape)
-        with torch.autocast(locations.device.type, enabled=False):
-            for piece in _pieces(locations):
-                part = None if gates is None else gates[piece]
-                vlad[piece] = _vlad(locations[piece], weight, bias, centroids, part)
+        for piece in _pieces(locations):
+            part = None if gates is None else gates[piece]
+            vlad[piece] = _vlad(locations[piece], weight, bias, centroids, part)
         scales = None
         if normalise:
             lengths = torch.linalg.vector_norm(vlad, dim=2, keepdim=True)

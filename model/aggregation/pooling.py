@@ -113,6 +113,21 @@ class SeqPool(nn.Module):
         return (locations @ weights).reshape(batch, channels, 1, 1)
 
 
+def window_of(size: int, num: int) -> tuple[int, int, int]:
+    """Return length, stride and padding before of windows along one side of a map.
+
+    They overlap by half and cover the side; the first begins `padding` before it. The rule of
+    APANet and APPSVR.
+
+    Args:
+        size: Of the side.
+        num: Number of windows.
+    """
+    length = (2 * size + num) // (num + 1)  # both divisions round up
+    stride = (size + num) // (num + 1)
+    return length, stride, ((num - 1) * stride + length - size) // 2
+
+
 def gem(channels: int, fc_output_dim: int, l2: str = "both") -> nn.Module:
     """L2, GeM, linear, L2: the aggregation of CosPlace (paper, section 4.1).
 
