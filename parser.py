@@ -56,6 +56,8 @@ def parse_train_arguments(
     _check_common(cli, args)
     if args.resume_train == "auto" and not args.save_dir:
         cli.error("--resume_train auto resumes the run in --save_dir: say which folder that is")
+    if args.cluster_file and args.resume_model:
+        cli.error("--cluster_file starts a new NetVLAD: the one of --resume_model has its clusters")
     first = AGGREGATIONS[args.aggregation].extends if args.aggregation else ""
     if first and not (args.resume_model or args.resume_train or args.dry_run):
         cli.error(
@@ -550,11 +552,18 @@ def _add_io_retries(add: Callable[..., argparse.Action]) -> None:
 
 
 def _add_start(cli: argparse.ArgumentParser) -> None:
-    cli.add_argument_group("model").add_argument(
+    add = cli.add_argument_group("model").add_argument
+    add(
         "--resume_model",
         metavar="CHECKPOINT",
         help="initial weights of a network, ours or published, with its backbone, "
         "aggregation and dimension",
+    )
+    add(
+        "--cluster_file",
+        metavar="FILE.hdf5",
+        help="clusters that a NetVLAD starts from, centroids and local descriptors in a file of "
+        "OpenIBL (by default they are searched in training images)",
     )
 
 

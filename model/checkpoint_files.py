@@ -50,8 +50,9 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """Read a dict of tensors and plain values onto the CPU.
 
     Args:
-        path: A file of torch.save, of any version; a .safetensors file; an .h5 file, of arrays; or
-            a .mat file of MATLAB up to version 7, whose structures become dicts, and cells lists.
+        path: A file of torch.save, of any version; a .safetensors file; an .h5 or .hdf5 file, of
+            arrays; or a .mat file of MATLAB up to version 7, whose structures become dicts, and
+            cells lists.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -123,7 +124,12 @@ def _plain(value: Any) -> Any:
     return torch.from_numpy(value) if is_numeric else value
 
 
-_LOADERS = {".safetensors": _load_safetensors, ".h5": _load_hdf5, ".mat": _load_matlab}
+_LOADERS = {
+    ".safetensors": _load_safetensors,
+    ".h5": _load_hdf5,
+    ".hdf5": _load_hdf5,
+    ".mat": _load_matlab,
+}
 
 
 class _NotRead:

@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import tiny_backbone  # noqa: F401, a backbone
 import torch
 from published_files import (
     MEAN,
@@ -26,8 +27,11 @@ from state_dict_keys import maps_by_hand
 
 from model.checkpoints import load_network
 from model.formats import recognise
+from model.formats.openibl import start_from_clusters
 from model.network import build_network
 from model.other_models import identify, load_model
+from parser import parse_train_arguments
+from training.setup import make_network, read_settings
 
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 CLUSTERS, DIM = 3, 5
@@ -177,6 +181,53 @@ def test_other_tensors_than_openibls(save, openibl, name, value, message):
     state = {key: tensor for key, tensor in state.items() if tensor is not None}
     with pytest.raises(ValueError, match=f"a.pth .*{message}"):
         load_network(save(state))
+
+
+# The clusters that OpenIBL starts from
+
+
+def write_clusters(path, centroids, descriptors):
+    with h5py.File(path, "w") as file:
+        file["centroids"], file["descriptors"] = centroids, descriptors
+    return path
+
+
+def training_flags(*flags):
+    small = ("--method=netvlad", "--backbone=Tiny", "--backbone_weights=none", "--device=cpu")
+    return vars(parse_train_arguments([*small, "--aggregation_args", "clusters=3", *flags]))
+
+
+def test_a_training_starts_from_clusters_of_openibl(tmp_path):
+    rng = np.random.default_rng(0)
+    centroids = rng.normal(size=(3, 16)).astype(np.float32)
+    descriptors = rng.normal(size=(50, 16)).astype(np.float32)
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    file = write_clusters(tmp_path / "a_desc_cen.hdf5", centroids, descriptors)
+    flags = training_flags(f"--cluster_file={file}")
+    layer = make_network(flags, None, None).aggregation
+    assert np.array_equal(layer.centroids.detach().numpy(), centroids)
+    directions = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
+    similarities = np.sort(descriptors @ directions.T, axis=1)
+    alpha = -np.log(0.01) / (similarities[:, -1] - similarities[:, -2]).mean()
+    weight = layer.conv.weight.detach().flatten(1).numpy()
+    np.testing.assert_allclose(weight, alpha * directions, rtol=1e-4)
+    assert not read_settings(flags).starts_new
+    assert read_settings(training_flags()).starts_new
+
+
+def test_other_files_of_clusters(tmp_path, capsys):
+    file = write_clusters(tmp_path / "a.hdf5", np.ones((64, 512)), np.ones((9, 512)))
+    with pytest.raises(ValueError, match=r"needs centroids \[3, 16\] and .* has \[64, 512\] and"):
+        make_network(training_flags(f"--cluster_file={file}"), None, None)
+    with h5py.File(file, "w") as content:
+        content["centroids"] = np.ones((3, 16))
+    with pytest.raises(ValueError, match=r"the file has \[3, 16\] and \[\]"):
+        make_network(training_flags(f"--cluster_file={file}"), None, None)
+    with pytest.raises(ValueError, match="--cluster_file goes with --aggregation netvlad or crn"):
+        start_from_clusters(torch.nn.Identity(), file)
+    with pytest.raises(SystemExit, match="2"):
+        training_flags(f"--cluster_file={file}", "--resume_model=a.pth")
+    assert "--cluster_file starts a new NetVLAD" in capsys.readouterr().err
 
 
 # MatConvNet

@@ -16,6 +16,7 @@ from evaluation.views import View, parse_resize
 from methods import METHODS
 from model.aggregation.netvlad import draw_local_descriptors
 from model.checkpoints import network_of, start_network
+from model.formats.openibl import start_from_clusters
 from model.network import (
     IMAGE_SIZE,
     GeoLocalizationNet,
@@ -52,7 +53,7 @@ class Settings:
     resize: str | None  # of test images, see `choose_resize`
     whitening: WhiteningParams | None  # last layer of the network that is tested
     inference: Inference  # of validation, test, and what is fitted to training images
-    starts_new: bool  # whether the network of a new run is new, too
+    starts_new: bool  # whether the network of a new run is new, too, clusters included
     seed: int
 
     def for_network(self, network: GeoLocalizationNet) -> "Settings":
@@ -95,7 +96,7 @@ def read_settings(flags: dict[str, Any]) -> Settings:
             flags["num_workers"],
             io_retries=flags["io_retries"],
         ),
-        flags["resume_model"] is None,
+        flags["resume_model"] is None and flags["cluster_file"] is None,
         flags["seed"],
     )
     settings.optimization.check(settings.device)
@@ -144,7 +145,10 @@ def make_network(
         names = ("aggregation", "aggregation_args")
         return start_network(start, **{name: flags[name] for name in names}, **freezing)
     names = (*_ARCHITECTURE, "backbone_weights")
-    return build_network(**{name: flags[name] for name in names}, **freezing)
+    network = build_network(**{name: flags[name] for name in names}, **freezing)
+    if flags["cluster_file"]:
+        start_from_clusters(network.aggregation, flags["cluster_file"])
+    return network
 
 
 def initialise_aggregation(

@@ -2,7 +2,8 @@
 
 The released vgg16_netvlad.pth, of SFRS, ends with a PCA-whitening. Checkpoints of a training,
 model_best.pth.tar, are without it; OpenIBL writes it into a file beside them when it tests,
-pca_params_model_best.h5, which is read with them if it is there.
+pca_params_model_best.h5, which is read with them if it is there. Its trainings start from the
+clusters in vgg16_pitts_64_desc_cen.hdf5.
 """
 
 import logging
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 import commons
 from model.checkpoint_files import read_checkpoint
@@ -72,3 +75,23 @@ def _read_whitening(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is no whitening by OpenIBL, which has U, lams and mu ({reason}): move it away "
             "to read the network without"
         ) from None
+
+
+def start_from_clusters(aggregation: nn.Module, path: str | os.PathLike) -> None:
+    """Give a NetVLAD the centroids [K, C] of a file, and alpha by its local descriptors [N, C].
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no file of clusters, or they do not fit.
+    """
+    if not hasattr(aggregation, "set_centroids"):
+        raise ValueError("--cluster_file goes with --aggregation netvlad or crn")
+    arrays, needed = read_checkpoint(path), list(aggregation.centroids.shape)
+    found = [list(getattr(arrays.get(name), "shape", [])) for name in ("centroids", "descriptors")]
+    if found[0] != needed or len(found[1]) != 2 or found[1][1] != needed[1]:
+        raise ValueError(
+            f"--cluster_file {path}: the network needs centroids {needed} and descriptors "
+            f"[N, {needed[1]}], the file has {found[0]} and {found[1]}"
+        )
+    descriptors = F.normalize(arrays["descriptors"].float())
+    aggregation.set_centroids(arrays["centroids"].float(), descriptors)
