@@ -106,7 +106,10 @@ def list_photos(given: Sequence[str]) -> ImagePaths:
     """
     files: list[str] = []
     for path in given:
-        files += list_images(path) if os.path.isdir(path) else [path]
+        found = list_images(path) if os.path.isdir(path) else [path]
+        if left_out := getattr(found, "left_out", ""):
+            logging.warning(left_out)
+        files += found
     return image_paths_of(files)
 
 
@@ -147,6 +150,8 @@ def list_database(folder: str, search: str, model: Model) -> ImagePaths:
         ValueError: If names lack positions, or the search does not suit so many images.
     """
     database = list_images(folder)
+    if database.left_out:
+        logging.warning(database.left_out)
     read_positions(database, database.subset(slice(0)))
     if hasattr(model, "out_dim"):  # other models: known with the first descriptor
         check_fits(search, len(database), model.out_dim)

@@ -97,7 +97,7 @@ def compare(folder: Path, repetitions: int) -> dict:
 def write_list(folder: Path) -> Path:
     """Write the list of a folder beside it."""
     list_file = folder.with_name(f"{folder.name}{LIST_ENDING}")
-    list_file.write_bytes(walk_images(folder))
+    list_file.write_bytes(walk_images(folder)[0])
     return list_file
 
 

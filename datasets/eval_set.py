@@ -229,7 +229,8 @@ def _label(
         truth = within_frames(len(database.paths), asked, test_set.frames)
     else:
         truth = within_distance(positions, labels.threshold_m or test_set.threshold_m)
-    notes = [*positions.notes] if positions else []
+    notes = [paths.left_out for paths in (database.paths, all_queries) if paths.left_out]
+    notes += positions.notes if positions else []
     notes += [
         f"{images.num_repeats:,} lines of {images.paths.list_file} repeat an earlier line: an "
         "image counts as often as it is listed"

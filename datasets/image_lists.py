@@ -7,14 +7,33 @@ else, and must not make this program read other files than theirs: a line that i
 Millions of paths are held as one block of bytes with offsets.
 """
 
+import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import features
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png")
+# AVIF is read by Pillow itself where it was built so, HEIC with the package pillow-heif.
+HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
+HAS_AVIF = HAS_HEIF or features.check("avif")
+IMAGE_EXTENSIONS = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"),
+    *((".heic", ".heif") if HAS_HEIF else ()),
+    *((".avif",) if HAS_AVIF else ()),
+)
+# Left by operating systems and network drives: no images, whatever their names end in.
+_SYSTEM_FOLDERS = {b"@eadir", b".@__thumb", b".thumbnails", b"__macosx"}
+_SYSTEM_FILES = {b".ds_store", b"thumbs.db", b"desktop.ini"}
+_SYSTEM_PREFIX = b"._"  # macOS's companions of files, on disks of others
+_SYSTEM = "._*, @eaDir and the like"
+_HINTS = {  # of files that are not read
+    **dict.fromkeys((".heic", ".heif"), "pip install pillow-heif to read them"),
+    ".avif": "pip install pillow-heif to read them",
+}
 LIST_ENDING = "_images_paths.txt"
 _EXTENSIONS = tuple(extension.encode() for extension in IMAGE_EXTENSIONS)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # may begin a list file, is not part of a name
@@ -33,6 +52,7 @@ class ImagePaths(Sequence):
         starts: First byte of each path. int64 [num_images].
         ends: One past the last byte of each path. int64 [num_images].
         list_file: The `<folder>_images_paths.txt` read; None if the folder was walked.
+        left_out: A sentence on the files of the folder that are no images to read; "" if none.
     """
 
     folder: Path
@@ -40,6 +60,7 @@ class ImagePaths(Sequence):
     starts: np.ndarray
     ends: np.ndarray
     list_file: Path | None = None
+    left_out: str = ""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -72,7 +93,7 @@ class ImagePaths(Sequence):
 def list_images(folder: str | os.PathLike, is_mapped: bool = False) -> ImagePaths:
     """List the images of a folder: those of the list file beside it, else those below it.
 
-    A walk finds .jpg, .jpeg and .png in any case, in all sub-folders, sorted by relative path; the
+    A walk finds IMAGE_EXTENSIONS in any case, in all sub-folders, sorted by relative path; the
     order of a list file stays.
 
     Args:
@@ -85,12 +106,15 @@ def list_images(folder: str | os.PathLike, is_mapped: bool = False) -> ImagePath
     """
     folder, list_file = find_folder(folder)
     if list_file is None:
-        paths = split_lines(folder, np.frombuffer(walk_images(folder), np.uint8))
+        text, other = walk_images(folder)
+        paths = split_lines(folder, np.frombuffer(text, np.uint8))
+        paths = replace(paths, left_out=describe_left_out(folder, other))
     else:
         paths = read_list(list_file, folder, is_mapped)
     if len(paths) == 0:
         raise FileNotFoundError(
-            f"No image in {list_file or folder}: looked for {', '.join(IMAGE_EXTENSIONS)}"
+            f"No image in {list_file or folder}: looked for {', '.join(IMAGE_EXTENSIONS)}. "
+            f"{paths.left_out}".strip()
         )
     if list_file is not None and not os.path.exists(paths[0]):
         raise FileNotFoundError(
@@ -190,20 +214,22 @@ def mark_length(blob: np.ndarray) -> int:
     return len(_BYTE_ORDER_MARK) if begins_with_mark else 0
 
 
-def walk_images(folder: str | os.PathLike) -> bytearray:
-    """Find .jpg, .jpeg and .png in any case, in all sub-folders.
+def walk_images(folder: str | os.PathLike) -> tuple[bytearray, Counter[str]]:
+    """Find IMAGE_EXTENSIONS in any case, in all sub-folders.
 
     Links are followed; a folder that several links lead to is entered once, by the first of them.
+    What operating systems and network drives leave, such as `._*` and `@eaDir`, is no image.
 
     Returns:
-        Paths relative to the folder, one a line, sorted as bytes.
+        Paths relative to the folder, one a line, sorted as bytes; and the number of other files and
+        of system folders by what they are, see `describe_left_out`.
 
     Raises:
         OSError: If a folder cannot be read.
         ValueError: If paths contain a newline.
     """
     root = os.fsencode(folder)
-    text, bad = bytearray(), []
+    text, bad, other = bytearray(), [], Counter()
     entered: set[tuple[int, int]] = set()
     stack = [b""]  # images and, with a slash at the end, folders; the next one in order is the last
     while stack:
@@ -216,23 +242,42 @@ def walk_images(folder: str | os.PathLike) -> bytearray:
         status = os.stat(os.path.join(root, path))
         if (status.st_dev, status.st_ino) not in entered:
             entered.add((status.st_dev, status.st_ino))
-            stack += sorted(_scan(root, path), reverse=True)
+            stack += sorted(_scan(root, path, other), reverse=True)
     _refuse(bad)
-    return text
+    return text, other
 
 
-def _scan(root: bytes, folder: bytes) -> Iterator[bytes]:
-    """Yield the images of a folder, and its sub-folders with a slash, relative to the root."""
+def describe_left_out(folder: str | os.PathLike, other: Mapping[str, int]) -> str:
+    """Return a sentence on files that `walk_images` left out; "" if there are none."""
+    system, others = other.get(_SYSTEM, 0), {key: n for key, n in other.items() if key != _SYSTEM}
+    parts = [f"{count:,} {kind}" for kind, count in sorted(others.items())]
+    hints = dict.fromkeys(_HINTS[kind] for kind in others if kind in _HINTS)
+    hint = "".join(f" ({hint})" for hint in hints)
+    texts = [f"{', '.join(parts)} not read{hint}"] if parts else []
+    texts += [f"{system:,} of {_SYSTEM} left out"] if system else []
+    return f"{folder}: {'; '.join(texts)}" if texts else ""
+
+
+def _scan(root: bytes, folder: bytes, other: Counter[str]) -> Iterator[bytes]:
+    """Yield the images of a folder, and its sub-folders with a slash, relative to the root.
+
+    Counts what is left out in `other`.
+    """
     with os.scandir(os.path.join(root, folder)) as entries:
         for entry in entries:
             try:
                 is_folder = entry.is_dir()
             except OSError:  # a link to itself
                 is_folder = False
-            if is_folder:
-                yield folder + entry.name + b"/"
-            elif entry.name.endswith(_EXTENSIONS) or entry.name.lower().endswith(_EXTENSIONS):
-                yield folder + entry.name
+            name = entry.name
+            if is_folder and name.lower() not in _SYSTEM_FOLDERS:
+                yield folder + name + b"/"
+            elif is_folder or name.startswith(_SYSTEM_PREFIX) or name.lower() in _SYSTEM_FILES:
+                other[_SYSTEM] += 1
+            elif name.endswith(_EXTENSIONS) or name.lower().endswith(_EXTENSIONS):
+                yield folder + name
+            else:
+                other[os.path.splitext(os.fsdecode(name))[1].lower() or "without an extension"] += 1
 
 
 def _refuse(bad: list[bytes]) -> None:

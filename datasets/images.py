@@ -15,9 +15,18 @@ import simplejpeg
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from datasets.image_lists import HAS_AVIF, HAS_HEIF
+
 # The formats that Pillow may decode, whatever the extension of a file. It knows 40 others, among
 # them PostScript, a program that it would run.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+if HAS_HEIF:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    FORMATS += ("HEIF",)
+if HAS_AVIF:
+    FORMATS += ("AVIF",)
 FIRST_PAUSE_S = 0.1  # before a read is tried again; each further pause is twice as long
 MAX_FILE_BYTES = 1 << 30  # no photo is larger; protects the memory
 _FINAL_ERRORS = {  # these do not pass; all others may, on a network disk
@@ -143,7 +152,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "it is not an image (JPEG, PNG, WebP, BMP or GIF)"
+        return f"it is not an image that is read ({', '.join(FORMATS)})"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

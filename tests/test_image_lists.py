@@ -7,6 +7,7 @@ from conftest import name, write_image
 from benchmarks.make_names import make_odd_lines
 from datasets import image_lists
 from datasets.image_lists import (
+    HAS_HEIF,
     IMAGE_EXTENSIONS,
     image_paths_of,
     list_images,
@@ -43,7 +44,7 @@ def names_by_os_walk(folder):
 
 
 def test_walk_is_sorted_by_relative_path_as_bytes(tree):
-    text = walk_images(tree)
+    text, _ = walk_images(tree)
     assert text.decode().splitlines() == names_by_os_walk(tree)
     assert text.decode().split()[:4] == ["a.jpg", "b-a/3.jpg", "b.jpg", "b/1.jpg"]
 
@@ -56,7 +57,7 @@ def test_links_are_followed_once(tree, tmp_path):
     (tmp_path / "elsewhere" / "circle").symlink_to(tree)
     (tree / "itself.jpg").symlink_to(tree / "itself.jpg")
     (tree / "file.jpg").symlink_to(tree / "a.jpg")
-    names = walk_images(tree).decode().splitlines()
+    names = walk_images(tree)[0].decode().splitlines()
     assert set(names) - set(names_by_os_walk(tree)) == {"link/deep/5.jpg"}
     assert {"itself.jpg", "file.jpg"} <= set(names) and len(names) == 10
 
@@ -166,3 +167,26 @@ def test_a_mapped_list_is_as_one_that_is_read(tmp_path):
     assert list(mapped) == list(read) == [os.path.join(tmp_path, line) for line in lines]
     (tmp_path / "list.txt").write_bytes(b"")
     assert len(read_list(tmp_path / "list.txt", tmp_path, is_mapped=True)) == 0
+
+
+def test_every_file_is_an_image_or_counted(tmp_path):
+    images = ["a.jpg", "b.WebP", "c.bmp", "d.tif", "e.TIFF", "sub/f.png"]
+    others = ["g.HEIC", "h.heic", "notes.txt", "README", "sub/x.raw"]
+    system = ["._a.jpg", ".DS_Store", "Thumbs.db", "@eaDir/a.jpg", "sub/__MACOSX/._f.png"]
+    for file in (*images, *others, *system):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    paths = list_images(tmp_path)
+    assert [paths.name(index) for index in range(len(paths))] == images
+    heic = "" if HAS_HEIF else "2 .heic, "
+    hint = "" if HAS_HEIF else " (pip install pillow-heif to read them)"
+    assert paths.left_out == (
+        f"{tmp_path}: {heic}1 .raw, 1 .txt, 1 without an extension not read{hint}; "
+        "5 of ._*, @eaDir and the like left out"
+    )
+
+
+def test_an_empty_folder_says_what_is_in_it(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(FileNotFoundError, match="looked for .*1 .txt not read"):
+        list_images(tmp_path)

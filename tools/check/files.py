@@ -27,8 +27,8 @@ from tools.check.findings import (
 )
 
 _OTHER_IMAGES = {  # extensions of images that are not read
-    *(".jfif", ".jpe", ".jp2", ".j2k", ".jxl", ".webp", ".avif", ".heic", ".heif", ".bmp", ".gif"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".tga", ".dng", ".cr2", ".nef", ".arw"),
+    *(".jfif", ".jpe", ".jp2", ".j2k", ".jxl", ".avif", ".heic", ".heif", ".gif"),
+    *(".ppm", ".pgm", ".pnm", ".tga", ".dng", ".cr2", ".nef", ".arw"),
 }
 
 
@@ -49,7 +49,7 @@ def check_files(
     findings: list[Finding] = []
     in_folder = split_lines(folder, np.empty(0, np.uint8))
     try:
-        in_folder = split_lines(folder, np.frombuffer(walk_images(folder), np.uint8))
+        in_folder = split_lines(folder, np.frombuffer(walk_images(folder)[0], np.uint8))
     except (OSError, ValueError) as error:
         text = f"cannot be listed: {show(str(error))}"
         findings.append(

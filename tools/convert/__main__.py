@@ -131,6 +131,8 @@ def convert_panoramas(
 ) -> None:
     """Cut the panoramas of a folder and log their count."""
     paths = list_images(source)
+    if paths.left_out:
+        logging.warning(paths.left_out)
     problems = crop_panoramas(paths, folder, params, jobs, skip_unreadable)
     if problems:
         shown = "".join(f"\n  {problem}" for problem in problems[:3])

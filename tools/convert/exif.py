@@ -53,6 +53,8 @@ def read_exif(
         ValueError: If an image cannot be read or has no position.
     """
     paths = list_images(folder)
+    if paths.left_out:
+        _log.warning(paths.left_out)
     geotags = {path: read_geotag(path) for path in tqdm(paths, desc="EXIF", unit="img")}
     _check_positions(geotags, paths.folder, skip_without_gps)
     geotags = {path: geotag for path, geotag in geotags.items() if geotag.has_position}
