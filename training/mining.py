@@ -290,8 +290,11 @@ def cross_distances(
     squared_norms = _squared_norms(lines)[:, None]
     distances = np.empty((len(queries), len(database)), np.float32)
     step = max(_BYTES_PER_BLOCK // (4 * queries.shape[1]), 1)
+    buffer = lines.new_empty((step, queries.shape[1]))  # new memory would take longer to fill
     for first in range(0, len(database), step):
-        block = torch.from_numpy(database[first : first + step]).to(device, torch.float32)
+        block = torch.from_numpy(database[first : first + step]).to(device)
+        if block.dtype != torch.float32:
+            block = buffer[: len(block)].copy_(block)
         product = torch.addmm(_squared_norms(block)[None], lines, block.T, alpha=-2)
         product.add_(squared_norms).clamp_(min=0)
         distances[:, first : first + step] = product.cpu().numpy()
