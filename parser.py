@@ -615,8 +615,8 @@ def _add_architecture(cli: argparse.ArgumentParser, of_what: str = "") -> None:
         "--fc_output_dim",
         type=not_negative_int,
         help="length of the descriptors, by the linear layer of the aggregation; 0: no such layer "
-        "(default: that of the backbone, 512; 0 for ViT and CCT, and for aggregations of the VLAD "
-        "family)",
+        "(default: that of the backbone, 512; 0 for ViT and CCT, and for netvlad and those after "
+        "it)",
     )
     add(
         "--aggregation",

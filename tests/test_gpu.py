@@ -25,6 +25,7 @@ from datasets.image_lists import list_images
 from eval import main as eval_main
 from evaluation.descriptors import Inference, extract_descriptors
 from evaluation.views import View
+from model.aggregation import build_aggregation
 from model.checkpoint_files import read_checkpoint
 from model.inference import optimize
 from model.network import build_network
@@ -376,3 +377,30 @@ def test_a_run_says_which_device_it_ran_on(tmp_path):
         assert start["device_name"] == torch.cuda.get_device_name() and start["vram_gb"] > 0
         assert start["cuda"] == torch.version.cuda and start["driver"].count(".") >= 1
         assert peak_memory(DEVICE)["peak_vram_mb"] >= held.nbytes / 1e6
+
+
+@pytest.mark.parametrize("name", ["netvlad", "crn", "sralnet", "appsvr", "apanet"])
+def test_aggregations_give_the_gradients_of_a_cpu_and_wait_for_nothing(name):
+    """In float32 also under autocast."""
+    torch.manual_seed(0)
+    layer, maps = build_aggregation(name, 64, 0), torch.randn(10, 64, 15, 20)
+    weights = torch.randn(10, layer.out_dim)
+
+    def differentiate(device):
+        layer.to(device).zero_grad()
+        images = maps.to(device).requires_grad_()
+        (layer(images) * weights.to(device)).sum().backward()
+        return [
+            one.cpu()
+            for one in (images.grad, *(p.grad for p in layer.parameters() if p.requires_grad))
+        ]
+
+    expected = differentiate(CPU)
+    for found, wanted in zip(differentiate(DEVICE), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
+    on_device = maps.to(DEVICE)
+    layer(on_device)
+    with no_waiting(), torch.autocast(DEVICE.type, torch.bfloat16):
+        descriptors = layer(on_device)
+    cosines = (descriptors * layer(on_device)).sum(1)
+    assert descriptors.dtype == torch.float32 and cosines.min() > 0.99
