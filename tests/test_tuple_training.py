@@ -253,7 +253,8 @@ def test_crn_starts_from_a_netvlad_that_starts_from_clusters(line, tmp_path):
     netvlad = tmp_path / "netvlad"
     line = [*line, "--method=netvlad", "--aggregation_args", "clusters=3", "--epochs_num=1"]
     whitening = ["--whiten_dim=5"]
-    train_main([*line, *whitening, f"--save_dir={netvlad}", "--lr=1e-12"])
+    scaling = "--input_scaling=vgg_caffe"  # of the backbone, which CRN takes over
+    train_main([*line, *whitening, scaling, f"--save_dir={netvlad}", "--lr=1e-12"])
     trained = load_network(netvlad / "best_model.pth")
     centroids = trained.aggregation.centroids
     assert trained.out_dim == 3 * 16
@@ -274,5 +275,7 @@ def test_crn_starts_from_a_netvlad_that_starts_from_clusters(line, tmp_path):
     torch.testing.assert_close(started.aggregation.centroids, centroids, rtol=0, atol=1e-6)
     result = json.loads((tmp_path / "crn" / "results.json").read_text())
     assert (result["aggregation"], result["descriptor_dim"]) == ("crn", 5)
+    assert result["input_scaling"] == "vgg_caffe"
     args = json.loads((tmp_path / "crn" / "args.json").read_text())
     assert args["lr_factors"] == {"aggregation.crn.*": 10.0} and args["optimizer"] == "sgd"
+    assert args["input_scaling"] == "vgg_caffe"
