@@ -22,6 +22,28 @@ TEST_METHODS = (
 )
 
 
+class CommandLine(argparse.ArgumentParser):
+    """Expands ~ at the beginning of every value and default: shells leave it after `--flag=`."""
+
+    def parse_known_args(self, args=None, namespace=None):  # noqa: ANN001, ANN201
+        """Parse arguments; those of the process if there are none."""
+        args = [_expand_home(text) for text in (sys.argv[1:] if args is None else args)]
+        for action in self._actions:
+            if isinstance(action.default, str):
+                action.default = os.path.expanduser(action.default)
+        return super().parse_known_args(args, namespace)
+
+
+def default_datasets_folder() -> str:
+    """Return the variable DATASETS_FOLDER; an empty one counts as not set."""
+    return os.environ.get("DATASETS_FOLDER") or "data"
+
+
+def _expand_home(text: str) -> str:
+    flag, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
+    return flag + equals + os.path.expanduser(value)
+
+
 def parse_train_arguments(
     argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = None
 ) -> argparse.Namespace:
@@ -137,9 +159,7 @@ def parse_localize_arguments(argv: Sequence[str] | None = None) -> argparse.Name
 
 
 def _make_cli(description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        description=description, formatter_class=_HelpFormatter, allow_abbrev=False
-    )
+    return CommandLine(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -535,7 +555,7 @@ def _add_folders(add: Callable[..., argparse.Action]) -> None:
     add("--test_set_folder", help="folder with database/ and queries, instead of the dataset's")
     add(
         "--datasets_folder",
-        default=os.environ.get("DATASETS_FOLDER", "data"),
+        default=default_datasets_folder(),
         help="folder of the named data sets; also the variable DATASETS_FOLDER",
     )
     _add_io_retries(add)

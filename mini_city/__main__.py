@@ -5,13 +5,14 @@ import logging
 from dataclasses import replace
 
 from mini_city import PRESETS, generate
+from parser import CommandLine
 
 _logger = logging.getLogger("mini_city")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    cli = argparse.ArgumentParser(
+    cli = CommandLine(
         prog="python -m mini_city",
         description="Write a procedural city in the layout of SF-XL.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

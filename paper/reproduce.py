@@ -22,7 +22,7 @@ from paper.run_log import RunLog
 from paper.runs_to_do import FAILED, RunOptions, carry_out, make_steps
 from paper.scales import SCALES
 from paper.targets import TARGETS, list_needs, write_target
-from parser import not_negative_int
+from parser import CommandLine, default_datasets_folder, not_negative_int
 from runs.signals import StopSignals
 
 MINI_PRESET = "small"
@@ -81,7 +81,7 @@ def show_outputs(targets: Sequence[str], study: Study, folder: Path) -> None:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    cli = argparse.ArgumentParser(
+    cli = CommandLine(
         prog="python -m paper.reproduce",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -125,7 +125,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--datasets_folder",
-        default=os.environ.get("DATASETS_FOLDER", "data"),
+        default=default_datasets_folder(),
         help="as of train.py",
     )
     add("--logs_folder", default="logs", help="of existing and new runs")

@@ -4,7 +4,6 @@ python -m reports.compare RUN_A RUN_B
 python -m reports.compare RUN_A RUN_B RUN_C --out FOLDER    # tables and a page with pictures
 """
 
-import argparse
 import csv
 import logging
 import os
@@ -12,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import commons
+from parser import CommandLine
 from reports.compare_page import make_page
 from reports.compare_tables import (
     QUERIES_COLUMNS,
@@ -35,7 +35,7 @@ FILES = ("comparison.html", "comparison.md", "comparison.csv", "comparison_queri
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare every run with the first one."""
-    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cli = CommandLine(description=__doc__.splitlines()[0])
     cli.add_argument(
         "runs", nargs="+", type=Path, help="folders of runs; the first is the baseline"
     )

@@ -3,7 +3,6 @@
 python -m reports.pictures RUN_FOLDER --num_preds 3
 """
 
-import argparse
 import base64
 import io
 import logging
@@ -16,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import commons
 from datasets.images import open_image
+from parser import CommandLine
 from reports.runs import iterate_queries
 
 TILE_HEIGHT_PX = 256
@@ -122,7 +122,7 @@ def encode_thumbnail(path: str | os.PathLike, size_px: tuple[int, int], quality:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the pictures of a finished run."""
-    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cli = CommandLine(description=__doc__.splitlines()[0])
     cli.add_argument("run_folder", type=Path, help="folder with a predictions.csv")
     cli.add_argument("--num_preds", type=int, default=3, help="predictions a picture (default: 3)")
     cli.add_argument("--only_wrong", action="store_true", help="only queries with a wrong top-1")

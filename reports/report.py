@@ -5,12 +5,12 @@ python -m reports.report RUN_FOLDER --num_gallery 24
 The page is one file that needs no network: it can be mailed, and opens from disk.
 """
 
-import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import commons
+from parser import CommandLine
 from reports.report_page import render_page
 from reports.run_files import read_run_arrays
 from reports.runs import find_sets
@@ -42,7 +42,7 @@ def write_report(run_folder: Path, num_gallery: int = NUM_GALLERY) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the report of a finished run."""
-    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cli = CommandLine(description=__doc__.splitlines()[0])
     cli.add_argument("run_folder", type=Path, help="folder of an evaluation, of one set or several")
     cli.add_argument(
         "--num_gallery",

@@ -24,9 +24,9 @@ ARROWS = {  # room: the rooms that it may import, beside itself; the first part 
         ENTRY_POINTS,
         "commons cosface_loss parser methods datasets model runs evaluation training reports",
     ),
-    "reports": "commons datasets model runs evaluation",
+    "reports": "commons parser datasets model runs evaluation",
     "tools": "commons parser datasets model runs evaluation",
-    "mini_city": "commons datasets",
+    "mini_city": "commons parser datasets",
     "docs": "commons datasets reports",
     "paper": "commons parser methods datasets model runs evaluation training reports mini_city",
     "benchmarks": "commons cosface_loss parser methods datasets model runs evaluation training "

@@ -6,7 +6,7 @@ import pytest
 import parser
 from evaluation.views import TEST_METHODS
 from methods import DEFAULT_METHOD, METHODS
-from parser import parse_eval_arguments, parse_train_arguments
+from parser import parse_eval_arguments, parse_localize_arguments, parse_train_arguments
 
 
 def test_defaults_are_those_of_the_paper():
@@ -192,3 +192,19 @@ def test_contradictions_are_refused(flags, parse, text, capsys):
     with pytest.raises(SystemExit) as exit_code:
         parse(flags.split())
     assert exit_code.value.code == 2 and text in capsys.readouterr().err
+
+
+def test_home_is_expanded_in_every_value(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    args = parse_train_arguments(["--save_dir=~/runs/a", "--train_set_folder", "~/photos"])
+    assert (args.save_dir, args.train_set_folder) == ("/home/me/runs/a", "/home/me/photos")
+    args = parse_localize_arguments(["~/a.jpg", "b~.jpg", "--resume=~/m.pth", "--place_index=~"])
+    assert args.photos == ["/home/me/a.jpg", "b~.jpg"]
+    assert (args.resume_model, args.place_index) == ("/home/me/m.pth", "/home/me")
+
+
+@pytest.mark.parametrize(("value", "folder"), [("", "data"), ("~/sets", "/home/me/sets")])
+def test_the_variable_of_the_datasets_folder(monkeypatch, value, folder):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DATASETS_FOLDER", value)
+    assert parse_train_arguments([]).datasets_folder == folder

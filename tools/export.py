@@ -8,7 +8,6 @@ TorchScript: torch 2.4 to 2.15 have an ONNX exporter for scripts, which keeps th
 EfficientNet_Lite0, a function of the size of the images, as a computation.
 """
 
-import argparse
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ from model.checkpoint_files import require_packages
 from model.checkpoints import load_network
 from model.network import IMAGE_SIZE, GeoLocalizationNet
 from model.other_models import load_onnx, load_torchscript
+from parser import CommandLine
 
 TOLERANCE = 1e-5  # between the values of two descriptors, whose length is 1
 METADATA_FILE = "metadata.json"  # inside a TorchScript file; in ONNX each entry is a property
@@ -34,7 +34,7 @@ OPSET = 17  # ONNX operators; the first with computed padding is 11, with attent
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Export the network of a checkpoint and log how exact the file is."""
-    cli = argparse.ArgumentParser(prog="python -m tools.export", description=__doc__.split("\n")[0])
+    cli = CommandLine(prog="python -m tools.export", description=__doc__.split("\n")[0])
     add = cli.add_argument
     add("checkpoint", help="whole network, ours or published")
     add("--format", choices=("torchscript", "onnx"), required=True, help="what to write")

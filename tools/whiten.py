@@ -36,7 +36,13 @@ from model.network import (
 )
 from model.other_models import identify, load_model, parse_model_spec
 from model.whitening import WHITENINGS, Whitening, WhiteningParams, check_dims, pack_whitening
-from parser import not_negative_int, positive_float, positive_int
+from parser import (
+    CommandLine,
+    default_datasets_folder,
+    not_negative_int,
+    positive_float,
+    positive_int,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -142,7 +148,7 @@ def save_whitened(
 
 
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    cli = argparse.ArgumentParser(
+    cli = CommandLine(
         prog="python -m tools.whiten", description=__doc__.split("\n")[0], allow_abbrev=False
     )
     add = cli.add_argument
@@ -159,7 +165,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     images.add_argument("--train_set_folder", metavar="FOLDER", help="folder of training images")
     add(
         "--datasets_folder",
-        default=os.environ.get("DATASETS_FOLDER", "data"),
+        default=default_datasets_folder(),
         help="folder of the named data sets; also the variable DATASETS_FOLDER",
     )
     add(

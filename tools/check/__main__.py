@@ -15,6 +15,7 @@ from pathlib import Path
 import commons
 from datasets.catalog import TEST_SETS, TRAIN_SETS
 from datasets.partition import PartitionParams
+from parser import CommandLine, default_datasets_folder
 from tools.check.classes import check_classes
 from tools.check.files import check_files
 from tools.check.findings import (
@@ -120,7 +121,7 @@ def check_folder(
 
 
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    cli = argparse.ArgumentParser(
+    cli = CommandLine(
         prog="python -m tools.check",
         description="Check a data set before training or evaluating on it; changes nothing. "
         "The exit code is 1 if training or evaluation would fail.",
@@ -136,7 +137,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--datasets_folder",
-        default=os.environ.get("DATASETS_FOLDER", "data"),
+        default=default_datasets_folder(),
         help="folder of the data sets; also the variable DATASETS_FOLDER",
     )
     add("--decode", action="store_true", help="decode every image, and find copies")

@@ -16,6 +16,7 @@ import numpy as np
 import commons
 from datasets.image_lists import list_images
 from datasets.positions import NUM_ZONES
+from parser import CommandLine
 from tools.convert.exif import read_exif
 from tools.convert.panoramas import CropParams, crop_panoramas
 from tools.convert.photos import MODES, Photos, check_free, format_names, write_images
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    cli = argparse.ArgumentParser(
+    cli = CommandLine(
         prog="python -m tools.convert",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
