@@ -1,4 +1,7 @@
-"""Figure 6: R@1 against descriptor dimension, a curve per backbone, a panel per data set."""
+"""Figure 6: R@1 against descriptor dimension, a panel per data set.
+
+A curve for each backbone of CosPlace, and for NetVLAD, trained once and cut by whitenings.
+"""
 
 from pathlib import Path
 
@@ -7,7 +10,7 @@ from matplotlib.axes import Axes
 
 from model.backbones import find_spec
 from paper.drawing import PAGE_IN, new_figure, save_measured, styled
-from paper.networks import Trained
+from paper.networks import Absent, Source
 from paper.results_of_runs import Study
 from paper.runs_to_do import Need
 from paper.scales import Scale
@@ -24,7 +27,7 @@ DATASETS = {
 }
 CNNS = ("VGG16", "ResNet18", "ResNet50", "ResNet101")
 TRANSFORMERS = ("ViT_B16", "CCT14_224", "CCT14_384")
-_NAMES = {
+_BACKBONES = {
     "VGG16": "VGG-16",
     "ResNet18": "ResNet-18",
     "ResNet50": "ResNet-50",
@@ -33,15 +36,33 @@ _NAMES = {
     "CCT14_224": "CCT-14 at 224",
     "CCT14_384": "CCT-14 at 384",
 }
-_MARKERS = "osD^vP*"
+_MARKERS = "osD^vP*Xd"
 _COLUMNS = 4
-_LEFT_OUT = "SFRS and NetVLAD are not implemented yet"
+_NOTE = "Curves with the name of a backbone are CosPlace's"
 
 
-def curve_sources(scale: Scale, backbone: str) -> dict[int, Trained]:
-    """Return {descriptor dimension: training} of a backbone."""
+def curve_sources(scale: Scale, backbone: str) -> dict[int, Source]:
+    """Return {descriptor dimension: network} of CosPlace with a backbone."""
     own = find_spec(backbone).out_channels  # without a linear layer
     return {dim or own: scale.cosplace(backbone, dim) for dim in scale.dims[backbone]}
+
+
+def netvlad_sources(scale: Scale) -> dict[int, Source]:
+    """Return {descriptor dimension: network} of NetVLAD on Pitts30k, one training."""
+    own = scale.compared("netvlad", "pitts30k").dim
+    changed = {dim: {"whiten_dim": dim, "kept_dims": None} for dim in scale.vlad_dims}
+    changed[own] = {}
+    return {
+        dim: scale.compared("netvlad", "pitts30k", f"netvlad:pitts30k:{dim}", **changed[dim])
+        for dim in scale.vlad_dims
+    }
+
+
+def all_curves(scale: Scale) -> dict[str, dict[int, Source]]:
+    """Return the curves by name, each {descriptor dimension: network}."""
+    curves = {_BACKBONES[name]: curve_sources(scale, name) for name in scale.dims}
+    sfrs = {dim: Absent(released=f"openibl:sfrs:{dim}") for dim in scale.vlad_dims}
+    return curves | {"NetVLAD": netvlad_sources(scale), "SFRS": sfrs}
 
 
 def dimension_needs(study: Study) -> list[Need]:
@@ -49,9 +70,9 @@ def dimension_needs(study: Study) -> list[Need]:
     datasets = tuple(study.scale.datasets(list(DATASETS)))
     return [
         Need(study.resolve(source), datasets)
-        for backbone in study.scale.dims
-        for source in curve_sources(study.scale, backbone).values()
-        if study.is_asked(_NAMES[backbone], source)
+        for name, curve in all_curves(study.scale).items()
+        for source in curve.values()
+        if study.is_asked(name, source)
     ]
 
 
@@ -76,25 +97,21 @@ def draw_dimensions(study: Study, folder: Path) -> list[Path]:
         for curve in panel.containers
         if len(curve.lines[0].get_xdata())
     }
-    shown = [name for name in _NAMES.values() if name in curves]
-    panels.flat[len(datasets)].legend(
-        [curves[name] for name in shown], shown, loc="center", title="CosPlace with"
-    )
-    header = ("dataset", "backbone", "descriptor_dim", *VALUES_HEADER)
-    return save_measured(figure, (header, rows), folder, "fig6", study.scale.mark, _LEFT_OUT)
+    shown = [name for name in all_curves(study.scale) if name in curves]
+    panels.flat[len(datasets)].legend([curves[name] for name in shown], shown, loc="center")
+    header = ("dataset", "curve", "descriptor_dim", *VALUES_HEADER)
+    return save_measured(figure, (header, rows), folder, "fig6", study.scale.mark, _NOTE)
 
 
 def _draw_panel(panel: Axes, study: Study, dataset: str) -> list[tuple]:
-    """Draw the curves of all backbones on a data set; return the rows of the CSV."""
+    """Draw all curves on a data set; return the rows of the CSV."""
     rows, all_dims = [], set()
-    for number, (backbone, name) in enumerate(_NAMES.items()):
-        if backbone not in study.scale.dims:
-            continue
+    for number, (name, curve) in enumerate(all_curves(study.scale).items()):
         points = []
-        for dim, source in curve_sources(study.scale, backbone).items():
+        for dim, source in curve.items():
             cell = study.measure(source, dataset)
             all_dims.add(dim)
-            rows.append((dataset, backbone, dim, *list_values(cell)))
+            rows.append((dataset, name, dim, *list_values(cell)))
             if cell.measured:
                 points.append((dim, cell.mean, cell.std or 0.0))
         columns = np.array(points, float).reshape(-1, 3).T

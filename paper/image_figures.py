@@ -13,16 +13,18 @@ from PIL import Image
 
 from datasets.images import open_image
 from paper.drawing import PAGE_IN, new_figure, remove_pictures, save_figure, styled, write_values
-from paper.networks import Absent, Released, Source
+from paper.networks import Source
 from paper.panoramas import sample_images
 from paper.results_of_runs import Study
 from paper.run_log import Missing
 from paper.runs_to_do import Need
 from paper.scales import Scale
+from paper.tables import source_of
 from reports.pictures import format_metres
 from reports.runs import Predictions, read_predictions
 
 _DATASET = "sf_xl_test_v1"
+_METHODS = ("NetVLAD", "CRN", "SARE", "SFRS")  # and CosPlace
 _NUM_QUERIES = 5
 _CHOICE = "Queries drawn at random from those on which the networks disagree"
 _WIDTH_PX = 320  # of the pictures inside the PDF
@@ -131,9 +133,9 @@ def _load_picture(path: str) -> Image.Image:
 def shown_networks(scale: Scale) -> dict[str, Source]:
     """Return the columns of Figure 7: the networks of the paper, and other released ones."""
     return {
-        **dict.fromkeys(("NetVLAD", "CRN", "SARE", "SFRS"), Absent()),
-        "SfM120k ResNet-50": Released("landmark:SfM120k:ResNet50"),
-        "GLD ResNet-50": Released("landmark:GLD:ResNet50"),
+        **{name: source_of("table3", (name, "512", "Pitts30k"), scale) for name in _METHODS},
+        "SfM120k ResNet-50": scale.released("landmark:SfM120k:ResNet50"),
+        "GLD ResNet-50": scale.released("landmark:GLD:ResNet50"),
         "CosPlace ResNet-18": scale.cosplace("ResNet18", 512),
         "CosPlace VGG-16": scale.cosplace("VGG16", 512),
         "CosPlace ResNet-50": scale.cosplace("ResNet50", 2048),

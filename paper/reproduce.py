@@ -19,7 +19,7 @@ from mini_city import generate
 from paper.costs import describe_plan
 from paper.results_of_runs import Study
 from paper.run_log import RunLog
-from paper.runs_to_do import FAILED, RunOptions, carry_out, make_steps
+from paper.runs_to_do import FAILED, RunOptions, carry_out, make_steps, take_shard
 from paper.scales import SCALES
 from paper.targets import TARGETS, list_needs, write_target
 from parser import CommandLine, default_datasets_folder, not_negative_int
@@ -42,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs_folder = logs / ("paper_mini" if args.scale == "mini" else "paper")
     out = Path(args.out) if args.out else runs_folder / "outputs"
 
-    log = RunLog(logs, str(root), scale.resize)
+    log = RunLog(logs, str(root))
     study = Study(scale, tuple(args.seeds), log, args.only, args.published_weights)
     needs = list_needs(targets, study)
     if args.only and not needs:
         raise ValueError(f"--only matches no row, curve or sweep of {', '.join(targets)}")
-    steps = make_steps(needs, args.seeds)[args.shard[0] - 1 :: args.shard[1]]
+    steps = take_shard(make_steps(needs, args.seeds), *args.shard)
     if args.dry_run:
         logging.info(f"{scale.mark}\n{describe_plan(steps, log)}".lstrip())
         return
@@ -107,7 +107,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--published_weights",
         action="store_true",
-        help="use released CosPlace networks instead of training, where available",
+        help="use released networks instead of training, where available",
     )
     add(
         "--shard",

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from model.published import TRAINED_DIMS
-from paper.networks import Absent, Released, Source, Trained
+from paper.networks import Absent, Released, Source
 from paper.run_log import NO_DATA_SET, Missing, RunLog
 from paper.runs_to_do import Step
-from paper.scales import PAPER, Scale
+from paper.scales import Scale
 from paper.table_cells import Cell
 
 T = TypeVar("T")
@@ -42,13 +41,8 @@ class Study:
 
     def resolve(self, source: Source) -> Source:
         """Return the network to evaluate: the released one, if requested."""
-        if not (self.use_released and isinstance(source, Trained)):
-            return source
-        backbone, dim = source["backbone"], source["fc_output_dim"]
-        is_released = dim in TRAINED_DIMS.get(backbone, ()) and source == PAPER.cosplace(
-            backbone, dim
-        )
-        return Released(f"cosplace:{backbone}:{dim}") if is_released else source
+        spec = getattr(source, "released", "") if self.use_released else ""
+        return Released(spec, source.resize) if spec else source
 
     def measure(self, source: Source, dataset: str, metric: str = "R@1") -> Cell:
         """Return a recall on a test set, for each seed that has it, or why it is missing."""

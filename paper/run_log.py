@@ -9,16 +9,17 @@ from typing import Any
 
 import commons
 from datasets.catalog import TRAIN_SETS, find_test_set, find_train_folder
-from paper.networks import Absent, Released, Source, Trained
+from methods import DEFAULT_METHOD
+from paper.networks import WHITENING, Absent, Released, Source, Trained
 from parser import parse_eval_arguments, parse_train_arguments
 from reports.runs import find_sets, read_results, with_names_of_today
-from training.checkpoints import NO_INFLUENCE
+from training.checkpoints import BEST, LAST, NO_INFLUENCE, PREVIOUS, WHITENED
 
 _PLAIN = (  # flags that must have their defaults: the paper's protocol
     *("positives", "no_labels", "per_city", "positive_dist_threshold", "test_method"),
     *("search", "skip_unreadable", "test_set_folder"),
 )
-_NO_INFLUENCE = NO_INFLUENCE - {"epochs_num"}
+_NO_INFLUENCE = (NO_INFLUENCE - {"epochs_num"}) | set(WHITENING)
 _RECALLS = {"R@1", "R@5", "R@10"}  # of the paper's tables
 _LOCAL_SETS = "mini_city"  # generated sets differ from folder to folder
 
@@ -39,18 +40,18 @@ class TrainingRun:
 
     folder: Path
     num_epochs: int  # finished ones
-    is_done: bool  # all epochs and the test
+    is_done: bool  # all epochs, or patience ended, and the test
+    model: Path  # the network: that of the best epoch, or with a whitening that may be missing
 
     @property
     def best_model(self) -> Path:
-        """The network of the epoch that was best on the validation set."""
-        return self.folder / "best_model.pth"
+        """The network of the epoch that was best on the validation set, without whitening."""
+        return self.folder / BEST
 
     @property
     def has_checkpoint(self) -> bool:
         """Whether it can be resumed."""
-        names = ("last_checkpoint.pth", "previous_checkpoint.pth")
-        return any((self.folder / name).is_file() for name in names)
+        return any((self.folder / name).is_file() for name in (LAST, PREVIOUS))
 
     @property
     def best_val_recall(self) -> float:
@@ -65,24 +66,22 @@ class RunLog:
     `refresh()` reads the flags of all runs again, to find new ones.
     """
 
-    def __init__(self, folder: Path, datasets_folder: str, resize: str | None) -> None:
+    def __init__(self, folder: Path, datasets_folder: str) -> None:
         """Read the flags of all runs.
 
         Args:
             folder: Of runs, at any depth.
             datasets_folder: Of the data sets.
-            resize: Required --resize_test_imgs of evaluations; None: not given.
         """
         self.folder = folder
         self.datasets_folder = datasets_folder
-        self.resize = resize
         self.refresh()
 
     def refresh(self) -> None:
         """Read the flags of all runs again, and the results of those by the paper's protocol."""
         self._runs = dict(_read_flags(self.folder))
         self._results = {
-            place: result
+            place: result | {"resize_test_imgs": flags.get("resize_test_imgs")}
             for folder, flags in self._runs.items()
             if self._is_plain(flags)
             for place, result in _read_sets(folder)
@@ -91,14 +90,23 @@ class RunLog:
 
     def training(self, source: Trained, seed: int) -> TrainingRun | None:
         """Return the run of a training: a finished one, or else the longest."""
-        wanted = _training_flags(source, seed)
+        wanted = source.settings | {"seed": seed}
+        if source.start is not None:
+            start = self.training(source.start, seed)
+            if start is None or not start.is_done:
+                return None
+            wanted["resume_model"] = str(start.best_model)
         interrupted = []
         for folder, flags in self._runs.items():
-            if "groups_num" not in flags or not self._is_same_training(wanted, flags):
+            if "epochs_num" not in flags or not self._is_same_training(wanted, flags):
                 continue
             num_epochs = len(_read_lines(folder / "metrics.jsonl"))
-            is_done = (folder / "results.json").is_file() and num_epochs >= wanted["epochs_num"]
-            training = TrainingRun(folder, min(num_epochs, wanted["epochs_num"]), is_done)
+            # Results of a shorter training do not count, but patience may end one early.
+            has_stalled = flags.get("patience", 0) > 0 and num_epochs < flags["epochs_num"]
+            is_whole = has_stalled or num_epochs >= wanted["epochs_num"]
+            is_done = (folder / "results.json").is_file() and is_whole
+            model = folder / _name_model(wanted, flags)
+            training = TrainingRun(folder, min(num_epochs, wanted["epochs_num"]), is_done, model)
             if is_done and training.best_model.is_file():
                 return training
             was_early = num_epochs == 0  # stopped before any model was the best
@@ -119,19 +127,19 @@ class RunLog:
     def evaluation(self, source: Source, seed: int, dataset: str) -> Path | Missing:
         """Return the folder with the results of a network on a test set."""
         if isinstance(source, Released):
-            found = self._find({"model": source.spec}, dataset)
+            found = self._find({"model": source.spec}, source, dataset)
         else:
             found = self.finished_training(source, seed)
             if isinstance(found, TrainingRun):
-                best = found.best_model
-                model = {"model_sha256": _sha256(best, best.stat().st_mtime_ns)}
-                found = self._find(model, dataset)
+                sha256 = _sha256_of(found.model)
+                found = self._find({"model_sha256": sha256}, source, dataset) if sha256 else NOT_RUN
         is_missing = isinstance(found, Missing) and not isinstance(source, Absent)
         return NO_DATA_SET if is_missing and not self.has_set(dataset) else found
 
-    def _find(self, model: Mapping[str, str], dataset: str) -> Path | Missing:
+    def _find(self, model: Mapping[str, str], source: Source, dataset: str) -> Path | Missing:
+        wanted = {**model, "resize_test_imgs": source.resize}
         for place, result in self._results.items():
-            if self._is_of(result, model, dataset):
+            if self._is_of(result, wanted, dataset):
                 return place
         return NOT_RUN
 
@@ -160,11 +168,13 @@ class RunLog:
 
     def _is_same_training(self, wanted: Mapping[str, Any], flags: Mapping[str, Any]) -> bool:
         """Compare all relevant flags; those that an older version lacked have their defaults."""
-        default = _default_flags()
+        if flags.get("method", DEFAULT_METHOD) != wanted["method"]:
+            return False
         if wanted["dataset"].startswith(_LOCAL_SETS) and not self._is_same_place(flags):
             return False
+        default = _default_flags(wanted["method"])
         return not flags.get("changed_on_resume") and all(
-            name in _NO_INFLUENCE or flags.get(name, default[name]) == value
+            name in _NO_INFLUENCE or _is_same(flags.get(name, default[name]), value)
             for name, value in wanted.items()
         )
 
@@ -175,29 +185,36 @@ class RunLog:
     def _is_plain(self, flags: Mapping[str, Any]) -> bool:
         default = _evaluation_flags()
         flags = {"search": flags.get("index", default["search"]), **flags}  # its older name
-        return flags.get("resize_test_imgs") == self.resize and all(
-            flags.get(name, default[name]) == default[name] for name in _PLAIN
-        )
+        return all(flags.get(name, default[name]) == default[name] for name in _PLAIN)
 
-    def _is_of(self, result: Mapping[str, Any], model: Mapping[str, str], dataset: str) -> bool:
+    def _is_of(self, result: Mapping[str, Any], wanted: Mapping[str, Any], dataset: str) -> bool:
         if result["dataset"] != dataset:
             return False
         if dataset.startswith(_LOCAL_SETS):
             folder = Path(self.datasets_folder).resolve()
             if folder not in Path(result["database_folder"]).resolve().parents:
                 return False
-        return all(result.get(name) == value for name, value in model.items())
+        return all(result.get(name) == value for name, value in wanted.items())
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Compare values of a flag; an empty table says as little as none."""
+    return value == other or all(one in (None, {}) for one in (value, other))
+
+
+def _name_model(wanted: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
+    """Return the name of a network's file in the folder of a run with these flags."""
+    if wanted["whitening"] == "none":
+        return BEST
+    kind, dim, kept_dims, num_images = values = [wanted[name] for name in WHITENING]
+    if values == [flags.get(name) for name in WHITENING]:
+        return WHITENED
+    return f"{kind}_{dim}_{kept_dims or dim}_of_{num_images}.pth"
 
 
 @functools.cache
-def _default_flags() -> dict[str, Any]:
-    return vars(parse_train_arguments([]))
-
-
-@functools.cache
-def _training_flags(source: Trained, seed: int) -> dict[str, Any]:
-    """Return all flags of a training, defaults included."""
-    return vars(parse_train_arguments(source.argv(seed)))
+def _default_flags(method: str) -> dict[str, Any]:
+    return vars(parse_train_arguments([f"--method={method}", "--dry_run"]))
 
 
 @functools.cache
@@ -228,7 +245,12 @@ def _read_lines(file: Path) -> list[str]:
     return file.read_text().splitlines() if file.is_file() else []
 
 
+def _sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, empty if there is none."""
+    return _cached_sha256(path, path.stat().st_mtime_ns) if path.is_file() else ""
+
+
 @functools.cache
-def _sha256(path: Path, mtime_ns: int) -> str:
+def _cached_sha256(path: Path, mtime_ns: int) -> str:
     """Return the SHA-256 of a file, cached until the file changes."""
     return commons.sha256_of(path)

@@ -1,5 +1,10 @@
-"""Plan the runs behind tables and figures, and start the missing ones."""
+"""Plan the runs behind tables and figures, and start the missing ones.
 
+A network takes up to three: train.py; tools.whiten, if it ends in another whitening than that of
+the training's own flags; and eval.py.
+"""
+
+import itertools
 import logging
 import os
 import subprocess
@@ -14,13 +19,14 @@ from typing import IO
 import commons
 from model.published import fetch_published, parse_published
 from paper.networks import Absent, Released, Source, Trained
-from paper.run_log import Missing, RunLog
+from paper.run_log import Missing, RunLog, TrainingRun
 from runs.folders import is_unused
 
 FAILED = "failed"
 # Threads that wait actively slow small networks several times where another program runs.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 _REPOSITORY = Path(__file__).resolve().parents[1]
+_WHITEN = "tools/whiten.py"
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class RunOptions:
 def make_steps(needs: Iterable[Need], seeds: Sequence[int]) -> list[Step]:
     """Join the needs of several tables and figures by network, in order.
 
+    A training that another one starts from comes before it.
+
     Args:
         needs: Of all requested tables and figures.
         seeds: Of trainings; a released network is one network.
@@ -71,8 +79,32 @@ def make_steps(needs: Iterable[Need], seeds: Sequence[int]) -> list[Step]:
         if isinstance(need.source, Absent):
             continue
         for seed in seeds if isinstance(need.source, Trained) else seeds[:1]:
+            for start in _starts_of(need.source):
+                asked.setdefault((start, seed), {})
             asked.setdefault((need.source, seed), {}).update(dict.fromkeys(need.datasets))
     return [Step(source, seed, tuple(names)) for (source, seed), names in asked.items()]
+
+
+def _starts_of(source: Source) -> list[Trained]:
+    """Return the trainings that a network starts from, the first one first."""
+    start = getattr(source, "start", None)
+    return [*_starts_of(start), start] if start else []
+
+
+def take_shard(steps: Sequence[Step], number: int, num_shards: int) -> list[Step]:
+    """Return a part of the steps; those that need the same training are in one part.
+
+    Args:
+        steps: All.
+        number: Of the part, from 1.
+        num_shards: Number of parts.
+    """
+    families: dict[tuple[Trained | Released, int], list[Step]] = {}
+    for step in steps:
+        families.setdefault((getattr(step.source, "origin", step.source), step.seed), []).append(
+            step
+        )
+    return list(itertools.chain.from_iterable([*families.values()][number - 1 :: num_shards]))
 
 
 def missing_evaluations(step: Step, log: RunLog) -> list[str]:
@@ -94,17 +126,26 @@ def why_blocked(step: Step, log: RunLog) -> tuple[str, str]:
             fetch_published(parse_published(step.source.spec))
         except (FileNotFoundError, ValueError) as error:
             return "no weights", str(error)
-    elif not is_trained(step, log) and (missing := log.missing_for_training(step.source)):
+    elif not is_made(step, log) and (missing := log.missing_for_training(step.source)):
         return f"no {missing}", f"{missing} is not below {log.datasets_folder}"
     return "", ""
 
 
 def is_trained(step: Step, log: RunLog) -> bool:
     """Whether the network of a step is trained, or needs no training."""
+    return isinstance(step.source, Released) or isinstance(_finished(step, log), TrainingRun)
+
+
+def is_made(step: Step, log: RunLog) -> bool:
+    """Whether the network of a step is there: trained and, if it is to be, whitened."""
     if isinstance(step.source, Released):
         return True
-    training = log.training(step.source, step.seed)
-    return training is not None and training.is_done
+    training = _finished(step, log)
+    return isinstance(training, TrainingRun) and training.model.is_file()
+
+
+def _finished(step: Step, log: RunLog) -> TrainingRun | Missing:
+    return log.finished_training(step.source, step.seed)
 
 
 def carry_out(steps: Sequence[Step], log: RunLog, options: RunOptions) -> dict[Step, str]:
@@ -121,7 +162,7 @@ def carry_out(steps: Sequence[Step], log: RunLog, options: RunOptions) -> dict[S
     todo = [
         step
         for step in steps
-        if step not in failures and (not is_trained(step, log) or missing_evaluations(step, log))
+        if step not in failures and (not is_made(step, log) or missing_evaluations(step, log))
     ]
     for number, step in enumerate(todo, start=1):
         start_s = time.monotonic()
@@ -142,6 +183,8 @@ def _carry_out(step: Step, log: RunLog, options: RunOptions) -> None:
         log.refresh()
         if not is_trained(step, log):
             raise RuntimeError("train.py was stopped before its end")
+    if not is_made(step, log):
+        _whiten(step, log, options)
     if names := missing_evaluations(step, log):
         _evaluate(step, names, log, options)
 
@@ -165,10 +208,10 @@ def _evaluate(step: Step, names: Sequence[str], log: RunLog, options: RunOptions
 
 def _evaluate_at_once(step: Step, names: Sequence[str], log: RunLog, options: RunOptions) -> None:
     if isinstance(step.source, Trained):
-        model = f"--resume={log.training(step.source, step.seed).best_model}"
+        model = f"--resume={_finished(step, log).model}"
     else:
         model = f"--model={step.source.spec}"
-    resize = [f"--resize_test_imgs={log.resize}"] if log.resize else []
+    resize = [f"--resize_test_imgs={step.source.resize}"] if step.source.resize else []
     folder = _new_folder(options.runs_folder, f"eval_{step.source.slug(step.seed)}")
     argv = [*resize, "--no_report", f"--save_dir={folder}"]
     _run("eval.py", [model, "--datasets", *names, *argv], folder, options)
@@ -179,9 +222,26 @@ def _train(step: Step, log: RunLog, options: RunOptions) -> None:
     if training is not None:
         line = [f"--save_dir={training.folder}", "--resume_train=auto"]
         _run("train.py", line, training.folder, options)
-    else:
-        folder = _new_folder(options.runs_folder, f"train_{step.source.slug(step.seed)}")
-        _run("train.py", [*step.source.argv(step.seed), f"--save_dir={folder}"], folder, options)
+        return
+    argv = step.source.argv(step.seed)
+    if start := step.source.start:
+        found = log.finished_training(start, step.seed)
+        if isinstance(found, Missing):
+            where = f"{start}, seed {step.seed}"
+            raise RuntimeError(f"it starts from {where}, which is missing: {found.reason}")
+        argv.append(f"--resume_model={found.best_model}")
+    folder = _new_folder(options.runs_folder, f"train_{step.source.slug(step.seed)}")
+    _run("train.py", [*argv, f"--save_dir={folder}"], folder, options)
+
+
+def _whiten(step: Step, log: RunLog, options: RunOptions) -> None:
+    """Fit a whitening to images of the training set, as train.py does at its end."""
+    source, training = step.source, _finished(step, log)
+    argv = [str(training.best_model), f"--save={training.model}", f"--kind={source['whitening']}"]
+    argv += [f"--dim={source['whiten_dim']}", f"--kept_dims={source['kept_dims'] or source.dim}"]
+    argv += [f"--images={source['whiten_images']}", f"--dataset={source['dataset']}"]
+    resize = [f"--resize_test_imgs={source.resize}"] if source.resize else []
+    _run(_WHITEN, [*argv, *resize], training.model, options)
 
 
 def _new_folder(parent: Path, name: str) -> Path:
@@ -192,17 +252,26 @@ def _new_folder(parent: Path, name: str) -> Path:
     return folder
 
 
-def _run(script: str, argv: Sequence[str], folder: Path, options: RunOptions) -> None:
-    """Run an entry point in a process of its own; raise a RuntimeError with its error."""
+def _run(script: str, argv: Sequence[str], place: Path, options: RunOptions) -> None:
+    """Run a script in a process of its own; raise a RuntimeError with its error.
+
+    Args:
+        script: Its path in the repository.
+        argv: Its command line, without data sets and devices.
+        place: The folder or file that it writes.
+        options: Of all runs.
+    """
     command = [
         *(sys.executable, _REPOSITORY / script, *argv),
         f"--datasets_folder={options.datasets_folder}",
         f"--device={options.device}",
         f"--num_workers={options.num_workers}",
     ]
-    logging.info(f"  {script}, see {folder / 'info.log'}")
+    logging.info(f"  {script}, into {place}")
+    search_path = os.pathsep.join(filter(None, (str(_REPOSITORY), os.environ.get("PYTHONPATH"))))
+    environment = _ENVIRONMENT | os.environ | {"PYTHONPATH": search_path}
     with tempfile.TemporaryFile("w+", errors="replace") as said:
-        code = run_script(command, said, _ENVIRONMENT | os.environ)
+        code = run_script(command, said, environment)
         said.seek(0)
         _, found, message = said.read().rpartition("Error: ")
     if code:

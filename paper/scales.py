@@ -1,12 +1,15 @@
 """The two scales of experiments: the paper's, and the mini city, which takes minutes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from methods import DEFAULT_METHOD, METHODS
+from model.aggregation import AGGREGATIONS
 from model.backbones import find_spec
 from model.network import IMAGE_SIZE
-from paper.networks import CHOSEN, Trained, trained
+from model.published import TRAINED_DIMS
+from paper.networks import CHOSEN, Released, Trained, trained
 
 # Values of the sweeps are legible only in the paper's Figure 5: these go around the chosen ones.
 _PAPER_SWEEPS = {
@@ -35,20 +38,28 @@ class Scale:
         name: On the command line.
         mark: On every output; empty for the paper's own scale.
         flags: Of train.py, for every training.
-        resize: Of eval.py, as --resize_test_imgs; None leaves it to the data set and the network.
-        stand_ins: Data set of the paper -> the one to use; sets without one are left out. None:
+        flags_of: Of train.py, by objective, beside these.
+        resize: Of released networks, see `Trained.resize`.
+        train_set: The training set to use instead of all of the paper's; None: the paper's own.
+        stand_ins: Test set of the paper -> the one to use; sets without one are left out. None:
             the paper's own.
         sweeps: Values of Figure 5 by flag.
         dims: Descriptor dimensions of Figure 6 by backbone; 0: without linear layer.
+        clusters: Of aggregations of the VLAD family; None: as many as the method has.
+        vlad_dims: Descriptor dimensions of Figure 6 of methods that whiten.
     """
 
     name: str
     mark: str
     flags: Mapping[str, Any]
+    flags_of: Mapping[str, Mapping[str, Any]]
     resize: str | None
+    train_set: str | None
     stand_ins: Mapping[str, str] | None
     sweeps: Mapping[str, tuple[int, ...]]
     dims: Mapping[str, tuple[int, ...]]
+    clusters: int | None
+    vlad_dims: tuple[int, ...]
 
     def dataset(self, name: str) -> str | None:
         """Return the data set that stands for one of the paper's; None if none does."""
@@ -70,40 +81,78 @@ class Scale:
         )
         spec = find_spec(backbone)
         flags = {
-            "dataset": self.dataset("sf_xl" if is_processed else "sf_xl_raw"),
+            "dataset": self.train_set or ("sf_xl" if is_processed else "sf_xl_raw"),
             "backbone": backbone,
             "fc_output_dim": dim,
             "aggregation": aggregation or spec.aggregation,
             "image_size": spec.image_size or IMAGE_SIZE,
         }
-        return trained(**(flags | self.flags | changed))
+        source = trained(**(flags | self._flags(DEFAULT_METHOD) | changed))
+        is_released = source["aggregation"] == "gem" and dim in TRAINED_DIMS.get(backbone, ())
+        is_released &= self.train_set is None and not changed
+        return replace(source, released=f"cosplace:{backbone}:{dim}" if is_released else "")
+
+    def compared(self, method: str, train_set: str, released: str = "", **changed: Any) -> Trained:
+        """Return the training of one of the other methods, with some flags changed.
+
+        Args:
+            method: Key of METHODS.
+            train_set: Key of TRAIN_SETS.
+            released: See `Trained`; at the paper's scale only.
+            changed: Flags of train.py.
+        """
+        flags = {"method": method, "dataset": self.train_set or train_set} | self._flags(method)
+        first = AGGREGATIONS[METHODS[method]["aggregation"]].extends  # also a method's name
+        options = METHODS[method].get("aggregation_args", {})
+        if self.clusters and "clusters" in options:
+            flags["aggregation_args"] = options | {"clusters": self.clusters}
+        return replace(
+            trained(**(flags | changed)),
+            start=self.compared(first, train_set) if first else None,
+            released=released if self.train_set is None else "",
+        )
+
+    def released(self, spec: str) -> Released:
+        """Return a network that others trained and published."""
+        return Released(spec, self.resize)
+
+    def _flags(self, method: str) -> Mapping[str, Any]:
+        return {**self.flags, **self.flags_of.get(METHODS[method]["objective"], {})}
 
 
 PAPER = Scale(
     name="paper",
     mark="",
     flags={},
+    flags_of={},
     resize=None,
+    train_set=None,
     stand_ins=None,
     sweeps=_PAPER_SWEEPS,
     dims=_PAPER_DIMS,
+    clusters=None,
+    vlad_dims=(128, 256, 512, 1024, 2048, 4096),
 )
 MINI = Scale(
     name="mini",
     mark="mini city, tiny runs: not the paper's data",
-    flags={
-        "backbone_weights": "none",
-        "image_size": 64,
-        "resize_test_imgs": "64",
-        "epochs_num": 8,
-        "iterations_per_epoch": 6,
-        "min_images_per_class": 5,
-        "lr": 1e-3,
+    flags={"backbone_weights": "none", "image_size": 64, "resize_test_imgs": "64", "lr": 1e-3},
+    flags_of={
+        "classification": {"epochs_num": 8, "iterations_per_epoch": 6, "min_images_per_class": 5},
+        "tuples": {
+            "epochs_num": 2,
+            "queries_per_epoch": 24,
+            "cache_refresh_rate": 12,
+            "neg_samples_num": 100,
+            "tuple_panoramas": 80,
+            "whiten_dim": 48,
+            "kept_dims": 32,
+            "whiten_images": 200,
+        },
     },
     resize="64",
+    train_set="mini_city",
     stand_ins={
-        "sf_xl": "mini_city",
-        "sf_xl_raw": "mini_city",
         "sf_xl_val": "mini_city_val",
         "sf_xl_test_v1": "mini_city_test_v1",
         "sf_xl_test_v2": "mini_city_test_v2",
@@ -127,5 +176,7 @@ MINI = Scale(
         "CCT14_224": (0,),
         "CCT14_384": (0,),
     },
+    clusters=4,
+    vlad_dims=(16, 32),
 )
 SCALES = {scale.name: scale for scale in (PAPER, MINI)}

@@ -1,53 +1,79 @@
 """Tables 1 to 4: the network of each row, and measured beside published numbers."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from operator import methodcaller as on_scale
 
 from model.published import LANDMARK_DIM, parse_published
-from paper.networks import Absent, Released, Source
+from paper.networks import Absent, Released, Source, Trained
 from paper.published import Column, PublishedTable, load_table
 from paper.results_of_runs import Study
 from paper.runs_to_do import Need
 from paper.scales import Scale
 from paper.table_cells import Cell, ComparedTable, Row
 
+Rows = Mapping[tuple[str, ...], Callable[[Scale], Source]]
 
-class CosPlace(NamedTuple):
-    """The paper's training of a network."""
-
-    backbone: str
-    dim: int
-    aggregation: str = "gem"
-
-
+_RESNET18, _VGG16, _SET = ("ResNet18", 512), ("VGG16", 512), "pitts30k"
+_PCA_W = {"whitening": "pca_whiten"}
+_COMPARED: Rows = {  # of Tables 2 and 3, whose other rows are absent
+    ("GeM", "512", "Pitts30k"): on_scale("compared", "gem", _SET, "vgb:vgg16-gem:pitts30k"),
+    ("GeM", "512", "MSLS"): on_scale("compared", "gem", "msls", "vgb:vgg16-gem:msls"),
+    ("GeM", "512", "SF-XL*"): on_scale("compared", "gem", "sf_xl"),
+    ("NetVLAD", "512", "Pitts30k"): on_scale("compared", "netvlad", _SET, "netvlad:pitts30k:512"),
+    ("NetVLAD", "512", "MSLS"): on_scale("compared", "netvlad", "msls"),
+    ("NetVLAD", "512", "SF-XL*"): on_scale("compared", "netvlad", "sf_xl"),
+    ("CRN", "512", "Pitts30k"): on_scale("compared", "crn", _SET),
+    ("SARE", "512", "Pitts30k"): on_scale("compared", "sare", _SET, "openibl:sare_ind:512"),
+    ("SFRS", "512", "Pitts30k"): lambda _: Absent(released="openibl:sfrs:512"),
+    ("CosPlace", "512", "SF-XL"): on_scale("cosplace", *_VGG16),
+}
+# How the paper brought descriptors to 512-D is not stated: the other usual way.
+_PCA_WHITENED: Rows = {
+    ("NetVLAD, PCA-whitened", "512", "Pitts30k"): on_scale("compared", "netvlad", _SET, **_PCA_W),
+    ("NetVLAD, PCA-whitened", "512", "MSLS"): on_scale("compared", "netvlad", "msls", **_PCA_W),
+    ("NetVLAD, PCA-whitened", "512", "SF-XL*"): on_scale("compared", "netvlad", "sf_xl", **_PCA_W),
+    ("CRN, PCA-whitened", "512", "Pitts30k"): on_scale("compared", "crn", _SET, **_PCA_W),
+}
 # Labels of the row, as in the paper -> the network. The paper's other rows are absent.
-ROWS: dict[str, dict[tuple[str, ...], CosPlace | Released]] = {
+ROWS: Mapping[str, Rows] = {
     "table1": {
-        ("Average",): CosPlace("ResNet18", 512, "avg"),
-        ("Max",): CosPlace("ResNet18", 512, "max"),
-        ("GeM",): CosPlace("ResNet18", 512, "gem"),
+        ("Average",): on_scale("cosplace", *_RESNET18, "avg"),
+        ("Max",): on_scale("cosplace", *_RESNET18, "max"),
+        ("GeM",): on_scale("cosplace", *_RESNET18, "gem"),
     },
-    "table2": {("CosPlace", "512", "SF-XL"): CosPlace("VGG16", 512)},
-    "table3": {("CosPlace", "512", "SF-XL"): CosPlace("VGG16", 512)},
+    "table2": _COMPARED,
+    "table3": _COMPARED,
     "table4": {  # of 2048-D, as the numbers, not of 512-D, as in the caption
-        ("SfM120k", "ResNet-50"): Released("landmark:SfM120k:ResNet50"),
-        ("GLD", "ResNet-50"): Released("landmark:GLD:ResNet50"),
-        ("SF-XL", "ResNet-50"): CosPlace("ResNet50", 2048),
-        ("SfM120k", "ResNet-101"): Released("landmark:SfM120k:ResNet101"),
-        ("GLD", "ResNet-101"): Released("landmark:GLD:ResNet101"),
-        ("SF-XL", "ResNet-101"): CosPlace("ResNet101", 2048),
+        ("SfM120k", "ResNet-50"): on_scale("released", "landmark:SfM120k:ResNet50"),
+        ("GLD", "ResNet-50"): on_scale("released", "landmark:GLD:ResNet50"),
+        ("SF-XL", "ResNet-50"): on_scale("cosplace", "ResNet50", 2048),
+        ("SfM120k", "ResNet-101"): on_scale("released", "landmark:SfM120k:ResNet101"),
+        ("GLD", "ResNet-101"): on_scale("released", "landmark:GLD:ResNet101"),
+        ("SF-XL", "ResNet-101"): on_scale("cosplace", "ResNet101", 2048),
     },
 }
-# Rows beyond the paper: Table 4 with the dimension of its caption.
-EXTRA_ROWS: dict[str, dict[tuple[str, ...], CosPlace | Released]] = {
+# Rows beyond the paper: of Table 4 with the dimension of its caption.
+EXTRA_ROWS: Mapping[str, Rows] = {
+    "table2": _PCA_WHITENED,
+    "table3": _PCA_WHITENED,
     "table4": {
-        ("SfM120k", "ResNet-50, 512-D"): Released("landmark:SfM120k:ResNet50:512"),
-        ("GLD", "ResNet-50, 512-D"): Released("landmark:GLD:ResNet50:512"),
-        ("SF-XL", "ResNet-50, 512-D"): CosPlace("ResNet50", 512),
-        ("SfM120k", "ResNet-101, 512-D"): Released("landmark:SfM120k:ResNet101:512"),
-        ("GLD", "ResNet-101, 512-D"): Released("landmark:GLD:ResNet101:512"),
-        ("SF-XL", "ResNet-101, 512-D"): CosPlace("ResNet101", 512),
+        ("SfM120k", "ResNet-50, 512-D"): on_scale("released", "landmark:SfM120k:ResNet50:512"),
+        ("GLD", "ResNet-50, 512-D"): on_scale("released", "landmark:GLD:ResNet50:512"),
+        ("SF-XL", "ResNet-50, 512-D"): on_scale("cosplace", "ResNet50", 512),
+        ("SfM120k", "ResNet-101, 512-D"): on_scale("released", "landmark:SfM120k:ResNet101:512"),
+        ("GLD", "ResNet-101, 512-D"): on_scale("released", "landmark:GLD:ResNet101:512"),
+        ("SF-XL", "ResNet-101, 512-D"): on_scale("cosplace", "ResNet101", 512),
     },
+}
+_FAMILY_NOTES = {  # of published networks, by the first part of their names
+    "cosplace": "The network that the authors released, not trained here.",
+    "netvlad": "The network that the authors of NetVLAD released, not trained here: the first 512 "
+    "dimensions of its PCA-whitening to 4096-D.",
+    "openibl": "The network that OpenIBL released, not trained here: the first 512 dimensions of "
+    "its PCA-whitening to 4096-D.",
+    "vgb": "The network of the zoo of the deep visual geo-localization benchmark, not trained "
+    "here.",
 }
 
 
@@ -69,7 +95,7 @@ def compare_table(name: str, study: Study) -> ComparedTable:
     rows = []
     for labels, source in _rows(table, study.scale):
         cells = tuple(_cell(table, labels, source, column, study) for column in columns)
-        notes = (_note(study.resolve(source)), study.describe_seeds(source, cells))
+        notes = (_note(study.resolve(source), study.scale), study.describe_seeds(source, cells))
         rows.append(Row(labels, cells, " ".join(filter(None, notes))))
     source = f"The paper's numbers: {table.source}."
     caveats = () if study.scale.stand_ins else (source,)
@@ -80,8 +106,8 @@ def compare_table(name: str, study: Study) -> ComparedTable:
 
 def source_of(name: str, labels: tuple[str, ...], scale: Scale) -> Source:
     """Return the network of a row."""
-    found = (ROWS[name] | EXTRA_ROWS.get(name, {})).get(labels, Absent())
-    return scale.cosplace(*found) if isinstance(found, CosPlace) else found
+    make = (ROWS[name] | EXTRA_ROWS.get(name, {})).get(labels)
+    return make(scale) if make else Absent()
 
 
 def _rows(table: PublishedTable, scale: Scale) -> list[tuple[tuple[str, ...], Source]]:
@@ -111,13 +137,24 @@ def _cell(
     )
 
 
-def _note(source: Source) -> str:
-    """Return how a network was made, if not as in the row."""
-    if not isinstance(source, Released):
-        return ""
-    if source.spec.startswith("cosplace:"):
-        return "The network that the authors released, not trained here."
-    kept_dims = parse_published(source.spec).dim
-    if kept_dims == LANDMARK_DIM:
-        return ""
-    return f"The first {kept_dims} whitened dimensions, normalised again: not published so."
+def _note(source: Source, scale: Scale) -> str:
+    """Return how a network was made or tested, if not as in the row."""
+    parts = []
+    if isinstance(source, Trained) and source["method"] != "cosplace":
+        if source["dataset"] == "sf_xl":
+            parts.append(
+                f"Trained on {source['tuple_panoramas']:,} panoramas of SF-XL drawn at random: "
+                "SF-XL* itself is not public."
+            )
+        if source.start:
+            parts.append(f"Starts from {source.start}.")
+    if isinstance(source, Released):
+        family, kept_dims = source.spec.partition(":")[0], parse_published(source.spec).dim
+        parts.append(_FAMILY_NOTES.get(family, ""))
+        if family == "landmark" and kept_dims < LANDMARK_DIM:
+            parts.append(
+                f"The first {kept_dims} whitened dimensions, normalised again: not published so."
+            )
+    if source.resize not in (None, scale.resize):
+        parts.append(f"Test images are resized to {source.resize}.")
+    return " ".join(filter(None, parts))

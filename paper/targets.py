@@ -69,11 +69,9 @@ def _draw_from_names(target: str, study: Study, folder: Path) -> list[Path]:
     """Draw one of Figures 1 to 4, which need no runs."""
     root, mark = study.log.datasets_folder, study.scale.mark
     if target in ("fig1", "fig2"):
-        train = find_train_folder(study.scale.dataset("sf_xl_raw"), root)
-        smallest = PartitionParams().min_images_per_class
-        params = PartitionParams(
-            min_images_per_class=study.scale.flags.get("min_images_per_class", smallest)
-        )
+        train = find_train_folder(study.scale.train_set or "sf_xl_raw", root)
+        smallest = study.scale.cosplace("ResNet18", 512)["min_images_per_class"]
+        params = PartitionParams(min_images_per_class=smallest)
         return draw_panorama_figures(train, folder, mark, [target], params)
     v1, v2 = (
         find_test_set(study.scale.dataset(f"sf_xl_test_{version}"), root)[1]
@@ -81,5 +79,5 @@ def _draw_from_names(target: str, study: Study, folder: Path) -> list[Path]:
     )
     if target == "fig3":
         return draw_query_years(v1, folder, mark)
-    train = find_train_folder(study.scale.dataset("sf_xl"), root)
+    train = find_train_folder(study.scale.train_set or "sf_xl", root)
     return draw_examples(train, v1, v2, folder, mark)

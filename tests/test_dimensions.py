@@ -5,7 +5,7 @@ import csv
 from drawn_figures import assert_all_is_readable, keep_figures
 from paper_studies import KnownNumbers, make_study
 
-from paper.dimensions import curve_sources, dimension_needs, draw_dimensions
+from paper.dimensions import curve_sources, dimension_needs, draw_dimensions, netvlad_sources
 from paper.networks import Released
 from paper.scales import MINI, PAPER
 
@@ -17,11 +17,20 @@ def test_transformers_have_one_length_of_their_own():
     assert list(curve_sources(PAPER, "VGG16")) == [64, 128, 256, 512]
 
 
+def test_netvlad_is_trained_once_and_cut_by_whitenings():
+    for scale in (PAPER, MINI):
+        sources = netvlad_sources(scale)
+        row = scale.compared("netvlad", "pitts30k")
+        assert sources[row.dim] == row  # that of Tables 2 and 3
+        assert {source.training for source in sources.values()} == {row.training}
+        assert [source.dim for source in sources.values()] == list(scale.vlad_dims)
+
+
 def test_needs_are_all_networks_on_all_sets():
     needs = dimension_needs(make_study())
-    assert len(needs) == 26 and {len(need.datasets) for need in needs} == {7}
+    assert len(needs) == 38 and {len(need.datasets) for need in needs} == {7}
     needs = dimension_needs(make_study(only="vgg", use_released=True))
-    assert [need.source for need in needs] == [
+    assert [need.source for need in needs[:4]] == [
         Released(f"cosplace:VGG16:{dim}") for dim in (64, 128, 256, 512)
     ]
 
@@ -47,8 +56,8 @@ def test_curves_are_the_recalls_of_their_own_data_set(tmp_path, monkeypatch):
         assert len(lines["VGG-16"].get_xdata()) == 0
     rows = list(csv.DictReader((tmp_path / "fig6.csv").read_text().splitlines()))
     missing = [
-        row for row in rows if row["descriptor_dim"] == "128" and row["backbone"] == "ResNet18"
+        row for row in rows if row["descriptor_dim"] == "128" and row["curve"] == "ResNet-18"
     ]
     assert {row["missing"] for row in missing} == {"not run"} and len(missing) == 3
     [row] = [r for r in rows if (r["dataset"], r["mean"]) == ("mini_city_val", "35.12")]
-    assert (row["backbone"], row["descriptor_dim"], row["num_seeds"]) == ("ResNet18", "512", "1")
+    assert (row["curve"], row["descriptor_dim"], row["num_seeds"]) == ("ResNet-18", "512", "1")

@@ -3,11 +3,13 @@
 import pytest
 
 from datasets.catalog import TEST_SETS, TRAIN_SETS
+from methods import METHODS
 from mini_city import PRESETS
 from model.published import TRAINED_DIMS
 from paper.networks import CHOSEN, Released, trained
 from paper.scales import MINI, PAPER, SCALES
 from parser import parse_train_arguments
+from training.setup import read_settings
 
 
 def test_flags_make_a_command_line_of_train():
@@ -15,6 +17,24 @@ def test_flags_make_a_command_line_of_train():
     expected = ["--seed=3", "--dataset=sf_xl", "--fc_output_dim=0", "--use_amp16"]
     assert source.argv(3) == expected
     assert source["fc_output_dim"] == 0
+
+
+def test_options_of_aggregations_are_pairs_on_the_command_line():
+    source = MINI.compared("netvlad", "pitts30k")
+    place = source.argv(0).index("--aggregation_args")
+    assert source.argv(0)[place + 1] == "clusters=4"
+    assert source["aggregation_args"] == {"clusters": 4} and source["dataset"] == "mini_city"
+    assert MINI.compared("gem", "msls")["aggregation_args"] == {"l2": "before_pool"}
+
+
+def test_whitenings_of_a_training_are_one_training():
+    source = PAPER.compared("netvlad", "pitts30k")
+    other = source.changed(whitening="pca_whiten", whiten_dim=4096, kept_dims=64)
+    assert (source.dim, other.dim) == (512, 64)
+    assert other.training == source.training == source and other != source
+    assert str(other) == "netvlad VGG16 64-D pitts30k pca_whiten"
+    crn = PAPER.compared("crn", "msls")
+    assert crn.origin == crn.start.training == PAPER.compared("netvlad", "msls")
 
 
 def test_a_changed_training_is_another_one_with_a_folder_of_its_own():
@@ -44,6 +64,8 @@ def test_every_training_of_a_scale_is_one_that_train_takes(scale):
             flags = vars(parse_train_arguments(source.argv(0)))
             assert all(flags[name] == value for name, value in source.flags)
             assert source["dataset"] in TRAIN_SETS
+    for method in METHODS.keys() - {"cosplace"}:
+        read_settings(scale.compared(method, "msls").settings)  # raises if flags contradict
 
 
 def test_the_papers_training_changes_no_default_but_names_what_depends_on_the_backbone():
@@ -76,7 +98,7 @@ def test_data_sets_of_the_mini_scale_stand_for_the_papers_each_once():
     assert PAPER.datasets(names) == names
     assert MINI.datasets(names) == ["mini_city_test_v1", "mini_city_val", "mini_city_test_v2"]
     assert MINI.datasets(["sf_xl_test_v1", "pitts250k"]) == ["mini_city_test_v1"]
-    assert set(MINI.stand_ins.values()) <= {*TEST_SETS, *TRAIN_SETS}
+    assert set(MINI.stand_ins.values()) <= TEST_SETS.keys() and MINI.train_set in TRAIN_SETS
     assert not PAPER.mark and MINI.mark
 
 
@@ -95,4 +117,4 @@ def test_dimensions_of_the_papers_networks_are_those_that_were_released():
 def test_the_small_city_has_as_many_groups_as_the_mini_scale_trains():
     city = PRESETS["small"]
     assert city.image_size_px == MINI.flags["image_size"]
-    assert city.train.visits[0] >= MINI.flags["min_images_per_class"]
+    assert city.train.visits[0] >= MINI.cosplace("ResNet18", 512)["min_images_per_class"]

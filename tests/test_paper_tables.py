@@ -8,6 +8,7 @@ from paper.published import TABLES, Number, load_table
 from paper.scales import MINI, PAPER
 from paper.tables import EXTRA_ROWS, ROWS, compare_table, source_of, table_needs
 
+TRAIN_SETS_OF_ROWS = {"Pitts30k": "pitts30k", "MSLS": "msls", "SF-XL*": "sf_xl", "SF-XL": "sf_xl"}
 TABLE_SETS = ("pitts250k", "pitts30k", "tokyo247", "msls_val", "st_lucia")
 
 
@@ -23,7 +24,10 @@ def test_the_networks_of_the_tables():
     vgg = PAPER.cosplace("VGG16", 512)
     assert source_of("table2", ("CosPlace", "512", "SF-XL"), PAPER) == vgg
     assert source_of("table3", ("CosPlace", "512", "SF-XL"), PAPER) == vgg
-    assert source_of("table2", ("NetVLAD", "512", "MSLS"), PAPER) == Absent("not implemented yet")
+    netvlad = PAPER.compared("netvlad", "msls")
+    assert source_of("table2", ("NetVLAD", "512", "MSLS"), PAPER) == netvlad
+    row = source_of("table2", ("APANet †", "512", "Pitts30k"), PAPER)
+    assert row == Absent("not implemented yet")
     row = source_of("table4", ("GLD", "ResNet-101"), PAPER)
     assert row == Released("landmark:GLD:ResNet101")
     row = source_of("table4", ("SF-XL", "ResNet-50"), PAPER)
@@ -36,8 +40,10 @@ def test_every_row_of_the_code_agrees_with_what_the_paper_says_of_it(name):
         source = source_of(name, row.labels, PAPER)
         if not isinstance(source, Absent):
             assert row.backbone in str(source)
-            assert row.dim in (None, dict(getattr(source, "flags", ())).get("fc_output_dim"))
+            assert row.dim in (None, getattr(source, "dim", None) or 512)  # of VGG-16's maps
             assert isinstance(source, Released) == (row.train_set in ("SfM120k", "GLD"))
+            if row.train_set in TRAIN_SETS_OF_ROWS:
+                assert source["dataset"] == TRAIN_SETS_OF_ROWS[row.train_set]
 
 
 def test_cells_hold_the_measured_beside_the_published():
@@ -90,6 +96,30 @@ def test_a_released_network_is_said_to_be_one():
     table = compare_table("table1", make_study(use_released=True))
     assert ["released" in row.note for row in table.rows] == [False, False, True]
     assert not any(row.note for row in compare_table("table1", make_study()).rows)
+
+
+def test_the_compared_methods_are_trained_and_tested_as_their_rows_say():
+    rows = {labels: make(PAPER) for labels, make in ROWS["table2"].items()}
+    gem = rows["GeM", "512", "Pitts30k"]
+    assert gem.argv(1) == ["--seed=1", "--dataset=pitts30k", "--method=gem"]
+    assert (gem.resize, gem["patience"], gem["mining"]) == ("480x640", 3, "auto")
+    sare = rows["SARE", "512", "Pitts30k"]
+    assert [sare[name] for name in ("whitening", "whiten_dim", "kept_dims", "loss", "mining")] == [
+        *("pca_whiten", 4096, 512, "sare_ind", "openibl"),
+    ]
+    crn = rows["CRN", "512", "Pitts30k"]
+    assert crn.start == rows["NetVLAD", "512", "Pitts30k"]
+    assert all(source.dim in (0, 512) for source in rows.values() if source != Absent())
+    whitened = source_of("table3", ("NetVLAD, PCA-whitened", "512", "MSLS"), PAPER)
+    assert whitened.training == rows["NetVLAD", "512", "MSLS"].training
+    assert whitened != rows["NetVLAD", "512", "MSLS"] and whitened["whitening"] == "pca_whiten"
+
+
+def test_rows_say_what_they_do_otherwise_than_the_paper():
+    notes = {row.labels: row.note for row in compare_table("table3", make_study()).rows}
+    assert "20,000 panoramas of SF-XL drawn at random" in notes["GeM", "512", "SF-XL*"]
+    assert "resized to 480x640" in notes["GeM", "512", "MSLS"]
+    assert "Starts from netvlad VGG16 512-D pitts30k." in notes["CRN", "512", "Pitts30k"]
 
 
 def test_a_row_that_is_not_there_needs_nothing():

@@ -7,9 +7,9 @@ import json
 import logging
 import shutil
 from functools import partial
-from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 from forked_commands import run_forked
 from tiny_backbone import stand_in
 
@@ -19,9 +19,12 @@ from paper.scales import MINI
 
 TINY = dataclasses.replace(
     MINI,
-    flags=MINI.flags
-    | {"image_size": 32, "resize_test_imgs": "32", "batch_size": 4}
-    | {"epochs_num": 2, "iterations_per_epoch": 2, "min_images_per_class": 3},
+    flags=MINI.flags | {"image_size": 32, "resize_test_imgs": "32", "batch_size": 4},
+    flags_of={
+        "classification": {"epochs_num": 2, "iterations_per_epoch": 2, "min_images_per_class": 3},
+        "tuples": MINI.flags_of["tuples"]
+        | {"epochs_num": 1, "queries_per_epoch": 8, "cache_refresh_rate": 8},
+    },
     resize="32",
 )
 
@@ -42,10 +45,11 @@ def run(tmp_path, tiny_scale, caplog, monkeypatch, datasets_folder):
     caplog.set_level(logging.INFO)
 
     def run_tiny(command, stderr, env):
-        """Run a script as `run_script` does, but with a tiny ResNet-18 and without its imports."""
+        """Run a script as `run_script` does, but with tiny networks and without its imports."""
         argv, number = command[2:], next(numbers)
-        before = partial(stand_in, "ResNet18")
-        script = run_forked(Path(command[1]).stem, argv, tmp_path / f"said{number}", before)
+        before = partial(stand_in, "ResNet18", "VGG16")
+        module = ".".join(command[1].relative_to(REPOSITORY).with_suffix("").parts)
+        script = run_forked(module, argv, tmp_path / f"said{number}", before)
         code = script.wait()
         stderr.write(script.stderr)
         return code
@@ -89,6 +93,35 @@ def test_a_table_and_a_figure_from_real_runs(run, tmp_path):
     assert (out / "fig7.png").stat().st_size > 10_000
 
 
+def test_a_method_that_starts_from_another_one_and_another_whitening(run, tmp_path):
+    said = run("table3", "--only=crn", "--dry_run")
+    plan = [line.split()[2:5] for line in said.splitlines() if " mini_city" in line]
+    network = ["VGG16", "32-D"]
+    assert [words[0] for words in plan] == ["train", "train", "evaluate", "whiten", "evaluate"]
+    assert [words[1] for words in plan] == ["netvlad", *["crn"] * 4] and network
+    run("table3", "--only=crn")
+    logs = tmp_path / "logs" / "paper_mini"
+    [netvlad] = logs.glob("train_netvlad_*")
+    [crn] = logs.glob("train_crn_*")
+    start = json.loads((crn / "args.json").read_text())["resume_model"]
+    assert start == str(netvlad / "best_model.pth")
+    assert [file.name for file in crn.glob("*_of_200.pth")] == ["pca_whiten_48_32_of_200.pth"]
+    cells = {
+        (row["method"], row["dataset"], row["metric"]): row
+        for row in read_csv(logs / "outputs" / "table3.csv")
+    }
+    name = ("mini_city_test_v2", "R@5")
+    for file in logs.glob("**/results.json"):
+        result = json.loads(file.read_text())
+        label = "CRN" if "whitened" in result["model_file"] else "CRN, PCA-whitened"
+        if result["dataset"] == name[0]:
+            cell = cells[(label, *name)]
+            assert float(cell["measured_mean"]) == pytest.approx(result["recalls"]["R@5"])
+            assert result["descriptor_dim"] == 32
+    assert cells[("NetVLAD", *name)]["missing"] == "not run"
+    assert "Starts from netvlad" in cells[("CRN", *name)]["note"]
+
+
 def test_an_interrupted_training_is_continued(run, tmp_path):
     run("fig5", "--only=groups_num", "--shard=1/3")
     [folder] = (tmp_path / "logs" / "paper_mini").glob("train_*")
@@ -106,8 +139,8 @@ def test_an_interrupted_training_is_continued(run, tmp_path):
 
 
 def test_a_run_that_fails_is_said_and_the_table_written(run, tmp_path, monkeypatch, caplog):
-    flags = TINY.flags | {"min_images_per_class": 1000}
-    scale = dataclasses.replace(TINY, flags=flags)
+    flags = TINY.flags_of["classification"] | {"min_images_per_class": 1000}
+    scale = dataclasses.replace(TINY, flags_of={"classification": flags})
     monkeypatch.setattr(reproduce, "SCALES", {"mini": scale, "paper": None})
     with pytest.raises(ValueError, match="Some runs failed"):
         run("table1", "--only=max")

@@ -26,8 +26,8 @@ def logs(tmp_path):
     return tmp_path / "logs"
 
 
-def look(logs, data, resize=None):
-    return RunLog(logs, str(data), resize)
+def look(logs, data):
+    return RunLog(logs, str(data))
 
 
 def train(logs, name="a", source=SOURCE, seed=0, recalls=(1.0, 3.0, 2.0), more=(), **options):
@@ -185,10 +185,65 @@ def test_results_by_another_protocol_do_not_count(logs, data, argv):
     assert recalls_of(look(logs, data), SOURCE, 0, PITTS) == Missing("not run")
 
 
-def test_results_have_the_image_size_of_the_scale(logs, data):
-    argv = ["--resize_test_imgs=64"]
-    write_evaluation(logs / "e", sha256(train(logs)), {PITTS: RECALLS}, data, argv)
-    assert recalls_of(look(logs, data, "64"), SOURCE, 0, PITTS) == RECALLS
+def test_results_have_the_image_size_of_the_network(logs, data):
+    source = PAPER.compared("gem", PITTS)
+    make_sets(data, "pitts30k_val")
+    model = sha256(train(logs, source=source))
+    write_evaluation(logs / "e", model, {PITTS: RECALLS}, data)
+    assert recalls_of(look(logs, data), source, 0, PITTS) == Missing("not run")
+    argv = ["--resize_test_imgs=480x640"]
+    write_evaluation(logs / "f", model, {PITTS: RECALLS}, data, argv)
+    assert recalls_of(look(logs, data), source, 0, PITTS) == RECALLS
+
+
+def test_trainings_of_methods_are_told_apart(logs, data):
+    netvlad, sare = (PAPER.compared(name, PITTS) for name in ("netvlad", "sare"))
+    folder = train(logs, source=netvlad, recalls=(1.0,), is_done=False)
+    log = look(logs, data)
+    assert log.training(netvlad, 0).folder == folder
+    assert log.training(sare, 0) is None and log.training(SOURCE, 0) is None
+    train(logs, "b")
+    log.refresh()
+    assert log.training(SOURCE, 0).folder == logs / "b"
+    assert log.training(netvlad, 0).folder == folder
+
+
+def test_patience_may_end_a_training(logs, data):
+    source = PAPER.compared("gem", PITTS)
+    folder = train(logs, source=source)
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:7]))
+    found = look(logs, data).training(source, 0)
+    assert (found.num_epochs, found.is_done) == (7, True)
+
+
+def test_a_training_has_several_whitenings(logs, data):
+    source = PAPER.compared("netvlad", PITTS)
+    folder, log = train(logs, source=source), look(logs, data)
+    assert log.training(source, 0).model == folder / "whitened_model.pth"
+    other = log.training(source.changed(whitening="pca_whiten", whiten_dim=64), 0)
+    assert (other.folder, other.model) == (folder, folder / "pca_whiten_64_64_of_10000.pth")
+    assert log.evaluation(source, 0, PITTS) == Missing("not run")  # the file is missing
+    (folder / "whitened_model.pth").write_bytes(b"whitened")
+    whitened = {"model_sha256": sha256_of(folder / "whitened_model.pth")}
+    argv = ["--resize_test_imgs=480x640"]
+    write_evaluation(logs / "e", whitened, {PITTS: RECALLS}, data, argv)
+    write_evaluation(logs / "f", sha256(folder), {PITTS: RECALLS | {"R@1": 1.0}}, data, argv)
+    assert recalls_of(look(logs, data), source, 0, PITTS) == RECALLS
+
+
+def test_a_training_belongs_to_the_network_that_it_started_from(logs, data):
+    crn = PAPER.compared("crn", PITTS)
+    train(logs, "alone", source=crn, more=["--resume_model=x"])
+    assert look(logs, data).training(crn, 0) is None
+    start = train(logs, "netvlad", source=crn.start)
+    other = train(logs, "other_seed", source=crn.start, seed=1)
+    for name, begin in (("a", other), ("b", start)):
+        more = [f"--resume_model={begin / 'best_model.pth'}"]
+        train(logs, f"crn_{name}", source=crn, more=more)
+    assert look(logs, data).training(crn, 0).folder == logs / "crn_b"
+    (start / "results.json").unlink()
+    assert look(logs, data).training(crn, 0) is None
 
 
 def test_a_released_network_is_known_by_its_name(logs, data):
@@ -214,11 +269,11 @@ def test_runs_on_another_mini_city_do_not_count(logs, tmp_path):
     folder = write_training(logs / "a", source.argv(0), (1.0,), datasets_folder=here)
     argv = [f"--resize_test_imgs={MINI.resize}"]
     write_evaluation(logs / "e", sha256(folder), {name: RECALLS}, here, argv)
-    assert recalls_of(look(logs, here, MINI.resize), source, 0, name) == RECALLS
-    assert look(logs, there, MINI.resize).training(source, 0) is None
+    assert recalls_of(look(logs, here), source, 0, name) == RECALLS
+    assert look(logs, there).training(source, 0) is None
     folder = write_training(logs / "b", source.argv(0), (1.0,), datasets_folder=there)
     (folder / "best_model.pth").write_bytes((logs / "a" / "best_model.pth").read_bytes())
-    assert recalls_of(look(logs, there, MINI.resize), source, 0, name) == Missing("not run")
+    assert recalls_of(look(logs, there), source, 0, name) == Missing("not run")
 
 
 def test_what_is_no_run_is_passed_over(logs, data):

@@ -1,5 +1,6 @@
 """Planning runs and doing the missing ones; the runs themselves are faked."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from paper import runs_to_do
 from paper.costs import describe_plan, evaluation_hours, training_gigabytes, training_hours
 from paper.networks import Absent, Released
 from paper.run_log import RunLog
-from paper.runs_to_do import Need, RunOptions, Step, carry_out, make_steps
+from paper.runs_to_do import Need, RunOptions, Step, carry_out, make_steps, take_shard
 from paper.scales import MINI, PAPER
 
 SOURCE, OTHER = PAPER.cosplace("ResNet18", 512), PAPER.cosplace("VGG16", 512)
@@ -36,7 +37,7 @@ def options(tmp_path, data):
 
 @pytest.fixture
 def log(tmp_path, data):
-    return RunLog(tmp_path / "logs", str(data), None)
+    return RunLog(tmp_path / "logs", str(data))
 
 
 class FakeRuns:
@@ -58,15 +59,19 @@ class FakeRuns:
             (folder / "metrics.jsonl").write_text('{"R@1": 1.0}\n' * 50)
             (folder / "results.json").write_text("{}")
         elif script == "train.py":
-            write_training(Path(flags["save_dir"]), argv, (1.0,))
+            folder = write_training(Path(flags["save_dir"]), argv, (1.0,))
+            if json.loads((folder / "args.json").read_text())["whitening"] != "none":
+                (folder / "whitened_model.pth").write_bytes(str(folder).encode() + b" whitened")
+        elif script == "whiten.py":
+            Path(flags["save"]).write_bytes(str(argv).encode())
         else:
             names = [one for one in argv if not one.startswith("--")]
             model = {"model": flags.get("model", "")}
             if "resume" in flags:
                 model = {"model_sha256": sha256_of(flags["resume"])}
-            write_evaluation(
-                Path(flags["save_dir"]), model, dict.fromkeys(names, RECALLS), self.data
-            )
+            recalls = dict.fromkeys(names, RECALLS)
+            resize = [one for one in argv if one.startswith("--resize_test_imgs")]
+            write_evaluation(Path(flags["save_dir"]), model, recalls, self.data, resize)
         return 0
 
     @property
@@ -172,10 +177,69 @@ def test_a_training_that_was_stopped_is_not_evaluated(runs, log, options, caplog
     assert "failed: train.py was stopped before its end" in caplog.text and len(runs.commands) == 1
 
 
-def test_evaluations_have_the_image_size_of_the_scale(runs, options, tmp_path, data):
-    log = RunLog(tmp_path / "logs", str(data), "64")
-    carry_out([Step(SOURCE, 0, ("tokyo247",))], log, options)
-    assert "--resize_test_imgs=64" in runs.commands[1][1]
+def test_evaluations_have_the_image_size_of_the_network(runs, log, options, data):
+    make_sets(data, "pitts30k_val")
+    carry_out([Step(PAPER.compared("gem", "pitts30k"), 0, ("tokyo247",))], log, options)
+    assert "--resize_test_imgs=480x640" in runs.commands[1][1]
+
+
+NETVLAD, CRN = (PAPER.compared(name, "pitts30k") for name in ("netvlad", "crn"))
+
+
+def test_what_a_training_starts_from_comes_before_it():
+    needs = [Need(SOURCE), Need(CRN, ("pitts30k",)), Need(NETVLAD, ("tokyo247",))]
+    assert make_steps(needs, [0, 1])[2:] == [
+        *(Step(NETVLAD, 0, ("tokyo247",)), Step(CRN, 0, ("pitts30k",))),
+        *(Step(NETVLAD, 1, ("tokyo247",)), Step(CRN, 1, ("pitts30k",))),
+    ]
+
+
+def test_shards_hold_what_belongs_together_and_are_all_steps():
+    needs = [Need(SOURCE), Need(CRN), Need(NETVLAD.changed(whiten_dim=64)), Need(OTHER)]
+    steps = make_steps(needs, [0, 1])
+    shards = [take_shard(steps, number, 3) for number in (1, 2, 3)]
+    assert sorted(map(str, sum(shards, []))) == sorted(map(str, steps))
+    [place] = [place for place, shard in enumerate(shards) if Step(CRN, 0, ()) in shard]
+    family = [step for step in shards[place] if step.source.origin == NETVLAD and step.seed == 0]
+    assert [str(step.source)[:7] for step in family] == ["netvlad", "crn VGG", "netvlad"]
+    assert take_shard(steps, 1, 1) != steps and len(take_shard(steps, 1, 1)) == len(steps)
+
+
+def test_a_training_starts_from_the_finished_one(runs, log, options, data):
+    make_sets(data, "pitts30k_val")
+    steps = make_steps([Need(CRN, ("tokyo247",))], [3])
+    assert carry_out(steps, log, options) == {}
+    assert runs.scripts == ["train.py", "train.py", "eval.py"]
+    folders = [options.runs_folder / f"train_{source.slug(3)}" for source in (NETVLAD, CRN)]
+    assert f"--resume_model={folders[0] / 'best_model.pth'}" in runs.commands[1][1]
+    assert f"--resume={folders[1] / 'whitened_model.pth'}" in runs.commands[2][1]
+
+
+def test_without_its_start_a_training_is_not_run(runs, log, options, data, caplog):
+    make_sets(data, "pitts30k_val")
+    runs.fail = {"method=netvlad": "the disk is full"}
+    steps = make_steps([Need(CRN)], [0])
+    assert carry_out(steps, log, options) == dict.fromkeys(steps, "failed")
+    assert runs.scripts == ["train.py"]
+    assert "it starts from netvlad VGG16 512-D pitts30k, seed 0, which is missing" in caplog.text
+
+
+def test_another_whitening_is_fitted_to_a_finished_training(runs, log, options, data):
+    make_sets(data, "pitts30k_val")
+    other = NETVLAD.changed(whitening="pca_whiten", whiten_dim=4096, kept_dims=128)
+    steps = make_steps([Need(NETVLAD), Need(other, ("tokyo247",))], [0])
+    lines = [" ".join(line.split()) for line in describe_plan(steps, log).splitlines()]
+    assert [line.split()[2] for line in lines[1:4]] == ["train", "whiten", "evaluate"]
+    assert carry_out(steps, log, options) == {}
+    assert runs.scripts == ["train.py", "whiten.py", "eval.py"]
+    folder = options.runs_folder / f"train_{NETVLAD.slug(0)}"
+    file = folder / "pca_whiten_4096_128_of_10000.pth"
+    assert {*runs.commands[1][1]} >= {
+        *(str(folder / "best_model.pth"), f"--save={file}", "--kind=pca_whiten", "--dim=4096"),
+        *("--kept_dims=128", "--dataset=pitts30k", "--resize_test_imgs=480x640"),
+    }
+    assert f"--resume={file}" in runs.commands[2][1]
+    assert "trained" in describe_plan(steps, log) and "whiten " not in describe_plan(steps, log)
 
 
 def test_a_run_that_fails_does_not_stop_the_others(runs, log, options, caplog):
