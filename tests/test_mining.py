@@ -272,6 +272,31 @@ def test_openibl_draws_each_query_once_in_a_pass():
     assert set(next_epoch) == set(once) and next_epoch != once
 
 
+def test_an_order_of_openibl_can_be_that_of_another_epoch():
+    tuple_set, _ = made_set()
+    miner = Miner(tuple_set, MiningParams("openibl", queries_per_refresh=15), seed=0)
+    own, other = miner.draw(5, 1), miner.draw(5, 1, order=2)
+    assert other.queries.tolist() == miner.draw(2, 1).queries.tolist() != own.queries.tolist()
+    assert other.candidates.tolist() != miner.draw(2, 1).candidates.tolist()
+
+
+@pytest.mark.parametrize("num", [1, 3, 20])
+def test_the_nearest_positives_equal_a_sorted_list(num):
+    tuple_set, apart_m = made_set()
+    miner = Miner(tuple_set, MiningParams("openibl"), seed=0)
+    draws, distances = miner.draw(0, 0), apart_m.round()  # many are equal
+    distances[:, 5:30] = np.inf
+    got = miner.nearest_positives(draws, distances[draws.queries], num)
+    assert got.shape == (len(draws.queries), num)
+    for query, row in zip(draws.queries, got.tolist(), strict=True):
+        own = tuple_set.query_panoramas[query]
+        positives = tuple_set.positives.of(query)
+        positives = positives[tuple_set.database_panoramas[positives] != own]
+        positives = [p for p in positives.tolist() if not 5 <= p < 30]
+        positives.sort(key=lambda image: (distances[query, image], image))
+        assert row == (positives + [-1] * num)[:num]
+
+
 def test_openibl_takes_no_positive_of_the_same_panorama():
     arguments = 6, [[0, 1], [1]], [[0, 1], [1]]
     panoramas = {"database_panoramas": np.arange(6), "query_panoramas": np.array([0, 1])}

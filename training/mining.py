@@ -134,15 +134,17 @@ class Miner:
             return size
         return min(size, self.num_usable - loop % -(-self.num_usable // size) * size)
 
-    def draw(self, epoch: int, loop: int) -> Draws:
+    def draw(self, epoch: int, loop: int, order: int | None = None) -> Draws:
         """Draw the queries of a refresh and their candidates.
 
         Args:
             epoch: Counted from 0.
             loop: Refreshes before this one in the epoch.
+            order: Of the queries of `openibl`: epochs with equal numbers have one order; None for
+                that of the epoch.
         """
         rng = np.random.default_rng((self._seed, epoch, loop))
-        queries = self._draw_queries(rng, epoch, loop)
+        queries = self._draw_queries(rng, epoch if order is None else order, loop)
         size = self._params.pool_size
         if not self._kind.takes_nearest:
             size = self._params.num_negatives + self._near.counts[queries].max()
@@ -181,9 +183,9 @@ class Miner:
         Raises:
             ValueError: If no query can make a tuple.
         """
-        positives, is_complete = self._choose_positives(draws, distances)
+        positives = self.nearest_positives(draws, distances, 1)[:, 0]
         negatives, num_found = self._choose_negatives(draws, distances)
-        is_complete &= num_found > 0
+        is_complete = (positives >= 0) & (num_found > 0)
         if not is_complete.any():
             raise ValueError(
                 f"None of {len(draws.queries):,} queries makes a tuple: their images, all their "
@@ -204,23 +206,33 @@ class Miner:
             )
         return tuples
 
-    def _draw_queries(self, rng: np.random.Generator, epoch: int, loop: int) -> np.ndarray:
+    def nearest_positives(self, draws: Draws, distances: np.ndarray, num: int) -> np.ndarray:
+        """Return the readable positives of each query of a refresh, the nearest ones.
+
+        Args:
+            draws: Of the refresh.
+            distances: As of `mine`.
+            num: At most so many.
+
+        Returns:
+            Database indices, the nearest first, -1 fills up. int64 [n, num].
+        """
+        rows, indices = _pairs(self._positives, draws.queries)
+        costs = distances[rows, np.searchsorted(draws.database, indices)]
+        order = np.lexsort((costs, rows))  # equal ones stay in the order of their indices
+        ranks = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        is_kept = np.isfinite(costs[order]) & (ranks < num)
+        nearest = np.full((len(draws.queries), num), -1)
+        nearest[rows[is_kept], ranks[is_kept]] = indices[order][is_kept]
+        return nearest
+
+    def _draw_queries(self, rng: np.random.Generator, order: int, loop: int) -> np.ndarray:
         size = min(self._params.queries_per_refresh, len(self._usable))
         if not self._kind.follows_openibl:
             return rng.choice(self._usable, size, replace=False)
         passes, part = divmod(loop, -(-len(self._usable) // size))
-        order = np.random.default_rng((self._seed, epoch, passes, 1)).permutation(self._usable)
-        return order[part * size : (part + 1) * size]
-
-    def _choose_positives(
-        self, draws: Draws, distances: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the nearest positive of each query, and whether it is readable."""
-        rows, indices = _pairs(self._positives, draws.queries)
-        costs = distances[rows, np.searchsorted(draws.database, indices)]
-        order = np.lexsort((costs, rows))  # equal ones stay in the order of their indices
-        nearest = order[np.searchsorted(rows, np.arange(len(draws.queries)))]
-        return indices[nearest], np.isfinite(costs[nearest])
+        rng = np.random.default_rng((self._seed, order, passes, 1))
+        return rng.permutation(self._usable)[part * size : (part + 1) * size]
 
     def _choose_negatives(
         self, draws: Draws, distances: np.ndarray
