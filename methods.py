@@ -40,6 +40,7 @@ _OPENIBL = {  # OpenIBL's training: SARE and SFRS
     "lr_step": 5,
     "lr_gamma": 0.5,
     "epochs_num": 5,
+    "best_by": 5,
     "whitening": "pca_whiten",
     "whiten_dim": 4096,
     "kept_dims": 512,
@@ -75,4 +76,14 @@ METHODS = {
     },
     "sare": _OPENIBL
     | {"aggregation": "netvlad", "aggregation_args": {"clusters": 64}, "loss": "sare_ind"},
+    "sfrs": _OPENIBL  # learning rates start anew with each generation: none gets to a step
+    | {
+        "objective": "sfrs",
+        "aggregation": "netvlad",
+        "aggregation_args": {"clusters": 64},
+        "loss": "sare_ind",
+        "similarity": "dot",
+        "lr_gamma": 1.0,
+        "epochs_num": 16,
+    },
 }

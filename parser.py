@@ -403,9 +403,54 @@ def _add_tuples(cli: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_sfrs(cli: argparse.ArgumentParser) -> None:
+    _add_tuples(cli)
+    add = cli.add_argument_group(
+        "generations and difficult positives, of --method sfrs"
+    ).add_argument
+    add("--generations", type=positive_int, default=4, help="each is taught by the one before")
+    add(
+        "--epochs_per_generation",
+        type=positive_int,
+        default=5,
+        metavar="NUM",
+        help="but for generation 0, which is one epoch; --epochs_num are those of all together",
+    )
+    add(
+        "--teacher_temperatures",
+        type=positive_float,
+        nargs="+",
+        default=[0.07, 0.07, 0.06, 0.05],
+        metavar="T",
+        help="that the teacher's similarities are divided by, one for each generation; the first "
+        "one has no teacher",
+    )
+    add(
+        "--soft_weight",
+        type=not_negative_float,
+        default=0.5,
+        help="of the loss on the teacher's similarities",
+    )
+    add("--pos_num", type=positive_int, default=10, help="difficult positives of a tuple, at most")
+    add(
+        "--pos_pool",
+        type=positive_int,
+        default=20,
+        help="nearest positives of a query, among which difficult ones are searched",
+    )
+    add(
+        "--rerank_distances",
+        choices=("openibl", "paper"),
+        default="openibl",
+        help="of descriptors, in the re-ranking that finds difficult positives: paper, squared; "
+        "openibl, squared twice and divided by the largest, as the public code has them",
+    )
+
+
 _OBJECTIVES = {  # flags that only methods with this objective have
     "classification": _add_groups,
     "tuples": _add_tuples,
+    "sfrs": _add_sfrs,
 }
 
 

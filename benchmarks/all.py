@@ -22,6 +22,7 @@ FOLDER = Path(__file__).resolve().parent
 BENCHMARKS = (
     *("partition", "listing", "data_path", "training", "extraction", "search", "indexes"),
     *("eval_sets", "evaluation", "name_figures", "backbones", "netvlad", "whitening", "mining"),
+    "sfrs",
 )
 PACKAGES = ("torch", "torchvision", "numpy", "numba", "faiss-cpu", "onnxruntime", "pillow")
 

@@ -28,12 +28,14 @@ from model.whitening import WhiteningParams, check_dims
 from training.classification import ClassificationSettings
 from training.objective import ImageSize, Objective, ObjectiveSettings
 from training.optimizers import OptimizerParams
+from training.sfrs import SFRSSettings
 from training.state import Optimization, Training
 from training.tuples import TupleSettings
 
 OBJECTIVES: dict[str, type[ObjectiveSettings]] = {
     "classification": ClassificationSettings,
     "tuples": TupleSettings,
+    "sfrs": SFRSSettings,
 }
 _ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation", "aggregation_args", "input_scaling")
 NUM_INITIAL_IMAGES = 500  # local descriptors of theirs are clustered: as VGB and OpenIBL

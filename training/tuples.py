@@ -101,6 +101,10 @@ class TupleSettings:
         return commons.from_flags(cls, {**flags, **params})
 
     def open(self) -> "Tuples":
+        """Find the positives of all queries; see `open_set`."""
+        return Tuples(self.open_set(), self)
+
+    def open_set(self) -> TupleSet:
         """Find the positives of all queries of the training set.
 
         Raises:
@@ -109,7 +113,7 @@ class TupleSettings:
         """
         folder = self.train_set_folder
         folder = folder or find_train_folder(self.dataset, self.datasets_folder)
-        return Tuples(open_tuple_set(folder, self.tuple_set), self)
+        return open_tuple_set(folder, self.tuple_set)
 
 
 class Tuples:
@@ -214,21 +218,35 @@ class Tuples:
             first = 0
 
     def _mine(self, epoch: int, round_: int) -> np.ndarray:
-        """Return the tuples of a round, see `Miner.mine`; the same in all processes."""
-        draws = self.miner.draw(epoch, round_)
-        with _in_evaluation_mode(self.network):
-            return self.miner.mine(draws, self._measure(draws))
+        """Return the tuples of a round, the same in all processes.
 
-    def _measure(self, draws: Draws) -> np.ndarray:
-        """Return distances of descriptors, as `Miner.mine` takes them.
-
-        Each process extracts and compares its share of the database.
+        Each process extracts its share of the images, and compares it with all queries.
         """
-        extract = self._make_extractor()
-        queries = extract(self.tuple_set.queries.subset(draws.queries), "Mining, queries")
-        queries = np.concatenate(gather(queries)).astype(np.float32, copy=False)
-        database = extract(self.tuple_set.database.subset(draws.database), "Mining, database")
-        return np.concatenate(gather(cross_distances(queries, database, self.device)), axis=1)
+        draws = self._draw(epoch, round_)
+        with _in_evaluation_mode(self.network):
+            extract = self._make_extractor()
+            queries = extract(self.tuple_set.queries.subset(draws.queries), "Mining, queries")
+            queries = np.concatenate(gather(queries))
+            database = extract(self.tuple_set.database.subset(draws.database), "Mining, database")
+        distances = cross_distances(queries, database, self.device)
+        distances = np.concatenate(gather(distances), axis=1)
+        return self._choose(draws, distances, queries, database)
+
+    def _draw(self, epoch: int, round_: int) -> Draws:
+        return self.miner.draw(epoch, round_)
+
+    def _choose(
+        self, draws: Draws, distances: np.ndarray, queries: np.ndarray, database: np.ndarray
+    ) -> np.ndarray:
+        """Return the tuples of a round: a query index, then database indices or -1.
+
+        Args:
+            draws: Of the round.
+            distances: See `Miner.mine`.
+            queries: Their descriptors. [n, D].
+            database: Those of this process's share of the database images. [num_here, D].
+        """
+        return self.miner.mine(draws, distances)
 
     def _make_extractor(self):  # noqa: ANN202
         model, inference = optimize(self.network), self.settings.inference
@@ -238,10 +256,13 @@ class Tuples:
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the loss of the batch's tuples; see `training.losses`."""
         descriptors = model(batch.images).unflatten(0, (len(batch.labels), -1))
-        parts = descriptors[:, 0], descriptors[:, 1], descriptors[:, 2:]
-        statistics = tuple_statistics(self.settings.loss, *parts)
+        return self._tuple_loss(descriptors[:, 0], descriptors[:, 1], descriptors[:, 2:])
+
+    def _tuple_loss(self, *descriptors: torch.Tensor) -> torch.Tensor:
+        """Return the loss of queries, positives and negatives; note how hard they are."""
+        statistics = tuple_statistics(self.settings.loss, *descriptors)
         self._sums += torch.stack((*statistics, torch.ones_like(statistics[0])))
-        return tuple_loss(self.settings.loss, *parts)
+        return tuple_loss(self.settings.loss, *descriptors)
 
     def image_paths(self, epoch: int, iteration: int) -> list[str]:
         """Return the images of a batch of the current round, of all processes."""
