@@ -16,6 +16,7 @@ from model.aggregation import AGGREGATIONS
 from model.backbones import BACKBONES, INPUT_SCALINGS
 
 LOSSES = ("triplet", "sare_ind", "sare_joint", "contrastive")
+_PLAIN = (bool, int, float, str)
 TEST_METHODS = (
     *("hard_resize", "single_query", "central_crop", "five_crops", "nearest_crop"),
     "maj_voting",
@@ -188,8 +189,29 @@ def _read_pair(text: str) -> tuple[str, float]:
 
 
 def _set_defaults(cli: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:
-    known = {action.dest for action in cli._actions}
-    cli.set_defaults(**{name: value for name, value in defaults.items() if name in known})
+    """Replace defaults of flags; end with exit code 2 if one is no value of its flag."""
+    for action in cli._actions:
+        if action.dest in defaults:
+            _check_default(cli, action, defaults[action.dest])
+            cli.set_defaults(**{action.dest: defaults[action.dest]})
+
+
+def _check_default(cli: argparse.ArgumentParser, action: argparse.Action, value: Any) -> None:
+    if value is None or value == action.default or isinstance(action, _Pairs):
+        return
+    is_list = action.nargs in ("*", "+")
+    values = value if is_list and isinstance(value, list) else [value]
+    is_switch = action.nargs == 0
+    try:
+        if is_switch != isinstance(value, bool) or not all(isinstance(v, _PLAIN) for v in values):
+            raise ValueError
+        for one in [] if is_switch else values:
+            if action.type is not None and action.type(str(one)) != one:
+                raise ValueError
+            if action.choices is not None and one not in action.choices:
+                raise ValueError
+    except (ValueError, TypeError, argparse.ArgumentTypeError):
+        cli.error(f"the checkpoint has no value for --{action.dest}: {value!r}")
 
 
 def _read_method(argv: Sequence[str] | None, defaults: dict[str, Any] | None) -> str:
@@ -497,6 +519,12 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
         help="BatchNorm of frozen layers keeps its initial statistics (in the paper they move)",
     )
     add("--compile", action="store_true", help="compile the network by torch.compile")
+    add(
+        "--save_format",
+        choices=("pth", "safetensors"),
+        default="pth",
+        help="safetensors: write the best network as best_model.safetensors, too",
+    )
     add(
         "--resume_train",
         metavar="{CHECKPOINT,auto}",

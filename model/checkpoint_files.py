@@ -14,10 +14,12 @@ are not read, and arrays of HDF5 and of MATLAB.
 """
 
 import importlib.util
+import json
 import os
 import re
 import tarfile
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,13 +84,19 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
 
 def _load_safetensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     try:
-        from safetensors import SafetensorError  # comes with timm, which users of torch.hub lack
+        from safetensors import SafetensorError, safe_open  # comes with timm, as hub users lack
         from safetensors.torch import load_file
     except ImportError:
         raise ValueError(f"{path} needs safetensors: pip install safetensors") from None
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        architecture = json.loads(metadata.pop("architecture", "{}"))
+        metadata.pop("format", None)
+        state = OrderedDict(load_file(path) | metadata)
+        state._metadata = {"": {"architecture": architecture}}
+        return state
+    except (SafetensorError, ValueError) as error:
         raise DamagedFileError(str(error)) from None
 
 
@@ -223,6 +231,8 @@ def _check_sizes(content: Any, num_bytes: int) -> None:
     """Raise a DamagedFileError if tensors have more bytes than the file has for them."""
     storages = {}
     for tensor in _tensors_of(content):
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
+            raise DamagedFileError("it holds sparse, quantised or complex tensors")
         storage = tensor.untyped_storage()
         storages[storage._cdata] = storage.nbytes()
     if sum(storages.values()) > num_bytes:
@@ -257,6 +267,28 @@ def save_atomically(content: Any, path: str | os.PathLike) -> None:
     """
     with commons.atomic_write(Path(path)) as temporary:
         _write(content, temporary)
+
+
+def save_safetensors(state: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Write the tensors of a state dict as .safetensors, with its architecture as metadata.
+
+    Args:
+        state: Of a network of ours.
+        path: The file.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If safetensors is not installed.
+    """
+    require_packages(f"{path}", "safetensors")
+    from safetensors.torch import save_file
+
+    tensors = {name: value for name, value in state.items() if torch.is_tensor(value)}
+    texts = {name: value for name, value in state.items() if isinstance(value, str)}
+    texts |= {"architecture": json.dumps(state._metadata[""]["architecture"]), "format": "pt"}
+    with commons.atomic_write(Path(path)) as temporary:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, texts)
+        commons.sync_file(temporary)
 
 
 def save_keeping_previous(

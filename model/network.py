@@ -91,8 +91,8 @@ def architecture_of(state: Mapping[str, Any]) -> dict[str, Any]:
     A copy of such a state dict into a plain dict has lost it.
     """
     metadata = getattr(state, "_metadata", None)  # of a file: it may be anything
-    for prefix in ("", "module"):  # the latter if the network was in a DistributedDataParallel
-        entry = metadata.get(prefix) if isinstance(metadata, Mapping) else None
+    entries = metadata.values() if isinstance(metadata, Mapping) else ()
+    for entry in entries:  # of the network itself, or as part of a DistributedDataParallel
         found = entry.get("architecture") if isinstance(entry, Mapping) else None
         if isinstance(found, Mapping) and found:
             return dict(found)

@@ -4,10 +4,11 @@ import os
 import pytest
 import tiny_backbone  # noqa: F401, networks here have it
 import torch
+from safetensors.torch import save_file
 from state_dict_keys import descriptors_by_hand, network_shapes, random_state
 
 from model.aggregation.pooling import GeM
-from model.checkpoint_files import read_checkpoint, save_atomically
+from model.checkpoint_files import read_checkpoint, save_atomically, save_safetensors
 from model.checkpoints import load_network, start_network
 from model.network import build_network
 
@@ -441,3 +442,53 @@ def test_crn_does_not_start_from_gem(save):
     message = "has the aggregation gem: --aggregation crn starts from a network with netvlad or crn"
     with pytest.raises(ValueError, match=message):
         start_network(path, "crn")
+
+
+# As others write them
+
+BEGINNINGS = ["_orig_mod.", "module._orig_mod.", "model.", "network.module.", "backbone_net."]
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_beginnings_that_all_names_share_are_left_out(save, published, beginning):
+    network = load_network(save({beginning + name: it for name, it in published.items()}))
+    assert_same_state(network.state_dict(), published)
+
+
+@pytest.mark.parametrize("entry", ["state_dict", "state_dict_ema", "model_ema", "ema", "model"])
+def test_containers_of_state_dicts_are_opened(save, published, entry):
+    content = {entry: {f"model.{name}": it for name, it in published.items()}, "epoch": 3}
+    assert_same_state(load_network(save(content)).state_dict(), published)
+
+
+def test_a_compiled_network_says_its_architecture(save):
+    network = build_network("Tiny", 8, aggregation="avg", backbone_weights="none")
+    compiled = torch.compile(network).state_dict()
+    assert all(name.startswith("_orig_mod.") for name in compiled)
+    assert_same_state(load_network(save(compiled)).state_dict(), network.state_dict())
+
+
+@pytest.mark.parametrize("aggregation", ["gem", "avg"])
+def test_safetensors_hold_tensors_and_architecture(tmp_path, aggregation):
+    network = build_network("Tiny", 8, aggregation=aggregation, backbone_weights="none")
+    save_safetensors(network.state_dict(), tmp_path / "model.safetensors")
+    loaded = load_network(tmp_path / "model.safetensors")
+    assert loaded.architecture == network.architecture
+    assert_same_state(loaded.state_dict(), network.state_dict())
+
+
+def test_safetensors_of_others_are_recognised_by_their_tensors(tmp_path, published):
+    save_file(published, tmp_path / "m.safetensors")
+    assert_same_state(load_network(tmp_path / "m.safetensors").state_dict(), published)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "complex", "quantised"])
+def test_tensors_that_no_network_has_are_refused(save, published, kind):
+    name = "aggregation.3.weight"
+    published[name] = {
+        "sparse": lambda weight: weight.to_sparse(),
+        "complex": lambda weight: weight.to(torch.complex64),
+        "quantised": lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
+    }[kind](published[name])
+    with pytest.raises(ValueError, match="sparse, quantised or complex|cannot be read safely"):
+        load_network(save(published))

@@ -1,4 +1,5 @@
 import argparse
+import json
 import re
 
 import pytest
@@ -208,3 +209,28 @@ def test_the_variable_of_the_datasets_folder(monkeypatch, value, folder):
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("DATASETS_FOLDER", value)
     assert parse_train_arguments([]).datasets_folder == folder
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("lr", "fast"),
+        ("epochs_num", 2.5),
+        ("batch_size", 0),
+        ("amp_dtype", "fp8"),
+        ("use_amp16", "yes"),
+        ("seed", [1]),
+        ("recall_values", {"1": 5}),
+    ],
+)
+def test_flags_of_a_checkpoint_are_checked_like_those_of_a_command_line(flag, value, capsys):
+    with pytest.raises(SystemExit):
+        parse_train_arguments([], defaults={flag: value})
+    assert f"no value for --{flag}" in capsys.readouterr().err
+
+
+def test_flags_of_a_run_are_values_of_their_flags():
+    line = ["--lr_factors", "a.*=2", "--recall_values", "1", "3", "--image_size=32x48"]
+    flags = vars(parse_train_arguments(["--method=netvlad", *line]))
+    again = parse_train_arguments([], defaults=json.loads(json.dumps(flags)))
+    assert vars(again) == flags

@@ -110,3 +110,12 @@ def test_only_processors_without_units_are_refused(monkeypatch):
     training_state.Optimization(amp_dtype="fp16").check(torch.device("cpu"))  # not used
     with pytest.raises(ValueError, match="does not compute in fp16.*leave --use_amp16 out"):
         fp16.check(torch.device("cpu"))
+
+
+def test_moments_of_another_shape_are_refused():
+    training, continued = small_training(), small_training()
+    do_step(training)
+    state = training.state_dict()
+    state["optimizer_state_dict"]["state"][0]["exp_avg"] = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"exp_avg of the optimizer is \[3\]"):
+        continued.load_state_dict(state)

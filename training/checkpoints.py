@@ -13,6 +13,7 @@ from model.checkpoint_files import (
     read_checkpoint,
     save_atomically,
     save_keeping_previous,
+    save_safetensors,
 )
 from runs.folders import noticing_loss
 from runs.signals import StopSignals
@@ -31,7 +32,7 @@ NO_INFLUENCE = {  # flags that say where, how fast or how long, but do not chang
     *("device", "num_workers", "augmentation_device", "infer_batch_size"),
     *("compile", "deterministic", "checkpoint_every", "max_bad_images", "io_retries"),
     *("test_set_folder", "queries_folder", "num_preds_to_save", "save_only_wrong_preds"),
-    "recall_values",
+    *("recall_values", "save_format"),
 }
 _KINDS = {  # of the entries of a checkpoint; its tensors are compared with the training's
     "args": dict,
@@ -156,7 +157,10 @@ class Checkpointer:
 
     def _save_best(self, training: Training) -> None:
         if commons.rank() == 0:
-            save_atomically(training.network.state_dict(), self.folder / BEST)
+            state = training.network.state_dict()
+            save_atomically(state, self.folder / BEST)
+            if self._settings["args"].get("save_format") == "safetensors":
+                save_safetensors(state, (self.folder / BEST).with_suffix(".safetensors"))
 
     def _list_batch(self, training: Training, error: NotFiniteError) -> Path:
         """Write the paths of the images of a bad iteration to a file; return its path."""

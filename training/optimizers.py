@@ -102,7 +102,19 @@ def set_epoch(optimizer: Optimizer, params: OptimizerParams, epoch: int) -> None
 
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Load the moments of a state; learning rates and the like stay as the optimizer has them."""
+    """Load the moments of a state; learning rates and the like stay as the optimizer has them.
+
+    Raises:
+        ValueError: If they are not those of its parameters. Fused optimizers would not look.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, moments in state["state"].items():
+        for name, value in moments.items():
+            if torch.is_tensor(value) and value.ndim and value.shape != parameters[index].shape:
+                raise ValueError(
+                    f"{name} of the optimizer is {list(value.shape)}, its parameter "
+                    f"{list(parameters[index].shape)}"
+                )
     groups = [
         own | {"params": saved["params"]}
         for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)

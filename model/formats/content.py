@@ -1,7 +1,7 @@
 """What a file says about a network, and what readers of formats share."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,11 @@ import torch
 
 from model.network import GeoLocalizationNet
 
-_WRAPPERS = ("model_state_dict", "state_dict")  # entries of checkpoints that hold a state dict
+_WRAPPERS = (  # entries of checkpoints that hold a state dict
+    *("model_state_dict", "state_dict", "state_dict_ema", "model_ema", "ema", "model"),
+)
+# Before all names, also in combination: of parallel training, torch.compile, and modules around.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "backbone_net.")
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,21 @@ def _describe(tensor: Any) -> str:
 
 def find_state(checkpoint: Mapping[str, Any]) -> Any:
     """Return the entry of a checkpoint that should be a state dict, or the checkpoint itself."""
-    return next((checkpoint[key] for key in _WRAPPERS if key in checkpoint), checkpoint)
+    found = (checkpoint.get(key) for key in _WRAPPERS)
+    return next((entry for entry in found if isinstance(entry, Mapping)), checkpoint)
 
 
 def name_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state dict without the `module.` that parallel training puts before names."""
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    """Return a state dict without the beginnings that all names share, such as `module.`."""
+    tensors = dict(state)
+    while prefix := next((p for p in _PREFIXES if _all_begin_with(tensors, p)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _all_begin_with(names: Iterable[str], prefix: str) -> bool:
+    names = list(names)
+    return bool(names) and all(name.startswith(prefix) for name in names)
 
 
 def count_rows(tensors: Mapping[str, Any], name: str, path: str | os.PathLike) -> int:
