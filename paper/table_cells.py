@@ -11,7 +11,7 @@ NUM_STDS = 2.0  # of the paper's; a number further from it than this and MIN_DIF
 MIN_DIFFERENCE = 1.0  # percentage points
 _FORGIVEN = 1e-9  # of floating point: a difference of exactly the limit is not flagged
 _EMPTY = "-"
-FLAG = "! "  # before flagged cells; LaTeX has them bold
+FLAG = "! "  # before flagged cells
 GAP = 2  # characters between columns
 
 

@@ -1,8 +1,7 @@
-"""Tables of measured against published numbers: for the terminal, as Markdown, CSV and LaTeX."""
+"""Tables of measured against published numbers: for the terminal, as Markdown and CSV."""
 
 import csv
 import io
-import itertools
 import re
 import textwrap
 from collections.abc import Callable, Iterator
@@ -12,36 +11,6 @@ import commons
 from paper.table_cells import FLAG, GAP, Cell, ComparedTable, Row
 
 WIDTH = 160  # characters of a wide terminal
-_LATEX_WIDTH = 175  # characters of \footnotesize on landscape A4
-_PREAMBLE = r"""\documentclass{article}
-\usepackage[utf8]{inputenc}
-\usepackage[a4paper,landscape,margin=12mm]{geometry}
-\usepackage{booktabs}
-\setlength{\parindent}{0pt}
-\setlength{\parskip}{4pt}
-\begin{document}
-\footnotesize"""
-_ESCAPES = {
-    "\0": "{}",
-    "\\": r"\textbackslash{}",
-    **{mark: rf"\{mark}" for mark in "&%$#_{}"},
-    **{mark: f"{{{mark}}}" for mark in "[]*"},  # after a line break they would be its options
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
-    "|": "$|$",
-    '"': "''",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "≈": r"$\approx$",
-    "°": r"$^\circ$",
-    "†": r"$\dagger$",
-    "α": r"$\alpha$",
-    "Δ": r"$\Delta$",
-    "–": "--",
-    "’": "'",
-}
 _CSV_COLUMNS = (
     "dataset",
     "metric",
@@ -79,7 +48,7 @@ def render(table: ComparedTable, form: str) -> str:
 
 
 def write_table(table: ComparedTable, folder: Path, stem: str) -> list[Path]:
-    """Write <stem>.txt, .md, .csv and .tex into a folder, each whole or not at all."""
+    """Write <stem>.txt, .md and .csv into a folder, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for form, (suffix, _) in FORMS.items():
@@ -183,74 +152,8 @@ def _csv_words(table: ComparedTable, row: Row, cell: Cell) -> list[str]:
     return [cell.missing, "; ".join(cell.runs), table.mark, row.note, caveats]
 
 
-def _format_latex(table: ComparedTable) -> str:
-    """Return a document with one tabular per block of columns; flagged cells are bold."""
-    parts = [_PREAMBLE, rf"\textbf{{{_escape_latex(table.title)}}}"]
-    for columns in table.blocks(_LATEX_WIDTH):
-        parts.append((_format_mark(table) + _format_tabular(table, columns)).strip())
-    notes = [f"[{number}] {note}" for number, note in enumerate(table.notes(), 1)]
-    notes = [*table.legend("Bold"), *notes, *table.all_caveats()]
-    return "\n\n".join([*parts, *map(_escape_latex, notes), r"\end{document}"]) + "\n"
-
-
-def _escape_latex(text: str) -> str:
-    """Escape text for LaTeX; letters of other scripts become code points."""
-    text = re.sub(r"-(?=-)", "-\0", " ".join(text.split()))  # "--" would become a dash
-    return "".join(map(_escape_character, text))
-
-
-def _escape_character(character: str) -> str:
-    if character in _ESCAPES:
-        return _ESCAPES[character]
-    accented = "À" <= character <= "ÿ" and character.isalpha() and character not in "ÐðÞþ"
-    return character if character.isascii() or accented else f"U+{ord(character):04X}"
-
-
-def _format_mark(table: ComparedTable) -> str:
-    return rf"\textbf{{{_escape_latex(table.mark)}}}\\" + "\n" if table.mark else ""
-
-
-def _format_tabular(table: ComparedTable, columns: range) -> str:
-    """Return the labels and some columns as a tabular, data sets above their columns."""
-    num_labels = len(table.row_headers)
-    lines = [
-        rf"\begin{{tabular}}{{@{{}}{'l' * num_labels}{'r' * len(columns)}@{{}}}}",
-        r"\toprule",
-        *_format_header(table, columns),
-        r"\midrule",
-    ]
-    for row in table.rows:
-        labels = map(_escape_latex, table.labels(row))
-        cells = (_format_cell(row.cells[index]) for index in columns)
-        lines.append(_format_row([*labels, *cells]))
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
-
-
-def _format_header(table: ComparedTable, columns: range) -> list[str]:
-    titles, rules = [""] * len(table.row_headers), []
-    first = len(titles) + 1
-    for title, group in itertools.groupby(table.columns[index].title for index in columns):
-        last = first + len(list(group)) - 1
-        titles.append(rf"\multicolumn{{{last - first + 1}}}{{c}}{{{_escape_latex(title)}}}")
-        rules.append(rf"\cmidrule(lr){{{first}-{last}}}")
-        first = last + 1
-    metrics = [table.columns[index].metric for index in columns]
-    names = [_escape_latex(name) for name in (*table.row_headers, *metrics)]
-    return [_format_row(titles), " ".join(rules), _format_row(names)]
-
-
-def _format_row(texts: list[str]) -> str:
-    return " & ".join(texts) + r" \\"
-
-
-def _format_cell(cell: Cell) -> str:
-    text = re.sub(r", -(?=\d)", ", $-$", _escape_latex(cell.describe()))
-    return rf"\textbf{{{text}}}" if cell.flagged else text
-
-
 FORMS: dict[str, tuple[str, Callable[[ComparedTable], str]]] = {
     "text": (".txt", _format_text),
     "markdown": (".md", _format_markdown),
     "csv": (".csv", _format_csv),
-    "latex": (".tex", _format_latex),
 }
