@@ -240,7 +240,8 @@ class _InPieces(torch.autograd.Function):
 
     Only inputs and output are kept for the gradient, which computes the assignments again: one of
     its five matrix products. Beside inputs, outputs and their gradients neither direction needs
-    more memory at once than assignments [B, K, h w] take, see `benchmarks.netvlad`.
+    more memory at once than assignments [B, K, h w] take, for 5 images or more, see
+    `benchmarks.netvlad`.
     """
 
     @staticmethod
