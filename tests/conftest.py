@@ -32,7 +32,8 @@ CORE = {  # tests that `make test-versions` runs with the oldest and the newest 
     *("localize", "loading", "network", "objective", "partition", "positions", "processes"),
     *("published", "resume", "run_folders", "search", "state", "train", "training_checkpoints"),
     *("transformers", "views", "broken_training", "damaged_checkpoints"),
-    *("strange_checkpoints", "losses", "mining", "netvlad", "crn", "sralnet", "appsvr", "apanet"),
+    *("strange_checkpoints", "losses", "mining", "reranking", "netvlad", "crn", "sralnet"),
+    *("appsvr", "apanet"),
 }
 WITH_TINY = (REPOSITORY / "tests" / "tiny_backbone.py",)  # before the name of an entry point
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

@@ -24,6 +24,7 @@ from model.network import GeoLocalizationNet, build_network
 from parser import parse_train_arguments
 from train import main as train_main
 from training.losses import LossParams, tuple_loss
+from training.mining import cross_distances
 from training.objective import Batch
 from training.sfrs import SFRS, RegionNet, SFRSSettings, hardest_regions
 from training.tuples import Tuples
@@ -212,6 +213,30 @@ def test_a_generation_begins_anew(weights, tmp_path, monkeypatch):
         is_new = key.startswith("aggregation") or weights != "none"
         assert torch.equal(after[key], (initial if is_new else before)[key]), key
     assert not torch.equal(initial["aggregation.centroids"], before["aggregation.centroids"])
+
+
+def test_tuples_have_difficult_positives_of_their_own_query():
+    """Also those that repeat others, in place of tuples of unreadable queries."""
+    rng, rows = np.random.default_rng(0), [np.arange(5 * q, 5 * q + 1 + q % 5) for q in range(12)]
+    offsets = np.cumsum([0, *map(len, rows)])
+    neighbours = Neighbours(offsets, np.concatenate(rows).astype(np.int32))
+    line = "--negs_num_per_query=3", "--neg_samples_num=20", "--pos_num=3", "--batch_size=1"
+    objective = SFRS(TupleSet(range(60), range(12), neighbours, neighbours), settings_of(*line))
+    objective.device, objective._generation = torch.device("cpu"), 1
+    draws = objective._draw(1, 0)
+    assert draws.queries.tolist() != list(range(12)), "in another order"
+    orders = [objective._draw(epoch, 0).queries.tolist() for epoch in (0, 1, 5, 6, 10)]
+    assert orders[0] == orders[2] == orders[4] != orders[1] == orders[3]
+    queries = rng.standard_normal((12, 8), np.float32)
+    database = rng.standard_normal((60, 8), np.float32)
+    queries[[2, 7]], database[[1, 40]] = np.nan, np.nan
+    tuples = objective._choose(draws, cross_distances(queries, database), queries, database)
+    assert tuples.shape == (12, 2 + 3 + 3) and len(set(tuples[:, 0])) == 10
+    for query, *images in tuples:
+        positives = [image for image in rows[query] if image not in (1, 40)]
+        difficult = [image for image in images[4:] if image >= 0]
+        assert images[0] in positives and difficult and set(difficult) <= set(positives)
+        assert len(set(difficult)) == len(difficult)
 
 
 # ------------------------------------------------------------------ trainings

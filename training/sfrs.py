@@ -15,13 +15,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim import Optimizer
 
 import commons
+from datasets.tuples import TupleSet
 from evaluation.descriptors import gather
 from model.network import GeoLocalizationNet
 from training.mining import Draws
-from training.objective import Batch, ImageSize
+from training.objective import Batch
 from training.reranking import RerankParams, find_difficult
 from training.tuples import Tuples, TupleSettings
 
@@ -32,10 +32,7 @@ _NO_FILES = ("imagenet", "none")  # values of --backbone_weights
 class SFRSSettings(TupleSettings):
     """What the flags say about generations, teachers and difficult positives."""
 
-    fixed_flags: ClassVar = (
-        *TupleSettings.fixed_flags,
-        *("generations", "epochs_per_generation"),
-    )
+    fixed_flags: ClassVar = (*TupleSettings.fixed_flags, "generations", "epochs_per_generation")
 
     generations: int
     epochs_per_generation: int  # but for generation 0, which has one
@@ -126,6 +123,13 @@ class SFRS(Tuples):
 
     settings: SFRSSettings
 
+    def __init__(self, tuple_set: TupleSet, settings: SFRSSettings) -> None:
+        """Train on a set; see `Tuples`."""
+        super().__init__(tuple_set, settings)
+        self._generation = 0
+        self._initial: dict[str, torch.Tensor] = {}  # weights that a generation starts from
+        self._teacher: RegionNet | None = None  # the network of the generation before
+
     def describe(self, whole: bool = False) -> str:
         """Return the set, mining and generations, in words."""
         length = self.settings.epochs_per_generation
@@ -138,20 +142,6 @@ class SFRS(Tuples):
         """Return the network of regions; see `Objective.module`."""
         return RegionNet(network)
 
-    def attach(
-        self,
-        network: nn.Module,
-        optimizer: Optimizer,
-        image_size: ImageSize,
-        device: torch.device,
-    ) -> None:
-        """Make the loader; see `Objective.attach`."""
-        super().attach(network, optimizer, image_size, device)
-        self._optimizer = optimizer
-        self._initial: dict[str, torch.Tensor] = {}  # weights that a generation starts from
-        self._teacher: RegionNet | None = None  # the network of the generation before
-        self._generation = 0
-
     def batches(self, model: nn.Module, epoch: int, first: int) -> Iterator[Batch]:
         """Yield the images of tuples; begin a generation before its first one."""
         self._generation, place = self.settings.place(epoch)
@@ -160,7 +150,7 @@ class SFRS(Tuples):
         if self._generation > 0 and place == first == 0:
             self._teacher = self._make_teacher()
             self.network.load_state_dict(self._initial, strict=False)
-            self._optimizer.state.clear()
+            self.optimizer.state.clear()
         yield from super().batches(model, epoch, first)
 
     def _initial_weights(self) -> dict[str, torch.Tensor]:
@@ -225,12 +215,9 @@ class SFRS(Tuples):
             teachers = self._teacher(torch.cat(images)).split(list(map(len, places)))
         with torch.autocast(batch.images.device.type, enabled=False):
             hard = self._tuple_loss(queries, positives, hardest_regions(queries, negatives))
-            temperatures = (
-                settings.loss.temperature,
-                settings.teacher_temperatures[self._generation],
-            )
+            teacher_temperature = settings.teacher_temperatures[self._generation]
             soft = [
-                soft_loss(student[place], teacher, *temperatures)
+                soft_loss(student[place], teacher, settings.loss.temperature, teacher_temperature)
                 for student, teacher, place in zip(students, teachers, places, strict=True)
             ]
             return hard + settings.soft_weight * torch.stack(soft).mean()

@@ -167,7 +167,8 @@ class Tuples:
     ) -> None:
         """Make the loader; see `Objective.attach`."""
         settings = self.settings
-        self.network, self.device, self._size = network, device, image_size
+        self.network, self.optimizer = network, optimizer
+        self.device, self._size = device, image_size
         dataset = TupleDataset(
             self.tuple_set,
             image_size,
