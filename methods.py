@@ -63,10 +63,9 @@ METHODS = {
         "whitening": "pca",
         "whiten_dim": 512,
     },
-    "crn": _VGB  # starts from a trained netvlad: --resume_model
+    "crn": _VGB  # starts from a trained netvlad, --resume_model, with its number of clusters
     | {
         "aggregation": "crn",
-        "aggregation_args": {"clusters": 64},
         "optimizer": "sgd",
         "lr": 5e-4,
         "weight_decay": 1e-3,
@@ -85,5 +84,42 @@ METHODS = {
         "similarity": "dot",
         "lr_gamma": 1.0,
         "epochs_num": 16,
+    },
+    "apanet": {  # its authors' training: as NetVLAD's, whose learning rates fall each epoch
+        "objective": "tuples",
+        "dataset": "pitts30k",
+        "backbone": "VGG16",
+        "aggregation": "apanet",
+        "fc_output_dim": 0,
+        "image_size": "480x640",
+        "resize_test_imgs": "480x640",
+        "loss": "triplet",
+        "power": 2,
+        "margin": 0.1,
+        "batch_size": 4,
+        "optimizer": "sgd",
+        "lr": 1e-3,
+        "weight_decay": 1e-3,
+        "lr_gamma": 0.904837,  # e^-0.1
+        "lr_factors": {"aggregation.score.*": 10.0, "aggregation.context.*": 10.0},
+        "epochs_num": 30,
+        "patience": 5,
+        "best_by": 5,
+        "whitening": "pca_power",
+        "whiten_dim": 512,
+    },
+    "sralnet": _OPENIBL  # reconstructed: its authors published no code
+    | {"aggregation": "sralnet", "aggregation_args": {"clusters": 64}, "loss": "sare_ind"},
+    "appsvr": _OPENIBL  # reconstructed, from a later module of its authors' group
+    | {
+        "aggregation": "appsvr",
+        "aggregation_args": {"clusters": 64},
+        "loss": "sare_ind",
+        "best_by": 1,
+        "lr_factors": {"aggregation.cluster_weights": 10.0, "aggregation.conv_app.*": 10.0},
+        "no_weight_decay": [
+            *("*.bias", "aggregation.centroids", "aggregation.cluster_weights"),
+            "aggregation.conv_app.*",
+        ],
     },
 }

@@ -19,6 +19,7 @@ from training_runs import (
 )
 
 from eval import main as eval_main
+from methods import METHODS
 from model.checkpoints import load_network
 from parser import parse_train_arguments
 from train import main as train_main
@@ -279,3 +280,17 @@ def test_crn_starts_from_a_netvlad_that_starts_from_clusters(line, tmp_path):
     args = json.loads((tmp_path / "crn" / "args.json").read_text())
     assert args["lr_factors"] == {"aggregation.crn.*": 10.0} and args["optimizer"] == "sgd"
     assert args["input_scaling"] == "vgg_caffe"
+
+
+@pytest.mark.parametrize("method", ["sare", "apanet", "sralnet", "appsvr"])
+def test_every_method_trains_whitens_and_is_tested(line, tmp_path, method):
+    line = [*line, f"--method={method}", "--image_size=56x72", "--resize_test_imgs=56x72"]
+    if "aggregation_args" in METHODS[method]:
+        line += ["--aggregation_args", "clusters=5"]
+    dims = ["--whiten_dim=6", "--epochs_num=1"] + ["--kept_dims=4"] * (method != "apanet")
+    train_main([*line, *dims, f"--save_dir={tmp_path}"])
+    (numbers,) = metrics_of(tmp_path)
+    assert numbers["loss"] > 0 and numbers["gradient_norm"] > 0
+    result = json.loads((tmp_path / "results.json").read_text())
+    assert (result["method"], result["descriptor_dim"]) == (method, 6 if method == "apanet" else 4)
+    assert result["model_file"] == str(tmp_path / "whitened_model.pth")
