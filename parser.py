@@ -79,6 +79,9 @@ def parse_train_arguments(
     _check_common(cli, args)
     if args.resume_train == "auto" and not args.save_dir:
         cli.error("--resume_train auto resumes the run in --save_dir: say which folder that is")
+    takes_labels = args.aggregation and AGGREGATIONS[args.aggregation].takes_labels
+    if args.semantic_labels and (args.resume_model or not takes_labels):
+        cli.error("--semantic_labels starts the shadows of a new sralnet or appsvr")
     if args.cluster_file and args.resume_model:
         cli.error("--cluster_file starts a new NetVLAD: the one of --resume_model has its clusters")
     first = AGGREGATIONS[args.aggregation].extends if args.aggregation else ""
@@ -651,6 +654,12 @@ def _add_start(cli: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="initial weights of a network, ours or published, with its backbone, "
         "aggregation and dimension",
+    )
+    add(
+        "--semantic_labels",
+        metavar="FOLDER",
+        help="what sralnet and appsvr start from: label maps of the training images, PNG of the "
+        "training ids of Cityscapes, with the images' paths below the training folder",
     )
     add(
         "--cluster_file",

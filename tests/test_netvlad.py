@@ -285,7 +285,7 @@ def test_drawn_descriptors_are_locations_of_the_maps():
     network, batches = Maps(), [make_maps(2, 3, 5, 8), make_maps(1, 3, 2, 4)]
     network.train()
     network.layer.eval()
-    drawn = draw_local_descriptors(network, iter(batches), per_image=10, seed=1)
+    drawn, _ = draw_local_descriptors(network, iter(batches), per_image=10, seed=1)
     assert network.training and not network.layer.training
     assert drawn.shape == (10 + 10 + 8, 3) and drawn.dtype == torch.float32
     torch.testing.assert_close(drawn.norm(dim=1), torch.ones(28))
@@ -293,8 +293,9 @@ def test_drawn_descriptors_are_locations_of_the_maps():
         cosines = part @ F.normalize(image.flatten(1), dim=0)
         assert cosines.max(1).values.min() > 0.9999
         assert len(set(cosines.argmax(1).tolist())) == len(part), "each location once at most"
-    same = draw_local_descriptors(network, batches, per_image=10, seed=1)
+    same, _ = draw_local_descriptors(network, batches, per_image=10, seed=1)
     assert torch.equal(drawn, same)
-    assert not torch.equal(drawn, draw_local_descriptors(network, batches, per_image=10, seed=2))
+    other, _ = draw_local_descriptors(network, batches, per_image=10, seed=2)
+    assert not torch.equal(drawn, other)
     with pytest.raises(ValueError, match="no images to draw"):
         draw_local_descriptors(network, [])

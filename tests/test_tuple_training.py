@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import tiny_backbone  # noqa: F401, TUPLES names it
 import torch
 from conftest import name, write_image
 from forked_commands import run_forked, run_job, wait_for_all, wait_until
+from PIL import Image
 from training_runs import (
     assert_same_state,
     metrics_of,
@@ -20,6 +22,7 @@ from training_runs import (
 
 from eval import main as eval_main
 from methods import METHODS
+from model.aggregation.sralnet import ShadowedVLAD
 from model.checkpoints import load_network
 from parser import parse_train_arguments
 from train import main as train_main
@@ -36,6 +39,7 @@ TUPLES = [
 ]  # 2 rounds of 3 iterations an epoch
 
 
+ORIGINAL = ShadowedVLAD.initialise
 EVALUATION = sys.modules["evaluation.evaluate"]  # the package has a function of this name
 
 
@@ -217,6 +221,32 @@ def test_the_whitened_network_is_tested_and_can_be_evaluated(
     assert load_network(run / "best_model.pth").out_dim == 16
 
 
+def test_shadows_start_from_labels_of_the_images(line, tmp_path, monkeypatch):
+    """The left half of each image is a building, the right half is sky or one of 4 things."""
+    folder = Path(line[-1].partition("=")[2])
+    for number, file in enumerate(sorted(file for file in folder.rglob("*") if file.is_file())):
+        labels = np.full((24, 32), 2, np.uint8)
+        labels[:, 16:] = 10 + number % 5
+        out = (tmp_path / "labels" / file.relative_to(folder)).with_suffix(".png")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(labels).save(out)
+    given = {}
+
+    def initialise(self, local_descriptors, seed, labels=None):
+        given.update(descriptors=local_descriptors, labels=labels)
+        return ORIGINAL(self, local_descriptors, seed, labels)
+
+    monkeypatch.setattr(ShadowedVLAD, "initialise", initialise)
+    line = [*line, "--method=sralnet", "--aggregation_args", "clusters=3"]
+    line += [f"--semantic_labels={tmp_path / 'labels'}", "--whitening=none", "--epochs_num=1"]
+    train_main([*line, f"--save_dir={tmp_path / 'run'}"])
+    values, counts = given["labels"].unique(return_counts=True)
+    assert values.tolist() == [2, 10, 11, 12, 13, 14]
+    assert len(given["labels"]) == len(given["descriptors"])
+    share = counts[0] / counts.sum()  # of maps 4 wide or 3 wide
+    assert 0.4 < share < 0.7
+
+
 def make_folder(folder, database, queries):
     """Write images at (east_m, north_m)."""
     for role, positions in (("database", database), ("queries", queries)):
@@ -247,6 +277,7 @@ def test_what_cannot_be_trained_on_is_refused_with_a_sentence(line, tmp_path, re
     assert "invalid choice: 'netvlat'" in refused(train_main, ["--method=netvlat"], 2)
     assert "at most 1" not in refused(train_main, [*line, "--momentum=1.5"], 2)
     assert "--batch_size" in refused(train_main, [*line, "--batch_size=20"], 1)
+    assert "new sralnet or appsvr" in refused(train_main, [*line, "--semantic_labels=L"], 2)
     assert "starts from a network with netvlad" in refused(train_main, ["--method=crn"], 2)
 
 

@@ -97,7 +97,7 @@ class Classification:
     def __init__(self, index: ClassIndex, settings: ClassificationSettings) -> None:
         """Train on the first groups of a class index."""
         self.index, self.settings = index, settings
-        self.digest = index.digest
+        self.digest, self.folder = index.digest, index.folder
         self.images_per_epoch = settings.batch_size * settings.iterations_per_epoch
         self._head: nn.Module | None = None  # of the current turn, as it is called
 

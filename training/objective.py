@@ -4,6 +4,7 @@ An objective says what a method trains on and what it minimises; the loop, the c
 way to resume know no more. Implementations are listed in `training.setup.OBJECTIVES`.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -40,6 +41,7 @@ class Objective(Protocol):
 
     digest: str  # of the training images: a run is resumed only on the same
     images_per_epoch: int  # that all processes together train on
+    folder: str | os.PathLike  # of the training images
 
     def describe(self, whole: bool = False) -> str:
         """Return what is trained on, in words; `whole` for --dry_run: also what is left out."""

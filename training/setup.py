@@ -1,15 +1,22 @@
 """Turn the flags of train.py into settings, networks, evaluation sets and a training."""
 
 import logging
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 import commons
 from datasets.catalog import TRAIN_SETS
 from datasets.eval_set import EvalSet, Labels, load_own_set, load_test_set
+from datasets.image_lists import ImagePaths
+from datasets.images import errors_naming
 from evaluation import Protocol
 from evaluation.descriptors import Inference, load_windows
 from evaluation.views import View, parse_resize
@@ -56,6 +63,7 @@ class Settings:
     whitening: WhiteningParams | None  # last layer of the network that is tested
     inference: Inference  # of validation, test, and what is fitted to training images
     starts_new: bool  # whether the network of a new run is new, too, clusters included
+    semantic_labels: str | None  # folder of label maps, for aggregations that start from them
     seed: int
 
     def for_network(self, network: GeoLocalizationNet) -> "Settings":
@@ -99,6 +107,7 @@ def read_settings(flags: dict[str, Any]) -> Settings:
             io_retries=flags["io_retries"],
         ),
         flags["resume_model"] is None and flags["cluster_file"] is None,
+        flags["semantic_labels"],
         flags["seed"],
     )
     settings.optimization.check(settings.device)
@@ -172,10 +181,50 @@ def initialise_aggregation(
     paths = objective.sample_images(NUM_INITIAL_IMAGES)
     inference = replace(settings.inference, skip_unreadable=True)
     ((_, pieces),) = load_windows(paths, [range(len(paths))], inference)
-    images = (view(torch.cat([part for _, part in batch])).flatten(0, 1) for batch in pieces)
     network.to(inference.device)
-    local_descriptors = draw_local_descriptors(network, images, seed=settings.seed)
-    network.aggregation.initialise(local_descriptors, settings.seed)
+    order, labels_of = [], None
+    if settings.semantic_labels is not None:
+        labels_of = partial(_read_labels, settings.semantic_labels, objective.folder, paths, order)
+
+    def batches() -> Iterator[torch.Tensor]:
+        for batch in pieces:
+            order.extend(torch.cat([indices for indices, _ in batch]).tolist())
+            yield view(torch.cat([images for _, images in batch])).flatten(0, 1)
+
+    descriptors, labels = draw_local_descriptors(
+        network, batches(), seed=settings.seed, labels_of=labels_of
+    )
+    known = {} if labels is None else {"labels": labels}
+    network.aggregation.initialise(descriptors, settings.seed, **known)
+
+
+def _read_labels(
+    label_folder: str,
+    image_folder: str | os.PathLike,
+    paths: ImagePaths,
+    order: Sequence[int],
+    number: int,
+    size: torch.Size,
+) -> torch.Tensor:
+    """Return the labels of an image at the locations of its map, int64 [h, w].
+
+    Args:
+        label_folder: Has a PNG of the training ids of Cityscapes for each image, by its path.
+        image_folder: Images' paths are relative to it.
+        paths: The images.
+        order: Index in `paths` of each image in the order of the batches.
+        number: Of the image, in that order.
+        size: Height and width of the map.
+
+    Raises:
+        FileNotFoundError: If there are no labels of an image.
+        ValueError: If they cannot be read.
+    """
+    relative = os.path.relpath(paths[order[number]], image_folder)
+    file = Path(label_folder, relative).with_suffix(".png")
+    with errors_naming(file), Image.open(file) as labels:
+        resized = labels.resize((size[1], size[0]), Image.Resampling.NEAREST)
+        return torch.from_numpy(np.array(resized, np.int64))
 
 
 def make_training(

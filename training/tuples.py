@@ -7,6 +7,7 @@ round); negatives that are remembered and the tuples of the current round are in
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -127,6 +128,8 @@ class Tuples:
         """
         self.tuple_set, self.settings = tuple_set, settings
         self.digest = tuple_set.digest
+        folders = tuple_set.database.folder, tuple_set.queries.folder
+        self.folder = os.path.commonpath(folders)
         self.mining = settings.mining
         if settings.is_mining_auto and len(tuple_set.database) > FULL_MINING:
             self.mining = replace(self.mining, mining="partial")

@@ -30,6 +30,7 @@ class AggregationSpec:
     constructor: str  # MODULE:CONSTRUCTOR of this package
     fc_output_dim: int | None = None  # default of the linear layer; None: that of the backbone
     of_vectors: bool = False  # for backbones whose map has one location; all others are for larger
+    takes_labels: bool = False  # whether it can start from labels of local descriptors
     extends: str = ""  # the aggregation whose tensors it has, beside more; training starts from it
 
 
@@ -42,8 +43,8 @@ AGGREGATIONS = {
     "none": AggregationSpec("pooling:none", of_vectors=True),
     "netvlad": AggregationSpec("netvlad:NetVLAD", fc_output_dim=0),
     "crn": AggregationSpec("crn:CRN", fc_output_dim=0, extends="netvlad"),
-    "sralnet": AggregationSpec("sralnet:SRALNet", fc_output_dim=0),
-    "appsvr": AggregationSpec("appsvr:APPSVR", fc_output_dim=0),
+    "sralnet": AggregationSpec("sralnet:SRALNet", fc_output_dim=0, takes_labels=True),
+    "appsvr": AggregationSpec("appsvr:APPSVR", fc_output_dim=0, takes_labels=True),
     "apanet": AggregationSpec("apanet:APANet", fc_output_dim=0),
 }
 

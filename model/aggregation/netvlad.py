@@ -11,7 +11,7 @@ are those of the deep visual geo-localization benchmark ("VGB") and of OpenIBL: 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import faiss
 import numpy as np
@@ -173,8 +173,12 @@ def find_centroids(local_descriptors: torch.Tensor, clusters: int, seed: int) ->
 
 @torch.no_grad()
 def draw_local_descriptors(
-    network: nn.Module, batches: Iterable[torch.Tensor], per_image: int = 100, seed: int = 0
-) -> torch.Tensor:
+    network: nn.Module,
+    batches: Iterable[torch.Tensor],
+    per_image: int = 100,
+    seed: int = 0,
+    labels_of: Callable[[int, torch.Size], torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return local descriptors at random locations of images, to initialise an aggregation with.
 
     NetVLAD, VGB and OpenIBL draw 100 of each of 500 training images.
@@ -184,27 +188,31 @@ def draw_local_descriptors(
         batches: Images [B, 3, H, W], ImageNet-normalised; sizes may differ from batch to batch.
         per_image: Locations of an image; of smaller maps, all.
         seed: Of the locations.
+        labels_of: Number of an image, and height and width of its map, to labels int64 [h, w].
 
     Returns:
-        float32 [N, C], of unit length, on the CPU.
+        float32 [N, C], of unit length, on the CPU; and their labels, int64 [N], or None.
 
     Raises:
         ValueError: If there are no images.
     """
-    rng, drawn = np.random.default_rng(seed), []
+    rng, drawn, labels = np.random.default_rng(seed), [], []
     device, modes = next(network.parameters()).device, [one.training for one in network.modules()]
     network.eval()
     for images in batches:
-        for locations in network.feature_maps(images.to(device)).flatten(2):  # [C, h w]
+        for maps in network.feature_maps(images.to(device)):
+            locations = maps.flatten(1)  # [C, h w]
             num_locations = locations.shape[1]
             chosen = rng.choice(num_locations, min(per_image, num_locations), replace=False)
             descriptors = locations[:, torch.from_numpy(chosen).to(device)].T.float()
+            if labels_of is not None:
+                labels.append(labels_of(len(drawn), maps.shape[1:]).flatten()[chosen])
             drawn.append(F.normalize(descriptors).cpu())
     for layer, was_training in zip(network.modules(), modes, strict=True):
         layer.training = was_training
     if not drawn:
         raise ValueError("There are no images to draw local descriptors from")
-    return torch.cat(drawn)
+    return torch.cat(drawn), torch.cat(labels) if labels else None
 
 
 def _assign(
