@@ -12,37 +12,20 @@ import dataclasses
 import logging
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import commons
-from datasets.catalog import find_test_set, find_train_folder
-from datasets.partition import PartitionParams
 from mini_city import generate
 from paper.costs import describe_plan
-from paper.dimensions import dimension_needs, draw_dimensions
-from paper.image_figures import draw_examples, draw_qualitative, qualitative_needs
-from paper.name_figures import draw_panorama_figures, draw_query_years
-from paper.published import TABLES
 from paper.results_of_runs import Study
 from paper.run_log import RunLog
-from paper.runs_to_do import FAILED, Need, RunOptions, carry_out, make_steps, take_shard
+from paper.runs_to_do import FAILED, RunOptions, carry_out, make_steps, take_shard
 from paper.scales import SCALES
-from paper.sweeps import draw_sweeps, sweep_needs
-from paper.table_text import render, write_table
-from paper.tables import compare_table, table_needs
+from paper.targets import TARGETS, list_needs, write_target
 from parser import CommandLine, default_datasets_folder, not_negative_int
 from runs.signals import StopSignals
 
 MINI_PRESET = "small"
-_NEEDS = {  # targets made from runs
-    **{name: partial(table_needs, name) for name in TABLES},
-    "fig5": sweep_needs,
-    "fig6": dimension_needs,
-    "fig7": qualitative_needs,
-}
-_RUN_FIGURES = {"fig5": draw_sweeps, "fig6": draw_dimensions, "fig7": draw_qualitative}
-TARGETS = (*TABLES, *(f"fig{number}" for number in range(1, 8)))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -94,50 +77,6 @@ def show_outputs(targets: Sequence[str], study: Study, folder: Path) -> None:
     logging.info(f"\nEverything is in {folder}")
     if problems:
         raise ValueError(f"{', '.join(problems)} could not be made, see above")
-
-
-def list_needs(targets: Sequence[str], study: Study) -> list[Need]:
-    """Return the networks that tables and figures need."""
-    return [need for target in targets if target in _NEEDS for need in _NEEDS[target](study)]
-
-
-def write_target(target: str, study: Study, folder: Path) -> str:
-    """Write a table or a figure.
-
-    Returns:
-        Text to show: a table, or the files of a figure.
-
-    Raises:
-        OSError: If a file cannot be read or written.
-        ValueError: If a file is damaged.
-    """
-    if target in TABLES:
-        table = compare_table(target, study)
-        write_table(table, folder, target)
-        return render(table, "text")
-    if target in _RUN_FIGURES:
-        files = _RUN_FIGURES[target](study, folder)
-    else:
-        files = _draw_from_names(target, study, folder)
-    return f"{target}: {', '.join(file.name for file in files)}"
-
-
-def _draw_from_names(target: str, study: Study, folder: Path) -> list[Path]:
-    """Draw one of Figures 1 to 4, which need no runs."""
-    root, mark = study.log.datasets_folder, study.scale.mark
-    if target in ("fig1", "fig2"):
-        train = find_train_folder(study.scale.train_set or "sf_xl_raw", root)
-        smallest = study.scale.cosplace("ResNet18", 512)["min_images_per_class"]
-        params = PartitionParams(min_images_per_class=smallest)
-        return draw_panorama_figures(train, folder, mark, [target], params)
-    v1, v2 = (
-        find_test_set(study.scale.dataset(f"sf_xl_test_{version}"), root)[1]
-        for version in ("v1", "v2")
-    )
-    if target == "fig3":
-        return draw_query_years(v1, folder, mark)
-    train = find_train_folder(study.scale.train_set or "sf_xl", root)
-    return draw_examples(train, v1, v2, folder, mark)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 from forked_commands import run_forked
 from tiny_backbone import stand_in
 
-from paper import reproduce
+from paper import reproduce, targets
 from paper.reproduce import main
 from paper.scales import MINI
 
@@ -87,7 +87,7 @@ def test_a_table_and_a_figure_from_real_runs(run, tmp_path):
     assert "mini city" in said
 
     before = sorted(logs.glob("*_*"))
-    run("table1", "fig7", "--only=cosplace resnet-18")
+    run("table1", "fig7", "claims", "--only=cosplace resnet-18")
     assert sorted(logs.glob("*_*")) == before  # nothing was run again
     assert len(read_csv(out / "fig7.csv")) == 5
     assert (out / "fig7.png").stat().st_size > 10_000
@@ -154,12 +154,12 @@ def test_a_figure_that_cannot_be_made_does_not_take_the_others_along(run, tmp_pa
     def fail(*args):
         raise ValueError("the disk is bad")
 
-    monkeypatch.setitem(reproduce._RUN_FIGURES, "fig5", fail)
-    study = [*("fig5", "fig4"), "--shard=14/14"]
+    monkeypatch.setitem(targets._RUN_FIGURES, "fig5", fail)
+    study = [*("fig5", "fig4", "claims"), "--shard=14/14"]
     with pytest.raises(ValueError, match="fig5 could not be made"):
         run(*study)
     folder = tmp_path / "logs" / "paper_mini" / "outputs"
-    assert (folder / "fig4.png").is_file()
+    assert (folder / "fig4.png").is_file() and (folder / "claims.md").is_file()
 
 
 @pytest.mark.parametrize(
