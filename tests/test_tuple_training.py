@@ -243,8 +243,7 @@ def test_shadows_start_from_labels_of_the_images(line, tmp_path, monkeypatch):
     values, counts = given["labels"].unique(return_counts=True)
     assert values.tolist() == [2, 10, 11, 12, 13, 14]
     assert len(given["labels"]) == len(given["descriptors"])
-    share = counts[0] / counts.sum()  # of maps 4 wide or 3 wide
-    assert 0.4 < share < 0.7
+    assert counts[0] / counts.sum() == pytest.approx(2 / 5)  # maps are 5 wide: 2 begin on the left
 
 
 def make_folder(folder, database, queries):
