@@ -103,9 +103,9 @@ class Scale:
         """
         flags = {"method": method, "dataset": self.train_set or train_set} | self._flags(method)
         first = AGGREGATIONS[METHODS[method]["aggregation"]].extends  # also a method's name
-        options = METHODS[method].get("aggregation_args", {})
-        if self.clusters and "clusters" in options:
-            flags["aggregation_args"] = options | {"clusters": self.clusters}
+        options = METHODS[first or method].get("aggregation_args", {})  # those that runs will have
+        if "clusters" in options:
+            flags["aggregation_args"] = options | {"clusters": self.clusters or options["clusters"]}
         return replace(
             trained(**(flags | changed)),
             start=self.compared(first, train_set) if first else None,
