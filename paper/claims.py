@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from datasets.catalog import find_train_folder
 from datasets.class_index import load_index
 from datasets.partition import PartitionParams
-from paper.dimensions import CNNS, DATASETS, TRANSFORMERS, curve_sources, netvlad_sources
+from paper.dimensions import CNNS, DATASETS, TRANSFORMERS, curve_sources, whitened_sources
 from paper.judgements import ClaimPart, Judgement, compare
 from paper.networks import CHOSEN, Source
 from paper.published import load_elsewhere, load_scalars, load_table
@@ -85,7 +85,9 @@ def _128_beats_netvlad(study: Study) -> Iterator[ClaimPart]:
         if (result.method, result.dim) == ("NetVLAD", 4096):
             recall = result.recalls["R@1"]
             published[result.dataset] = max(recall, published.get(result.dataset, 0.0))
-    netvlad = netvlad_sources(study.scale)[max(study.scale.vlad_dims)]
+    netvlad = whitened_sources(study.scale, "netvlad", "netvlad:pitts30k")[
+        max(study.scale.vlad_dims)
+    ]
     for dataset in study.scale.datasets(list(DATASETS)):
         measured = _recall(study, netvlad, dataset)
         rival = (f"NetVLAD {netvlad.dim}-D", measured)

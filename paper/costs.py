@@ -137,9 +137,17 @@ def _count_tuples(settings: Mapping[str, Any]) -> tuple[int, int]:
     return num_queries * (2 + settings["negs_num_per_query"]), extracted
 
 
+def _count_sfrs(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the same with difficult positives, which the teacher extracts, too."""
+    trained, extracted = _count_tuples(settings)
+    num_difficult = trained * settings["pos_num"] // (2 + settings["negs_num_per_query"])
+    return trained + num_difficult, extracted + num_difficult
+
+
 _COUNTS: dict[str, Callable[[Mapping[str, Any]], tuple[int, int]]] = {
     "classification": _count_classification,
     "tuples": _count_tuples,
+    "sfrs": _count_sfrs,
 }
 
 

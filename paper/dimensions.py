@@ -1,6 +1,7 @@
 """Figure 6: R@1 against descriptor dimension, a panel per data set.
 
-A curve for each backbone of CosPlace, and for NetVLAD, trained once and cut by whitenings.
+A curve for each backbone of CosPlace, and for NetVLAD and SFRS, each trained once and cut by
+whitenings.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 
 from model.backbones import find_spec
 from paper.drawing import PAGE_IN, new_figure, save_measured, styled
-from paper.networks import Absent, Source
+from paper.networks import Source
 from paper.results_of_runs import Study
 from paper.runs_to_do import Need
 from paper.scales import Scale
@@ -47,22 +48,32 @@ def curve_sources(scale: Scale, backbone: str) -> dict[int, Source]:
     return {dim or own: scale.cosplace(backbone, dim) for dim in scale.dims[backbone]}
 
 
-def netvlad_sources(scale: Scale) -> dict[int, Source]:
-    """Return {descriptor dimension: network} of NetVLAD on Pitts30k, one training."""
-    own = scale.compared("netvlad", "pitts30k").dim
-    changed = {dim: {"whiten_dim": dim, "kept_dims": None} for dim in scale.vlad_dims}
-    changed[own] = {}
-    return {
-        dim: scale.compared("netvlad", "pitts30k", f"netvlad:pitts30k:{dim}", **changed[dim])
-        for dim in scale.vlad_dims
-    }
+def whitened_sources(scale: Scale, method: str, released: str) -> dict[int, Source]:
+    """Return {descriptor dimension: network} of a method that whitens, one training on Pitts30k.
+
+    Args:
+        scale: Of the runs.
+        method: Key of METHODS.
+        released: Published network that may stand for it, without its dimension.
+    """
+    own = scale.compared(method, "pitts30k")
+    whiten_dim = max(*scale.vlad_dims, own["whiten_dim"]) if own["kept_dims"] else None
+    sources = {}
+    for dim in scale.vlad_dims:
+        changed = {"whiten_dim": whiten_dim or dim, "kept_dims": whiten_dim and dim}
+        sources[dim] = scale.compared(
+            method, "pitts30k", f"{released}:{dim}", **({} if dim == own.dim else changed)
+        )
+    return sources
 
 
 def all_curves(scale: Scale) -> dict[str, dict[int, Source]]:
     """Return the curves by name, each {descriptor dimension: network}."""
     curves = {_BACKBONES[name]: curve_sources(scale, name) for name in scale.dims}
-    sfrs = {dim: Absent(released=f"openibl:sfrs:{dim}") for dim in scale.vlad_dims}
-    return curves | {"NetVLAD": netvlad_sources(scale), "SFRS": sfrs}
+    return curves | {
+        "NetVLAD": whitened_sources(scale, "netvlad", "netvlad:pitts30k"),
+        "SFRS": whitened_sources(scale, "sfrs", "openibl:sfrs"),
+    }
 
 
 def dimension_needs(study: Study) -> list[Need]:

@@ -1,4 +1,4 @@
-"""Networks behind the numbers: trained here, released by their authors, or absent so far."""
+"""Networks behind the numbers: trained here, or released by their authors."""
 
 import functools
 import hashlib
@@ -112,16 +112,7 @@ class Released:
         return self.spec.replace(":", "_")
 
 
-@dataclass(frozen=True)
-class Absent:
-    """A network that this code cannot make."""
-
-    reason: str = "not implemented yet"
-    released: str = field(default="", compare=False)  # see Trained
-    resize: str | None = None
-
-
-Source = Trained | Released | Absent
+Source = Trained | Released
 
 
 def trained(**flags: Any) -> Trained:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from paper.networks import Absent, Released, Source
+from paper.networks import Released, Source
 from paper.run_log import NO_DATA_SET, Missing, RunLog
 from paper.runs_to_do import Step
 from paper.scales import Scale
@@ -80,8 +80,6 @@ class Study:
     def _over_seeds(
         self, source: Source, look_up: Callable[[int], T | Missing]
     ) -> tuple[T, ...] | Missing:
-        if isinstance(source, Absent):
-            return Missing(source.reason)
         seeds = self.seeds[:1] if isinstance(source, Released) else self.seeds
         answers = {seed: look_up(seed) for seed in seeds}
         found = tuple(one for one in answers.values() if not isinstance(one, Missing))

@@ -10,7 +10,7 @@ from typing import Any
 import commons
 from datasets.catalog import TRAIN_SETS, find_test_set, find_train_folder
 from methods import DEFAULT_METHOD
-from paper.networks import WHITENING, Absent, Released, Source, Trained
+from paper.networks import WHITENING, Released, Source, Trained
 from parser import parse_eval_arguments, parse_train_arguments
 from reports.runs import find_sets, read_results, with_names_of_today
 from training.checkpoints import BEST, LAST, NO_INFLUENCE, PREVIOUS, WHITENED
@@ -118,7 +118,7 @@ class RunLog:
     def finished_training(self, source: Source, seed: int) -> TrainingRun | Missing:
         """Return the finished run of a training, or why there is none."""
         if not isinstance(source, Trained):
-            return Missing(getattr(source, "reason", "not trained here"))
+            return Missing("not trained here")
         training = self.training(source, seed)
         if training is None:
             return NOT_RUN
@@ -133,7 +133,7 @@ class RunLog:
             if isinstance(found, TrainingRun):
                 sha256 = _sha256_of(found.model)
                 found = self._find({"model_sha256": sha256}, source, dataset) if sha256 else NOT_RUN
-        is_missing = isinstance(found, Missing) and not isinstance(source, Absent)
+        is_missing = isinstance(found, Missing)
         return NO_DATA_SET if is_missing and not self.has_set(dataset) else found
 
     def _find(self, model: Mapping[str, str], source: Source, dataset: str) -> Path | Missing:

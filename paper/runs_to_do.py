@@ -18,7 +18,7 @@ from typing import IO
 
 import commons
 from model.published import fetch_published, parse_published
-from paper.networks import Absent, Released, Source, Trained
+from paper.networks import Released, Source, Trained
 from paper.run_log import Missing, RunLog, TrainingRun
 from runs.folders import is_unused
 
@@ -76,8 +76,6 @@ def make_steps(needs: Iterable[Need], seeds: Sequence[int]) -> list[Step]:
     """
     asked: dict[tuple[Trained | Released, int], dict[str, None]] = {}
     for need in needs:
-        if isinstance(need.source, Absent):
-            continue
         for seed in seeds if isinstance(need.source, Trained) else seeds[:1]:
             for start in _starts_of(need.source):
                 asked.setdefault((start, seed), {})

@@ -133,22 +133,24 @@ PAPER = Scale(
     clusters=None,
     vlad_dims=(128, 256, 512, 1024, 2048, 4096),
 )
+_MINI_TUPLES = {
+    "epochs_num": 2,
+    "queries_per_epoch": 24,
+    "cache_refresh_rate": 12,
+    "neg_samples_num": 100,
+    "tuple_panoramas": 80,
+    "whiten_dim": 48,
+    "kept_dims": 32,
+    "whiten_images": 200,
+}
 MINI = Scale(
     name="mini",
     mark="mini city, tiny runs: not the paper's data",
     flags={"backbone_weights": "none", "image_size": 64, "resize_test_imgs": "64", "lr": 1e-3},
     flags_of={
         "classification": {"epochs_num": 8, "iterations_per_epoch": 6, "min_images_per_class": 5},
-        "tuples": {
-            "epochs_num": 2,
-            "queries_per_epoch": 24,
-            "cache_refresh_rate": 12,
-            "neg_samples_num": 100,
-            "tuple_panoramas": 80,
-            "whiten_dim": 48,
-            "kept_dims": 32,
-            "whiten_images": 200,
-        },
+        "tuples": _MINI_TUPLES,
+        "sfrs": _MINI_TUPLES | {"generations": 2, "epochs_per_generation": 1},
     },
     resize="64",
     train_set="mini_city",

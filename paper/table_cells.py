@@ -21,7 +21,7 @@ class Cell:
 
     measured: tuple[float, ...] = ()  # one per seed
     published: Number | None = None  # None where the paper has none
-    missing: str = ""  # "not implemented yet", "no data set", "no weights", "not run" ...
+    missing: str = ""  # "no data set", "no weights", "not run" ...
     caveats: tuple[str, ...] = ()  # sentences on how it was measured
     runs: tuple[str, ...] = ()  # folders of the measured numbers
 

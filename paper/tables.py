@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from operator import methodcaller as on_scale
 
+from methods import DEFAULT_METHOD
 from model.published import LANDMARK_DIM, parse_published
-from paper.networks import Absent, Released, Source, Trained
+from paper.networks import Released, Source, Trained
 from paper.published import Column, PublishedTable, load_table
 from paper.results_of_runs import Study
 from paper.runs_to_do import Need
@@ -16,7 +17,7 @@ Rows = Mapping[tuple[str, ...], Callable[[Scale], Source]]
 
 _RESNET18, _VGG16, _SET = ("ResNet18", 512), ("VGG16", 512), "pitts30k"
 _PCA_W = {"whitening": "pca_whiten"}
-_COMPARED: Rows = {  # of Tables 2 and 3, whose other rows are absent
+_COMPARED: Rows = {  # of Tables 2 and 3
     ("GeM", "512", "Pitts30k"): on_scale("compared", "gem", _SET, "vgb:vgg16-gem:pitts30k"),
     ("GeM", "512", "MSLS"): on_scale("compared", "gem", "msls", "vgb:vgg16-gem:msls"),
     ("GeM", "512", "SF-XL*"): on_scale("compared", "gem", "sf_xl"),
@@ -25,8 +26,13 @@ _COMPARED: Rows = {  # of Tables 2 and 3, whose other rows are absent
     ("NetVLAD", "512", "SF-XL*"): on_scale("compared", "netvlad", "sf_xl"),
     ("CRN", "512", "Pitts30k"): on_scale("compared", "crn", _SET),
     ("SARE", "512", "Pitts30k"): on_scale("compared", "sare", _SET, "openibl:sare_ind:512"),
-    ("SFRS", "512", "Pitts30k"): lambda _: Absent(released="openibl:sfrs:512"),
+    ("SFRS", "512", "Pitts30k"): on_scale("compared", "sfrs", _SET, "openibl:sfrs:512"),
     ("CosPlace", "512", "SF-XL"): on_scale("cosplace", *_VGG16),
+}
+_DAGGERS: Rows = {  # Table 2 only
+    ("APANet †", "512", "Pitts30k"): on_scale("compared", "apanet", _SET),
+    ("SRALNet †", "512", "Pitts30k"): on_scale("compared", "sralnet", _SET),
+    ("APPSVR †", "512", "Pitts30k"): on_scale("compared", "appsvr", _SET),
 }
 # How the paper brought descriptors to 512-D is not stated: the other usual way.
 _PCA_WHITENED: Rows = {
@@ -35,14 +41,14 @@ _PCA_WHITENED: Rows = {
     ("NetVLAD, PCA-whitened", "512", "SF-XL*"): on_scale("compared", "netvlad", "sf_xl", **_PCA_W),
     ("CRN, PCA-whitened", "512", "Pitts30k"): on_scale("compared", "crn", _SET, **_PCA_W),
 }
-# Labels of the row, as in the paper -> the network. The paper's other rows are absent.
+# Labels of the row, as in the paper -> the network.
 ROWS: Mapping[str, Rows] = {
     "table1": {
         ("Average",): on_scale("cosplace", *_RESNET18, "avg"),
         ("Max",): on_scale("cosplace", *_RESNET18, "max"),
         ("GeM",): on_scale("cosplace", *_RESNET18, "gem"),
     },
-    "table2": _COMPARED,
+    "table2": _COMPARED | _DAGGERS,
     "table3": _COMPARED,
     "table4": {  # of 2048-D, as the numbers, not of 512-D, as in the caption
         ("SfM120k", "ResNet-50"): on_scale("released", "landmark:SfM120k:ResNet50"),
@@ -65,6 +71,11 @@ EXTRA_ROWS: Mapping[str, Rows] = {
         ("GLD", "ResNet-101, 512-D"): on_scale("released", "landmark:GLD:ResNet101:512"),
         ("SF-XL", "ResNet-101, 512-D"): on_scale("cosplace", "ResNet101", 512),
     },
+}
+_RECONSTRUCTED = {  # methods without public code
+    "sralnet": "SRALNet is reconstructed from a later paper that restates its formulas.",
+    "appsvr": "APPSVR is reconstructed from a later module of its authors' group.",
+    "apanet": "APANet is reconstructed from its authors' MATLAB.",
 }
 _FAMILY_NOTES = {  # of published networks, by the first part of their names
     "cosplace": "The network that the authors released, not trained here.",
@@ -106,8 +117,7 @@ def compare_table(name: str, study: Study) -> ComparedTable:
 
 def source_of(name: str, labels: tuple[str, ...], scale: Scale) -> Source:
     """Return the network of a row."""
-    make = (ROWS[name] | EXTRA_ROWS.get(name, {})).get(labels)
-    return make(scale) if make else Absent()
+    return (ROWS[name] | EXTRA_ROWS.get(name, {}))[labels](scale)
 
 
 def _rows(table: PublishedTable, scale: Scale) -> list[tuple[tuple[str, ...], Source]]:
@@ -140,8 +150,9 @@ def _cell(
 def _note(source: Source, scale: Scale) -> str:
     """Return how a network was made or tested, if not as in the row."""
     parts = []
-    if isinstance(source, Trained) and source["method"] != "cosplace":
-        if source["dataset"] == "sf_xl":
+    if isinstance(source, Trained):
+        parts.append(_RECONSTRUCTED.get(source["method"], ""))
+        if source["method"] != DEFAULT_METHOD and source["dataset"] == "sf_xl":
             parts.append(
                 f"Trained on {source['tuple_panoramas']:,} panoramas of SF-XL drawn at random: "
                 "SF-XL* itself is not public."

@@ -2,10 +2,11 @@
 
 import csv
 
+import pytest
 from drawn_figures import assert_all_is_readable, keep_figures
 from paper_studies import KnownNumbers, make_study
 
-from paper.dimensions import curve_sources, dimension_needs, draw_dimensions, netvlad_sources
+from paper.dimensions import curve_sources, dimension_needs, draw_dimensions, whitened_sources
 from paper.networks import Released
 from paper.scales import MINI, PAPER
 
@@ -17,10 +18,11 @@ def test_transformers_have_one_length_of_their_own():
     assert list(curve_sources(PAPER, "VGG16")) == [64, 128, 256, 512]
 
 
-def test_netvlad_is_trained_once_and_cut_by_whitenings():
+@pytest.mark.parametrize("method", ["netvlad", "sfrs"])
+def test_a_method_is_trained_once_and_cut_by_whitenings(method):
     for scale in (PAPER, MINI):
-        sources = netvlad_sources(scale)
-        row = scale.compared("netvlad", "pitts30k")
+        sources = whitened_sources(scale, method, "")
+        row = scale.compared(method, "pitts30k")
         assert sources[row.dim] == row  # that of Tables 2 and 3
         assert {source.training for source in sources.values()} == {row.training}
         assert [source.dim for source in sources.values()] == list(scale.vlad_dims)

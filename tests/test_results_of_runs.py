@@ -5,7 +5,7 @@ import json
 import pytest
 from paper_studies import KnownNumbers, make_study
 
-from paper.networks import Absent, Released
+from paper.networks import Released
 from paper.run_log import Missing
 from paper.runs_to_do import Step
 from paper.scales import PAPER
@@ -20,7 +20,6 @@ def test_recalls_are_collected_over_the_seeds_that_have_them():
     study = make_study(KnownNumbers(test), seeds=(0, 1, 2))
     assert study.measure(SOURCE, "pitts30k").measured == (80.0, 82.0)
     assert study.measure(SOURCE, "tokyo247") == Cell(missing="not run")
-    assert study.measure(Absent("no code"), "tokyo247") == Cell(missing="no code")
 
 
 def test_validation_recalls_are_collected_over_seeds():
@@ -51,7 +50,8 @@ def test_a_released_network_counts_once_whatever_the_seeds():
         (PAPER.cosplace("ResNet18", 512, groups_num=1), None),
         (PAPER.cosplace("VGG16", 32), None),
         (PAPER.cosplace("ViT_B16", 0), None),
-        (Absent(), None),
+        (PAPER.compared("crn", "pitts30k"), None),
+        (PAPER.compared("gem", "msls", "vgb:x"), Released("vgb:x", "480x640")),
     ],
 )
 def test_released_networks_stand_only_for_the_papers_own_trainings(source, released):

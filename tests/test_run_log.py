@@ -6,7 +6,7 @@ import pytest
 from paper_runs import make_sets, write_evaluation, write_training
 
 from commons import sha256_of
-from paper.networks import Absent, Released
+from paper.networks import Released
 from paper.run_log import Missing, RunLog
 from paper.scales import MINI, PAPER
 
@@ -158,7 +158,8 @@ def test_the_validation_recall_is_that_of_the_best_epoch(logs, data):
     assert look(logs, data).finished_training(SOURCE, 0) == Missing("not run")
     train(logs, recalls=(1.0, 3.0, 2.0))
     assert look(logs, data).finished_training(SOURCE, 0).best_val_recall == 3.0
-    assert look(logs, data).finished_training(Absent("no code"), 0) == Missing("no code")
+    found = look(logs, data).finished_training(Released("cosplace:VGG16:64"), 0)
+    assert found == Missing("not trained here")
 
 
 def test_results_belong_to_the_weights_not_to_the_path(logs, data):
@@ -257,7 +258,6 @@ def test_a_released_network_is_known_by_its_name(logs, data):
 def test_why_there_is_no_number(logs, data):
     log = look(logs, data)
     assert recalls_of(log, SOURCE, 0, "st_lucia") == Missing("no data set")
-    assert recalls_of(log, Absent(), 0, PITTS) == Missing("not implemented yet")
     train(logs, is_done=False)
     assert recalls_of(look(logs, data), SOURCE, 0, PITTS) == Missing("interrupted")
 

@@ -15,7 +15,7 @@ from paper_runs import make_sets, write_evaluation, write_training
 from commons import sha256_of
 from paper import runs_to_do
 from paper.costs import describe_plan, evaluation_hours, training_gigabytes, training_hours
-from paper.networks import Absent, Released
+from paper.networks import Released
 from paper.run_log import RunLog
 from paper.runs_to_do import Need, RunOptions, Step, carry_out, make_steps, take_shard
 from paper.scales import MINI, PAPER
@@ -88,7 +88,7 @@ def runs(data, monkeypatch):
 
 def test_what_several_figures_need_of_one_network_is_one_step():
     needs = [
-        *(Need(SOURCE, ("pitts30k",)), Need(OTHER), Need(Absent(), ("pitts30k",))),
+        *(Need(SOURCE, ("pitts30k",)), Need(OTHER)),
         Need(SOURCE, ("tokyo247", "pitts30k")),
     ]
     assert make_steps(needs, [0, 7]) == [

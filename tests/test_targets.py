@@ -17,7 +17,7 @@ def test_targets_can_be_written_without_any_run_and_every_file_bears_the_mark(tm
     study = make_study(scale=MINI)
     names = [*TABLES, "fig5", "fig6", "fig7", "claims"]
     shown = "\n".join(write_target(name, study, tmp_path) for name in names)
-    assert "not implemented yet" in shown and "CANNOT BE JUDGED YET" in shown
+    assert "not run" in shown and "CANNOT BE JUDGED YET" in shown
     written = {path.name for path in tmp_path.iterdir()}
     tables = {f"table{n}.{end}" for n in range(1, 5) for end in ("txt", "md", "csv")}
     assert written == tables | {"fig5.csv", "fig6.csv", "fig7.csv", "claims.md"}
