@@ -17,6 +17,7 @@ from training_runs import assert_same_state, metrics_of, position_of, stand_stil
 
 import training.sfrs
 from datasets.ground_truth import Neighbours
+from datasets.image_lists import split_lines
 from datasets.tuples import TupleSet
 from model.aggregation.netvlad import NetVLAD
 from model.checkpoint_files import read_checkpoint
@@ -41,10 +42,15 @@ def settings_of(*line):
     return SFRSSettings.from_flags(vars(parse_train_arguments(["--method=sfrs", *line])))
 
 
-def objective_of(*line):
-    """Return an objective on a set of one query, whose images nothing reads."""
-    neighbours = Neighbours(np.array([0, 1]), np.array([0], np.int32))
-    return SFRS(TupleSet(range(9), range(1), neighbours, neighbours), settings_of(*line))
+def objective_of(*line, num_database=9, positives=((0,),)):
+    """Return an objective on a set whose images are not there; all that is near is a positive."""
+    offsets = np.cumsum([0, *map(len, positives)])
+    neighbours = Neighbours(offsets, np.concatenate(positives).astype(np.int32))
+    database, queries = (
+        split_lines("/made/up", np.frombuffer(b"image\n" * num, np.uint8))
+        for num in (num_database, len(positives))
+    )
+    return SFRS(TupleSet(database, queries, neighbours, neighbours), settings_of(*line))
 
 
 def network_of(weights, part="model"):
@@ -218,10 +224,8 @@ def test_a_generation_begins_anew(weights, tmp_path, monkeypatch):
 def test_tuples_have_difficult_positives_of_their_own_query():
     """Also those that repeat others, in place of tuples of unreadable queries."""
     rng, rows = np.random.default_rng(0), [np.arange(5 * q, 5 * q + 1 + q % 5) for q in range(12)]
-    offsets = np.cumsum([0, *map(len, rows)])
-    neighbours = Neighbours(offsets, np.concatenate(rows).astype(np.int32))
     line = "--negs_num_per_query=3", "--neg_samples_num=20", "--pos_num=3", "--batch_size=1"
-    objective = SFRS(TupleSet(range(60), range(12), neighbours, neighbours), settings_of(*line))
+    objective = objective_of(*line, num_database=60, positives=rows)
     objective.device, objective._generation = torch.device("cpu"), 1
     draws = objective._draw(1, 0)
     assert draws.queries.tolist() != list(range(12)), "in another order"
