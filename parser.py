@@ -488,8 +488,9 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
     )
     add(
         "--epochs_num",
-        type=positive_int,
-        help="epochs; cosplace trains group t mod groups_num in epoch t",
+        type=not_negative_int,
+        help="epochs; cosplace trains group t mod groups_num in epoch t; 0 tests the network that "
+        "training would start from",
     )
     add(
         "--patience",

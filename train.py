@@ -160,7 +160,7 @@ def fit(
         training: Network and objective.
         checkpointer: Saves the state, and the best network.
         validate: Called after each epoch.
-        epochs_num: Epoch to end before.
+        epochs_num: Epoch to end before; 0: the network is the best as it is.
         best_by: N: the network with the highest R@N is the best.
     """
     while training.epoch_num < epochs_num and not training.has_stalled:
@@ -183,6 +183,8 @@ def fit(
         )
         if hint := hint_at_data_wait(stats):
             logging.warning(hint)
+    if training.epoch_num == epochs_num == 0:
+        checkpointer.save_best(training)
     if training.has_stalled:
         logging.info(
             f"Stopped: no epoch since {training.best_epoch} had a higher R@{best_by} (--patience "

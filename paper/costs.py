@@ -1,7 +1,7 @@
-"""The planned runs in words, with rough costs: GPU hours and gigabytes of checkpoints."""
+"""The planned runs in words, with rough costs: time and gigabytes of checkpoints."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets.catalog import TRAIN_SETS, look_up_test_set
 from evaluation.views import parse_resize
@@ -27,54 +27,82 @@ _COSTS = {
     "CCT14_384": (18.6, 22.1),
     "EfficientNet_Lite0": (2.0, 3.4),
 }
-# The authors' trainings took 20 h (ResNet-18) and 75 h (ResNet-101) for 16 million images of
-# 512 x 512 on an RTX 3090: a line through these two.
-_HOURS_PER_IMAGE = 3.3 / 16e6
-_HOURS_PER_GMAC = (75 - 20) / (40.8 - 9.5) / 16e6
 _FORWARD_SHARE = 1 / 3  # of a training step
+
+
+class Machine(NamedTuple):
+    """What a training step takes, for each image: some seconds, and more by its multiply-adds."""
+
+    unit: str  # of the plan
+    unit_s: float
+    image_s: float
+    gmac_s: float
+    start_s: float  # of a command, its imports included
+    basis: str  # what the numbers are based on
+
+
+MACHINES = {
+    # The authors' trainings took 20 h (ResNet-18) and 75 h (ResNet-101) for 16 million images of
+    # 512 x 512: a line through these two.
+    "RTX 3090": Machine(
+        *("GPU h", 3600.0, 3600 * 3.3 / 16e6, 3600 * (75 - 20) / (40.8 - 9.5) / 16e6, 0.0),
+        "hours of an RTX 3090 in full precision, by the authors' 20 h (ResNet-18) and 75 h "
+        "(ResNet-101), and by the multiply-adds of each network",
+    ),
+    # EfficientNet-Lite0 at 128 x 128: 27 ms of a core for an image in a training step, 9 ms in
+    # extraction; other networks by their multiply-adds.
+    "2 cores": Machine(
+        *("min", 60.0, 0.004, 0.076, 25.0),
+        "minutes of 2 cores of an AMD EPYC with nothing else to do, by EfficientNet-Lite0 at "
+        "128 x 128 and by multiply-adds",
+    ),
+}
 _CLASSES_PER_GROUP = 35_000  # of SF-XL, by the paper
 _ADAM = 3  # a weight and its two moments
 _EPOCHS_TO_PATIENCE = 15  # of trainings that patience ends: a guess, no number is published
-_TUPLE_SETS = {"pitts30k": (10_000, 7_416), "mini_city": (8_000, 8_000)}  # database and queries of
-# training sets whose database is mined whole by --mining auto
-_POSITIVES = 5  # of a query, a guess; extracted with it
+_TUPLE_SETS = {"pitts30k": (10_000, 7_416), "mini_city": (17_640, 17_640)}  # database and queries
+# of training sets whose database is mined whole by --mining auto
+_CROPS = 6  # of a drawn panorama, in the database or as queries
+_POSITIVES = {"mini_city": 14}  # of a query, which are extracted with it; elsewhere:
+_POSITIVES_GUESS = 5
 _NOTE = (
-    "GPU h: hours of an RTX 3090 in full precision, by the authors' 20 h (ResNet-18) and 75 h "
-    "(ResNet-101), and by the multiply-adds of each network; GB: checkpoints. Both are rough "
-    f"estimates, and include runs whose data set is missing. {_EPOCHS_TO_PATIENCE} epochs are "
-    "guessed for trainings that end by --patience; the images that they mine among and validate on "
-    "are included."
+    "{unit}: {basis}; GB: checkpoints. Both are rough estimates, and include runs whose data set "
+    "is missing. {epochs} epochs are guessed for trainings that end by --patience; the images that "
+    "they mine among and validate on are included."
 )
 
 
-def describe_plan(steps: Sequence[Step], log: RunLog) -> str:
-    """Return one line per run with its estimates, and their sums."""
+def describe_plan(steps: Sequence[Step], log: RunLog, machine: str = "RTX 3090") -> str:
+    """Return one line per run with its estimates, and their sums; `machine`: a key of MACHINES."""
     planned: set[tuple[Trained, int]] = set()
-    rows = [row for step in steps for row in _describe_step(step, log, planned)]
+    one = MACHINES[machine]
+    rows = [row for step in steps for row in _describe_step(step, log, planned, one)]
     rows.append((sum(row[0] for row in rows), sum(row[1] for row in rows), "together"))
-    lines = [f"{hours:7.2f} {gigabytes:6.1f}  {text}" for hours, gigabytes, text in rows]
-    return "\n".join(["  GPU h     GB  run", *lines, _NOTE])
+    lines = [f"{s / one.unit_s:7.2f} {gigabytes:6.1f}  {text}" for s, gigabytes, text in rows]
+    note = _NOTE.format(unit=one.unit, basis=one.basis, epochs=_EPOCHS_TO_PATIENCE)
+    return "\n".join([f"{one.unit:>7}     GB  run", *lines, note])
 
 
 def _describe_step(
-    step: Step, log: RunLog, planned: set[tuple[Trained, int]]
+    step: Step, log: RunLog, planned: set[tuple[Trained, int]], machine: Machine
 ) -> Iterator[tuple[float, float, str]]:
-    """Yield hours, gigabytes and text of a training and a whitening, if any, and of evaluations.
+    """Yield seconds, gigabytes and text of a training and a whitening, if any, and of evaluations.
 
     Args:
         step: The step.
         log: The runs on disk.
         planned: Trainings of earlier steps; that of this step is added.
+        machine: That does them.
     """
     if isinstance(step.source, Trained):
         training = (step.source.training, step.seed)
         if is_made(step, log):
             yield 0.0, 0.0, f"trained   {step}"
         elif is_trained(step, log) or training in planned:
-            costs = whitening_hours(step.source), _whitening_gigabytes(step.source)
+            costs = _whitening_s(step.source, machine), _whitening_gigabytes(step.source)
             yield *costs, f"whiten    {step}"
         else:
-            yield _describe_training(step, log)
+            yield _describe_training(step, log, machine)
         planned.add(training)
     missing = missing_evaluations(step, log)
     absent = [
@@ -85,37 +113,43 @@ def _describe_step(
     measured = [name for name in step.datasets if name not in (*missing, *absent)]
     for verb, names in (("measured ", measured), ("evaluate ", missing), ("no data  ", absent)):
         if names:
-            hours = evaluation_hours(step.source, names) * (verb == "evaluate ")
-            yield hours, 0.0, f"{verb} {step} on {', '.join(names)}"
+            seconds = evaluation_s(step.source, names, machine) * (verb == "evaluate ")
+            yield seconds, 0.0, f"{verb} {step} on {', '.join(names)}"
 
 
-def _describe_training(step: Step, log: RunLog) -> tuple[float, float, str]:
+def _describe_training(step: Step, log: RunLog, machine: Machine) -> tuple[float, float, str]:
     source, run = step.source, log.training(step.source, step.seed)
     missing = log.missing_for_training(source)
     start = f", from {source.start}" if source.start else ""
     text = f"{'resume   ' if run else 'train    '} {step}{start}"
     return (
-        training_hours(source, run.num_epochs if run else 0),
+        training_s(source, machine, run.num_epochs if run else 0),
         training_gigabytes(source),
         text + (f" (there is no {missing})" if missing else ""),
     )
 
 
-def training_hours(source: Trained, num_done: int = 0) -> float:
-    """Return the hours of a training on one RTX 3090, without finished epochs."""
+def training_s(source: Trained, machine: Machine, num_done: int = 0) -> float:
+    """Return the seconds of a training, without finished epochs."""
     settings = source.settings
     num_epochs = settings["epochs_num"]
     if settings["patience"]:
         num_epochs = min(num_epochs, max(_EPOCHS_TO_PATIENCE, num_done + 1))
     trained, extracted = _COUNTS[METHODS[settings["method"]]["objective"]](settings)
-    steps = (num_epochs - num_done) * (trained + _FORWARD_SHARE * extracted)
-    return steps * _hours_per_image(source) + whitening_hours(source)
+    num_steps = (num_epochs - num_done) * (trained + _FORWARD_SHARE * extracted)
+    return num_steps * _step_s(source, machine) + _whitening_s(source, machine)
 
 
-def whitening_hours(source: Trained) -> float:
-    """Return the hours of the extraction of the images that a whitening is fitted to."""
+def _whitening_s(source: Trained, machine: Machine) -> float:
+    """Return the seconds of a command, and of extracting what a whitening is fitted to."""
     num_images = source["whiten_images"] * (source["whitening"] != "none")
-    return num_images * _FORWARD_SHARE * _hours_per_image(source)
+    return machine.start_s + num_images * _FORWARD_SHARE * _step_s(source, machine)
+
+
+def count_trained_images(source: Trained) -> int:
+    """Return the images that a training is on, repeated ones counted each."""
+    settings = source.settings
+    return settings["epochs_num"] * _COUNTS[METHODS[settings["method"]]["objective"]](settings)[0]
 
 
 def _count_classification(settings: Mapping[str, Any]) -> tuple[int, int]:
@@ -125,12 +159,16 @@ def _count_classification(settings: Mapping[str, Any]) -> tuple[int, int]:
 
 def _count_tuples(settings: Mapping[str, Any]) -> tuple[int, int]:
     """Return the same of a training on tuples: those that are mined among, and validation's."""
-    num_database, num_queries = _TUPLE_SETS.get(settings["dataset"], (0, 0))
+    most = _CROPS * settings["tuple_panoramas"]
+    num_database, num_queries = (
+        min(number, most) for number in _TUPLE_SETS.get(settings["dataset"], (0, 0))
+    )
     num_queries = settings["queries_per_epoch"] or num_queries
     num_rounds = -(-num_queries // settings["cache_refresh_rate"])
     is_whole = num_database and settings["mining"] in ("auto", "full", "openibl")
     num_candidates = num_database if is_whole else settings["neg_samples_num"]
-    per_query = 1 if is_whole else 1 + _POSITIVES
+    num_positives = _POSITIVES.get(settings["dataset"], _POSITIVES_GUESS)
+    per_query = 1 if is_whole else 1 + num_positives
     val = look_up_test_set(TRAIN_SETS[settings["dataset"]].val)
     num_val = (val.num_database or 0) + (val.num_queries or 0)
     extracted = num_rounds * num_candidates + per_query * num_queries + num_val
@@ -138,9 +176,14 @@ def _count_tuples(settings: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _count_sfrs(settings: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the same with difficult positives, which the teacher extracts, too."""
+    """Return the same with difficult positives, at most, which the teacher extracts, too.
+
+    The mean over all epochs, the first of which has none.
+    """
     trained, extracted = _count_tuples(settings)
+    num_epochs = max(1, settings["epochs_num"])
     num_difficult = trained * settings["pos_num"] // (2 + settings["negs_num_per_query"])
+    num_difficult = num_difficult * (num_epochs - 1) // num_epochs
     return trained + num_difficult, extracted + num_difficult
 
 
@@ -151,15 +194,15 @@ _COUNTS: dict[str, Callable[[Mapping[str, Any]], tuple[int, int]]] = {
 }
 
 
-def evaluation_hours(source: Trained | Released, datasets: Sequence[str]) -> float:
-    """Return the hours of extraction on test sets on one RTX 3090, 0 where unknown.
+def evaluation_s(source: Trained | Released, datasets: Sequence[str], machine: Machine) -> float:
+    """Return the seconds of a command, and of extraction on test sets, 0 where unknown.
 
     Sets with the same folder share their database.
     """
     test_sets = [look_up_test_set(name) for name in datasets]
     databases = {test_set.folders: test_set.num_database or 0 for test_set in test_sets}
     num_images = sum(databases.values()) + sum(one.num_queries or 0 for one in test_sets)
-    return num_images * _FORWARD_SHARE * _hours_per_image(source)
+    return machine.start_s + num_images * _FORWARD_SHARE * _step_s(source, machine)
 
 
 def training_gigabytes(source: Trained) -> float:
@@ -188,12 +231,12 @@ def _raw_dim(source: Trained) -> int:
     return source["fc_output_dim"] or clusters * num_channels
 
 
-def _hours_per_image(source: Trained | Released) -> float:
-    """Return the hours of a training step, by multiply-adds, which grow with the image's area."""
+def _step_s(source: Trained | Released, machine: Machine) -> float:
+    """Return the seconds of a training step, by multiply-adds, which grow with the area."""
     if isinstance(source, Trained):
         backbone, size = source["backbone"], str(source["image_size"])
     else:
         backbone, size = parse_published(source.spec).backbone, "512"
     height, width = (2 * parse_resize(size))[:2]
     gmacs = _COSTS[backbone][0] * height * width / (find_spec(backbone).image_size or 512) ** 2
-    return _HOURS_PER_IMAGE + _HOURS_PER_GMAC * gmacs
+    return machine.image_s + machine.gmac_s * gmacs

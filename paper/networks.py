@@ -83,6 +83,7 @@ class Trained:
         parts += [f"{self.dim}-D" if self.dim else "", self["aggregation"] if is_cosplace else ""]
         parts += [f"{name} {flags[name]}" for name in CHOSEN if flags.get(name) is not None]
         parts += ["" if is_cosplace else self["dataset"], flags.get("whitening", "")]
+        parts += ["" if self["epochs_num"] else "before training"]
         return " ".join(part for part in parts if part not in ("", "none"))
 
     def slug(self, seed: int) -> str:

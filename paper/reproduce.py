@@ -5,6 +5,7 @@ python -m paper.reproduce all --dry_run           only list the runs, with GPU h
 python -m paper.reproduce fig5 --shard 1/4        a quarter of the runs, on one of four machines
 python -m paper.reproduce table4 --published_weights      no training: the released networks
 python -m paper.reproduce all --scale mini        everything on a procedural city, in minutes
+python -m paper.reproduce methods --scale demo    all methods compared on that city, in hours
 """
 
 import argparse
@@ -21,25 +22,25 @@ from paper.results_of_runs import Study
 from paper.run_log import RunLog
 from paper.runs_to_do import FAILED, RunOptions, carry_out, make_steps, take_shard
 from paper.scales import SCALES
-from paper.targets import TARGETS, list_needs, write_target
+from paper.targets import ALL_TARGETS, list_needs, targets_of, write_target
 from parser import CommandLine, default_datasets_folder, not_negative_int
 from runs.signals import StopSignals
-
-MINI_PRESET = "small"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Plan the runs, start missing ones, and write the requested tables and figures."""
     args = parse_arguments(argv)
-    targets = TARGETS if "all" in args.targets else tuple(dict.fromkeys(args.targets))
+    scale, logs = SCALES[args.scale], Path(args.logs_folder).resolve()
+    asked = targets_of(scale) if "all" in args.targets else args.targets
+    targets = tuple(dict.fromkeys(asked))
     with commons.usage_errors():
         device = str(commons.choose_device(args.device))
-    scale, logs = SCALES[args.scale], Path(args.logs_folder).resolve()
-    root = Path(args.datasets_folder).resolve()
-    if args.scale == "mini":
-        root = root / "paper_mini"
-        generate(root / "mini_city", MINI_PRESET)
-    runs_folder = logs / ("paper_mini" if args.scale == "mini" else "paper")
+    root, name = Path(args.datasets_folder).resolve(), "paper"
+    if scale.city:
+        name = f"paper_{scale.name}"
+        root = root / name
+        generate(root / "mini_city", scale.city)
+    runs_folder = logs / name
     out = Path(args.out) if args.out else runs_folder / "outputs"
 
     log = RunLog(logs, str(root))
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"--only matches no row, curve or sweep of {', '.join(targets)}")
     steps = take_shard(make_steps(needs, args.seeds), *args.shard)
     if args.dry_run:
-        logging.info(f"{scale.mark}\n{describe_plan(steps, log)}".lstrip())
+        logging.info(f"{scale.mark}\n{describe_plan(steps, log, scale.machine)}".lstrip())
         return
     options = RunOptions(runs_folder, str(root), device, args.num_workers)
     with StopSignals("Repeat the command to resume", can_resume=True):
@@ -88,8 +89,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = cli.add_argument
-    add("targets", nargs="+", choices=[*TARGETS, "all"], metavar="TARGET", help="%(choices)s")
-    add("--scale", choices=SCALES, default="paper", help="mini: the mini city, as a trial")
+    add("targets", nargs="+", choices=[*ALL_TARGETS, "all"], metavar="TARGET", help="%(choices)s")
+    add(
+        "--scale",
+        choices=SCALES,
+        default="paper",
+        help="mini: the mini city, as a trial; demo: all methods on a larger one, to compare them",
+    )
     add("--dry_run", action="store_true", help="list the runs and stop")
     add(
         "--only",
@@ -131,8 +137,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--logs_folder", default="logs", help="of existing and new runs")
     add("--out", metavar="FOLDER", help="for tables and figures (default: LOGS/paper/outputs)")
     args = cli.parse_args(argv)
-    if args.published_weights and args.scale == "mini":
-        cli.error("--published_weights were trained on SF-XL: they do not apply to --scale mini")
+    scale = SCALES[args.scale]
+    if args.published_weights and scale.city:
+        cli.error(
+            "--published_weights were trained on data sets of the paper: they do not apply to "
+            f"--scale {scale.name}"
+        )
+    if unknown := set(args.targets) - {"all", *targets_of(scale)}:
+        cli.error(
+            f"--scale {scale.name} has no {', '.join(sorted(unknown))}: it has "
+            f"{', '.join(targets_of(scale))}"
+        )
     return args
 
 

@@ -34,10 +34,10 @@ class Study:
     use_released: bool = False
     failures: Mapping[Step, str] = field(default_factory=dict)
 
-    def is_asked(self, label: str, source: Source) -> bool:
+    def is_asked(self, *names: object) -> bool:
         """Whether the runs of a row or curve are selected, by its name or the network's."""
-        wanted, *names = (text.lower().replace("-", "") for text in (self.only, label, str(source)))
-        return any(wanted in name for name in names)
+        wanted, *texts = (str(one).lower().replace("-", "") for one in (self.only, *names))
+        return any(wanted in text for text in texts)
 
     def resolve(self, source: Source) -> Source:
         """Return the network to evaluate: the released one, if requested."""

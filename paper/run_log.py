@@ -56,8 +56,20 @@ class TrainingRun:
     @property
     def best_val_recall(self) -> float:
         """R@1 of that epoch on the validation set, in percent."""
-        lines = _read_lines(self.folder / "metrics.jsonl")
-        return max(json.loads(line)["R@1"] for line in lines)
+        return max(epoch["R@1"] for epoch in self._epochs())
+
+    @property
+    def minutes(self) -> float:
+        """Of training and mining, without validation."""
+        return sum(one["seconds"] + one.get("mining_seconds", 0) for one in self._epochs()) / 60
+
+    @property
+    def peak_gb(self) -> float:
+        """Peak memory of the training's process, see `runs.provenance.peak_memory`; 0: unknown."""
+        return max((one.get("peak_ram_mb", 0) for one in self._epochs()), default=0) / 1000
+
+    def _epochs(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in _read_lines(self.folder / "metrics.jsonl")]
 
 
 class RunLog:

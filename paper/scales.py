@@ -1,4 +1,4 @@
-"""The two scales of experiments: the paper's, and the mini city, which takes minutes."""
+"""The scales of experiments: the paper's; the mini city, as a trial; and a demo of all methods."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,8 +37,10 @@ class Scale:
     Attributes:
         name: On the command line.
         mark: On every output; empty for the paper's own scale.
+        machine: Key of `costs.MACHINES`: the plan's estimates are for it.
+        city: Preset of the mini city that it runs on; empty: on the paper's data sets.
         flags: Of train.py, for every training.
-        flags_of: Of train.py, by objective, beside these.
+        flags_of: Of train.py, by objective or method, beside these.
         resize: Of released networks, see `Trained.resize`.
         train_set: The training set to use instead of all of the paper's; None: the paper's own.
         stand_ins: Test set of the paper -> the one to use; sets without one are left out. None:
@@ -51,6 +53,8 @@ class Scale:
 
     name: str
     mark: str
+    machine: str
+    city: str
     flags: Mapping[str, Any]
     flags_of: Mapping[str, Mapping[str, Any]]
     resize: str | None
@@ -117,12 +121,15 @@ class Scale:
         return Released(spec, self.resize)
 
     def _flags(self, method: str) -> Mapping[str, Any]:
-        return {**self.flags, **self.flags_of.get(METHODS[method]["objective"], {})}
+        of_objective = self.flags_of.get(METHODS[method]["objective"], {})
+        return {**self.flags, **of_objective, **self.flags_of.get(method, {})}
 
 
 PAPER = Scale(
     name="paper",
     mark="",
+    machine="RTX 3090",
+    city="",
     flags={},
     flags_of={},
     resize=None,
@@ -146,6 +153,8 @@ _MINI_TUPLES = {
 MINI = Scale(
     name="mini",
     mark="mini city, tiny runs: not the paper's data",
+    machine="2 cores",
+    city="small",
     flags={"backbone_weights": "none", "image_size": 64, "resize_test_imgs": "64", "lr": 1e-3},
     flags_of={
         "classification": {"epochs_num": 8, "iterations_per_epoch": 6, "min_images_per_class": 5},
@@ -181,4 +190,43 @@ MINI = Scale(
     clusters=4,
     vlad_dims=(16, 32),
 )
-SCALES = {scale.name: scale for scale in (PAPER, MINI)}
+_DEMO_TUPLES = {
+    "epochs_num": 4,
+    "queries_per_epoch": 320,
+    "cache_refresh_rate": 160,
+    "optimizer": "adam",
+    "lr": 1e-4,
+    "patience": 0,
+    "whiten_dim": 512,
+    "kept_dims": 512,
+    "whiten_images": 2000,
+}
+_DEMO_OPENIBL = {"cache_refresh_rate": 320}  # mines among the whole database: every epoch only
+DEMO = Scale(
+    name="demo",
+    mark="mini city: not the paper's data, nor its networks",
+    machine="2 cores",
+    city="demo",
+    flags={
+        "backbone": "EfficientNet_Lite0",
+        "image_size": 128,
+        "resize_test_imgs": "128",
+        "train_all_layers": True,
+    },
+    flags_of={  # 15,360 images for each method
+        "classification": {"epochs_num": 8, "iterations_per_epoch": 60, "lr": 5e-4},
+        "tuples": _DEMO_TUPLES | {"mining": "partial"},
+        **dict.fromkeys(("sare", "sralnet", "appsvr"), _DEMO_OPENIBL | {"mining": "openibl"}),
+        "sfrs": _DEMO_TUPLES  # in four of five epochs a tuple has 22 images
+        | {"epochs_num": 5, "generations": 2, "epochs_per_generation": 4}
+        | {"queries_per_epoch": 152, "cache_refresh_rate": 152},
+    },
+    resize="128",
+    train_set="mini_city",
+    stand_ins={"sf_xl_test_v1": "mini_city_test_v1", "sf_xl_test_v2": "mini_city_test_v2"},
+    sweeps={},
+    dims={},
+    clusters=8,
+    vlad_dims=(),
+)
+SCALES = {scale.name: scale for scale in (PAPER, MINI, DEMO)}

@@ -8,6 +8,7 @@ import commons
 from datasets.catalog import find_test_set, find_train_folder
 from datasets.partition import PartitionParams
 from paper.claims import judge_claims
+from paper.comparison import comparison_needs, write_comparison
 from paper.dimensions import dimension_needs, draw_dimensions
 from paper.image_figures import draw_examples, draw_qualitative, qualitative_needs
 from paper.judgements import format_for_terminal, format_judgements
@@ -15,18 +16,29 @@ from paper.name_figures import draw_panorama_figures, draw_query_years
 from paper.published import TABLES
 from paper.results_of_runs import Study
 from paper.runs_to_do import Need
+from paper.scales import Scale
 from paper.sweeps import draw_sweeps, sweep_needs
 from paper.table_text import render, write_table
 from paper.tables import compare_table, table_needs
 
+COMPARISON = "methods"  # the only target of scales without the paper's networks
 _NEEDS = {  # targets made from runs
     **{name: partial(table_needs, name) for name in TABLES},
     "fig5": sweep_needs,
     "fig6": dimension_needs,
     "fig7": qualitative_needs,
+    COMPARISON: comparison_needs,
 }
 _RUN_FIGURES = {"fig5": draw_sweeps, "fig6": draw_dimensions, "fig7": draw_qualitative}
 TARGETS = (*TABLES, *(f"fig{number}" for number in range(1, 8)), "claims")
+
+
+ALL_TARGETS = (*TARGETS, COMPARISON)
+
+
+def targets_of(scale: Scale) -> tuple[str, ...]:
+    """Return the targets of a scale."""
+    return TARGETS if scale.dims else (COMPARISON,)
 
 
 def list_needs(targets: Sequence[str], study: Study) -> list[Need]:
@@ -48,6 +60,8 @@ def write_target(target: str, study: Study, folder: Path) -> str:
         table = compare_table(target, study)
         write_table(table, folder, target)
         return render(table, "text")
+    if target == COMPARISON:
+        return write_comparison(study, folder)
     if target == "claims":
         return _write_claims(study, folder)
     if target in _RUN_FIGURES:

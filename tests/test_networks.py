@@ -6,8 +6,10 @@ from datasets.catalog import TEST_SETS, TRAIN_SETS
 from methods import METHODS
 from mini_city import PRESETS
 from model.published import TRAINED_DIMS
+from paper.comparison import list_methods
+from paper.costs import count_trained_images
 from paper.networks import CHOSEN, Released, trained
-from paper.scales import MINI, PAPER, SCALES
+from paper.scales import DEMO, MINI, PAPER, SCALES
 from parser import parse_train_arguments
 from training.setup import read_settings
 
@@ -102,8 +104,17 @@ def test_data_sets_of_the_mini_scale_stand_for_the_papers_each_once():
     assert not PAPER.mark and MINI.mark
 
 
+def test_every_method_of_the_demo_sees_as_many_images():
+    for row in list_methods(DEMO):
+        assert count_trained_images(row.trained) == pytest.approx(15_360, rel=0.02)
+        assert row.trained["epochs_num"] > 0 == row.start["epochs_num"]
+        read_settings(row.trained.settings)
+        clusters = (row.trained["aggregation_args"] or {}).get("clusters", 1)
+        assert clusters * 1280 <= 16_384 and row.trained["backbone"] == "EfficientNet_Lite0"
+
+
 def test_sweeps_hold_the_chosen_values():
-    for scale in SCALES.values():
+    for scale in (PAPER, MINI):
         assert scale.sweeps.keys() == CHOSEN.keys()
         assert all(CHOSEN[flag] in values for flag, values in scale.sweeps.items())
 

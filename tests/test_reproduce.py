@@ -13,27 +13,41 @@ from conftest import REPOSITORY
 from forked_commands import run_forked
 from tiny_backbone import stand_in
 
+from methods import METHODS
 from paper import reproduce, targets
 from paper.reproduce import main
-from paper.scales import MINI
+from paper.scales import DEMO, MINI
 
+_TINY_TUPLES = {"epochs_num": 1, "queries_per_epoch": 8, "cache_refresh_rate": 8}
 TINY = dataclasses.replace(
     MINI,
+    city="tiny",
     flags=MINI.flags | {"image_size": 32, "resize_test_imgs": "32", "batch_size": 4},
     flags_of={
         "classification": {"epochs_num": 2, "iterations_per_epoch": 2, "min_images_per_class": 3},
-        "tuples": MINI.flags_of["tuples"]
-        | {"epochs_num": 1, "queries_per_epoch": 8, "cache_refresh_rate": 8},
+        "tuples": MINI.flags_of["tuples"] | _TINY_TUPLES,
     },
     resize="32",
+)
+TINY_DEMO = dataclasses.replace(
+    DEMO,
+    city="tiny",
+    flags=DEMO.flags
+    | {"image_size": 32, "resize_test_imgs": "32", "batch_size": 4, "backbone_weights": "none"},
+    flags_of=DEMO.flags_of
+    | TINY.flags_of
+    | {"sfrs": MINI.flags_of["sfrs"] | _TINY_TUPLES | {"epochs_num": 2}}
+    | dict.fromkeys(("sare", "sralnet", "appsvr"), {"mining": "openibl"}),
+    resize="32",
+    clusters=4,
 )
 
 
 @pytest.fixture
 def tiny_scale(monkeypatch):
     """Make the mini scale smaller still."""
-    monkeypatch.setattr(reproduce, "SCALES", {"mini": TINY, "paper": reproduce.SCALES["paper"]})
-    monkeypatch.setattr(reproduce, "MINI_PRESET", "tiny")
+    scales = {"mini": TINY, "demo": TINY_DEMO, "paper": reproduce.SCALES["paper"]}
+    monkeypatch.setattr(reproduce, "SCALES", scales)
 
 
 @pytest.fixture
@@ -41,13 +55,14 @@ def run(tmp_path, tiny_scale, caplog, monkeypatch, datasets_folder):
     """Return a function that calls main at the tiny scale, and gives back what it said."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(datasets_folder, tmp_path / "data" / "paper_mini")
+    for name in ("paper_mini", "paper_demo"):
+        shutil.copytree(datasets_folder, tmp_path / "data" / name)
     caplog.set_level(logging.INFO)
 
     def run_tiny(command, stderr, env):
         """Run a script as `run_script` does, but with tiny networks and without its imports."""
         argv, number = command[2:], next(numbers)
-        before = partial(stand_in, "ResNet18", "VGG16")
+        before = partial(stand_in, "ResNet18", "VGG16", "EfficientNet_Lite0")
         module = ".".join(command[1].relative_to(REPOSITORY).with_suffix("").parts)
         script = run_forked(module, argv, tmp_path / f"said{number}", before)
         code = script.wait()
@@ -59,7 +74,7 @@ def run(tmp_path, tiny_scale, caplog, monkeypatch, datasets_folder):
 
     def call(*argv):
         caplog.clear()
-        main([*argv, "--scale=mini", "--device=cpu", "--num_workers=0"])
+        main(["--scale=mini", *argv, "--device=cpu", "--num_workers=0"])
         return caplog.text
 
     return call
@@ -122,6 +137,40 @@ def test_a_method_that_starts_from_another_one_and_another_whitening(run, tmp_pa
     assert "Starts from netvlad" in cells[("CRN", *name)]["note"]
 
 
+def test_the_demo_compares_methods_before_and_after_training(run, tmp_path):
+    demo = ["methods", "--scale=demo"]
+    said = run(*demo, "--dry_run")
+    assert said.splitlines()[1].split() == ["min", "GB", "run"]
+    assert said.count("before training") == 2 * len(METHODS)
+    run(*demo, "--only=crn")
+    run(*demo, "--only=sare")
+    run(*demo, "--only=cosplace")
+    logs = tmp_path / "logs" / "paper_demo"
+    rows = {
+        (row["method"], row["network"], row["dataset"][-2:], row["metric"]): row["mean"]
+        for row in read_csv(logs / "outputs" / "methods.csv")
+    }
+    found = {}
+    for file in logs.glob("**/results.json"):
+        result = json.loads(file.read_text())
+        name = file.relative_to(logs).parts[0]
+        method = next((one for one in METHODS if f"_{one}_Eff" in name), "cosplace")
+        network = "start" if "before" in name else "trained"
+        found[method, network, result["dataset"][-2:]] = result["recalls"]
+    assert len(found) == 3 * 4 + 1  # and the NetVLAD that CRN starts from, on the test set of train
+    for (*key, dataset), recalls in found.items():
+        if dataset in ("v1", "v2"):
+            expected = rows[(*key, dataset, "R@5")]
+            assert float(expected) == pytest.approx(recalls["R@5"])
+    lines = (logs / "outputs" / "methods.md").read_text().splitlines()
+    table = {line.split(" | ")[0]: line.strip("|").split("|") for line in lines if "|" in line}
+    cosplace = [cell.strip() for cell in table["| cosplace"]]
+    before, after = (rows["cosplace", name, "v1", "R@1"] for name in ("start", "trained"))
+    assert cosplace[1:3] == ["512", f"{float(before):.1f} → **{float(after):.1f}**"]
+    assert cosplace[8] == "16" and float(cosplace[9]) >= 0 and float(cosplace[10]) > 0
+    assert table["| gem"][2].strip() == "not run"
+
+
 def test_an_interrupted_training_is_continued(run, tmp_path):
     run("fig5", "--only=groups_num", "--shard=1/3")
     [folder] = (tmp_path / "logs" / "paper_mini").glob("train_*")
@@ -168,7 +217,9 @@ def test_a_figure_that_cannot_be_made_does_not_take_the_others_along(run, tmp_pa
         (["table9"], "invalid choice: 'table9'"),
         (["table1", "--shard=5/4"], "must be I/N with I from 1 to N"),
         (["table1", "--shard=half"], "must be I/N"),
-        (["table1", "--scale=mini", "--published_weights"], "were trained on SF-XL"),
+        (["table1", "--scale=mini", "--published_weights"], "were trained on data sets of"),
+        (["table1", "--scale=demo"], "--scale demo has no table1: it has methods"),
+        (["methods"], "--scale paper has no methods"),
         (["table1", "--seeds", "-1"], "must not be negative"),
         (["table1", "--device=bogus"], "invalid choice: 'bogus'"),
         ([], "TARGET"),

@@ -14,7 +14,7 @@ from paper_runs import make_sets, write_evaluation, write_training
 
 from commons import sha256_of
 from paper import runs_to_do
-from paper.costs import describe_plan, evaluation_hours, training_gigabytes, training_hours
+from paper.costs import MACHINES, describe_plan, evaluation_s, training_gigabytes, training_s
 from paper.networks import Released
 from paper.run_log import RunLog
 from paper.runs_to_do import Need, RunOptions, Step, carry_out, make_steps, take_shard
@@ -84,6 +84,14 @@ def runs(data, monkeypatch):
     fake = FakeRuns(data)
     monkeypatch.setattr(runs_to_do, "run_script", fake)
     return fake
+
+
+def training_hours(source, num_done=0):
+    return training_s(source, MACHINES["RTX 3090"], num_done) / 3600
+
+
+def evaluation_hours(source, datasets):
+    return evaluation_s(source, datasets, MACHINES["RTX 3090"]) / 3600
 
 
 def test_what_several_figures_need_of_one_network_is_one_step():

@@ -246,6 +246,21 @@ def test_shadows_start_from_labels_of_the_images(line, tmp_path, monkeypatch):
     assert counts[0] / counts.sum() == pytest.approx(2 / 5)  # maps are 5 wide: 2 begin on the left
 
 
+def test_without_epochs_the_network_is_tested_as_it_starts(line, tmp_path):
+    run, clusters = tmp_path / "run", ["--method=netvlad", "--aggregation_args", "clusters=3"]
+    whitening = ["--whitening=pca_whiten", "--whiten_dim=6"]
+    train_main([*line, *clusters, *whitening, "--epochs_num=0", f"--save_dir={run}"])
+    result = json.loads((run / "results.json").read_text())
+    assert (result["descriptor_dim"], metrics_of(run)) == (6, [])
+    assert not (run / "last_checkpoint.pth").exists()
+    start = [*line, *clusters, "--whitening=none", "--lr=1e-30", "--queries_per_epoch=2"]
+    train_main([*start, "--epochs_num=1", f"--save_dir={tmp_path / 'other'}"])
+    untrained, trained = (
+        load_network(folder / "best_model.pth").aggregation for folder in (run, tmp_path / "other")
+    )
+    assert torch.equal(untrained.centroids, trained.centroids)
+
+
 def make_folder(folder, database, queries):
     """Write images at (east_m, north_m)."""
     for role, positions in (("database", database), ("queries", queries)):

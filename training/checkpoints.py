@@ -85,7 +85,7 @@ class Checkpointer:
             return
         self._unreadable.count = checkpoint["num_unreadable"] // commons.num_ranks()
         if training.best_epoch == training.epoch_num - 1 and training.progress.iteration == 0:
-            self._save_best(training)
+            self.save_best(training)
         self._say_how_to_resume()
         logging.info(
             f"Resuming at epoch {training.epoch_num}, iteration {training.progress.iteration}"
@@ -152,10 +152,11 @@ class Checkpointer:
         if self._metrics is not None:
             self._metrics.write_last()
         if is_best:
-            self._save_best(training)
+            self.save_best(training)
         return is_best
 
-    def _save_best(self, training: Training) -> None:
+    def save_best(self, training: Training) -> None:
+        """Save the network as the best one, in the main process."""
         if commons.rank() == 0:
             state = training.network.state_dict()
             save_atomically(state, self.folder / BEST)
