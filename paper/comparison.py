@@ -64,6 +64,10 @@ def comparison_needs(study: Study) -> list[Need]:
 def write_comparison(study: Study, folder: Path) -> str:
     """Write the table as Markdown, and as CSV with every number.
 
+    Args:
+        study: The results; those that are missing have a reason in their place.
+        folder: Where methods.md and methods.csv are written.
+
     Returns:
         The table, in Markdown.
     """
