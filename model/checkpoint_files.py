@@ -231,8 +231,8 @@ def _check_sizes(content: Any, num_bytes: int) -> None:
     """Raise a DamagedFileError if tensors have more bytes than the file has for them."""
     storages = {}
     for tensor in _tensors_of(content):
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
-            raise DamagedFileError("it holds sparse, quantised or complex tensors")
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            raise DamagedFileError("it holds sparse or quantised tensors")
         storage = tensor.untyped_storage()
         storages[storage._cdata] = storage.nbytes()
     if sum(storages.values()) > num_bytes:

@@ -87,7 +87,7 @@ def test_older_checkpoints_of_ours_are_read(tmp_path):
 def test_safetensors_are_read(tmp_path):
     content = {"a.count": torch.tensor(7), "a.weight": torch.rand(3, 4)}
     save_file(content, tmp_path / "a.safetensors")
-    assert_equal(read_checkpoint(tmp_path / "a.safetensors"), content)
+    assert_equal(dict(read_checkpoint(tmp_path / "a.safetensors")), content)
 
 
 @pytest.mark.parametrize("content", [b"", bytes(8), b"\xff" * 8 + b"{}", b"no tensors at all"])

@@ -160,7 +160,7 @@ class Checkpointer:
         if commons.rank() == 0:
             state = training.network.state_dict()
             save_atomically(state, self.folder / BEST)
-            if self._settings["args"].get("save_format") == "safetensors":
+            if self._settings.get("args", {}).get("save_format") == "safetensors":
                 save_safetensors(state, (self.folder / BEST).with_suffix(".safetensors"))
 
     def _list_batch(self, training: Training, error: NotFiniteError) -> Path:

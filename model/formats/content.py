@@ -72,7 +72,8 @@ def _describe(tensor: Any) -> str:
     """Return kind and shape; the precision may differ."""
     if not isinstance(tensor, torch.Tensor):
         return f"a {type(tensor).__name__}"
-    return f"{'a float' if tensor.is_floating_point() else 'an integer'} {list(tensor.shape)}"
+    kind = "a float" if tensor.is_floating_point() else "an integer"
+    return f"{'a complex number' if tensor.is_complex() else kind} {list(tensor.shape)}"
 
 
 def find_state(checkpoint: Mapping[str, Any]) -> Any:
