@@ -191,9 +191,10 @@ MINI = Scale(
     vlad_dims=(16, 32),
 )
 _DEMO_TUPLES = {
-    "epochs_num": 4,
+    "epochs_num": 2,
     "queries_per_epoch": 320,
-    "cache_refresh_rate": 160,
+    "cache_refresh_rate": 320,
+    "tuple_panoramas": 600,  # of 2,940: each round extracts the whole database
     "optimizer": "adam",
     "lr": 1e-4,
     "patience": 0,
@@ -201,7 +202,6 @@ _DEMO_TUPLES = {
     "kept_dims": 512,
     "whiten_images": 2000,
 }
-_DEMO_OPENIBL = {"cache_refresh_rate": 320}  # mines among the whole database: every epoch only
 DEMO = Scale(
     name="demo",
     mark="mini city: not the paper's data, nor its networks",
@@ -213,13 +213,12 @@ DEMO = Scale(
         "resize_test_imgs": "128",
         "train_all_layers": True,
     },
-    flags_of={  # 15,360 images for each method
-        "classification": {"epochs_num": 8, "iterations_per_epoch": 60, "lr": 5e-4},
-        "tuples": _DEMO_TUPLES | {"mining": "partial"},
-        **dict.fromkeys(("sare", "sralnet", "appsvr"), _DEMO_OPENIBL | {"mining": "openibl"}),
-        "sfrs": _DEMO_TUPLES  # in four of five epochs a tuple has 22 images
-        | {"epochs_num": 5, "generations": 2, "epochs_per_generation": 4}
-        | {"queries_per_epoch": 152, "cache_refresh_rate": 152},
+    flags_of={  # 7,680 images for each method
+        "classification": {"epochs_num": 4, "iterations_per_epoch": 60, "lr": 5e-4},
+        "tuples": _DEMO_TUPLES,
+        "sfrs": _DEMO_TUPLES  # in the second epoch a tuple has up to 22 images
+        | {"generations": 2, "epochs_per_generation": 1}
+        | {"queries_per_epoch": 224, "cache_refresh_rate": 224},
     },
     resize="128",
     train_set="mini_city",
