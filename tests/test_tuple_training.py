@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from training_runs import (
     assert_same_state,
     metrics_of,
     position_of,
-    stand_still_after,
 )
 
 from eval import main as eval_main
@@ -121,18 +121,41 @@ def test_an_interrupted_training_continues_with_the_same_bits(
     assert metrics_of(tmp_path / "run") == metrics_of(whole)
 
 
+def stand_still_in(file, module, name, number):
+    """Let a training wait for ever in a call of a function, counted from 1; a file says so."""
+    owner = sys.modules[module] if name != "mine" else Miner
+    function, calls = getattr(owner, name), iter(range(1, 10**6))
+
+    def call(*arguments, **named):
+        if next(calls) == number:
+            file.touch()
+            while True:
+                time.sleep(0.005)
+        return function(*arguments, **named)
+
+    setattr(owner, name, call)
+
+
 @pytest.mark.long
-def test_a_killed_training_continues_with_the_same_bits(line, whole, tmp_path):
+def test_a_training_killed_in_mining_training_and_validation_has_the_same_bits(
+    line, whole, tmp_path
+):
     run = tmp_path / "run"
     command_line = [*line, f"--save_dir={run}", "--resume_train=auto", "--checkpoint_every=1"]
-    for epoch, iteration in ((0, 2), (0, 4), (1, 1), (1, 6)):
-        before = partial(stand_still_after, epoch, iteration)
+    moments = [
+        ("training.mining", "mine", 1),  # of the first round
+        ("training.mining", "mine", 2),  # of the second one
+        ("training.tuples", "tuple_loss", 2),
+        ("evaluation.evaluate", "compute_recalls", 1),
+        ("training.mining", "mine", 1),  # of the next epoch
+        ("training.tuples", "tuple_loss", 5),
+        ("evaluation.evaluate", "compute_recalls", 1),
+    ]
+    for number, moment in enumerate(moments):
+        file = tmp_path / f"reached{number}"
+        before = partial(stand_still_in, file, *moment)
         command = run_forked("train", command_line, tmp_path / "said", before)
-        last = (epoch, iteration - 1)
-        wait_until(
-            lambda: (run / "last_checkpoint.pth").exists() and position_of(run) >= last,  # noqa: B023
-            command,
-        )
+        wait_until(file.exists, command)
         command.kill()
         assert command.wait() == -signal.SIGKILL
     command = run_forked("train", command_line, tmp_path / "said")
