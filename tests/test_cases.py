@@ -5,6 +5,7 @@ import runpy
 import shutil
 import sys
 
+import numpy as np
 import pytest
 from conftest import write_image
 from PIL import Image
@@ -13,6 +14,8 @@ from datasets.images import load_image
 from eval import main as eval_main
 from localize import list_photos
 from tools.convert.exif import read_exif
+from tools.convert.positions import project
+from tools.convert.table import _parse, read_table
 
 
 @pytest.fixture
@@ -53,6 +56,52 @@ def test_photos_that_are_not_read_are_named(case, caplog):
     photos = list_photos([str(case("02_heic_silently_skipped") / "photos")])
     assert len(photos) in (1, 2)  # 2 with pillow-heif
     assert len(photos) == 2 or "1 .heic not read (pip install pillow-heif" in caplog.text
+
+
+def test_quoted_decimal_commas(case):
+    photos = read_table(case("07_csv_decimal_comma_quoted") / "qcomma.csv", {})
+    assert len(photos.files) == 2
+    assert photos.positions.east_m[0] == pytest.approx(452482.53, abs=0.01)
+    assert photos.positions.north_m[0] == pytest.approx(5411717.18, abs=0.01)
+
+
+def test_angles_of_exiftool_and_letters_of_hemispheres(case):
+    folder = case("09_csv_exiftool_dms")
+    for file in ("exiftool.csv", "dms.csv"):
+        photos = read_table(folder / file, {})
+        expected = project(np.array([48.856667]), np.array([2.352194]), None)
+        assert photos.positions.east_m[0] == pytest.approx(expected.east_m[0], abs=0.5)
+        assert photos.positions.north_m[0] == pytest.approx(expected.north_m[0], abs=0.5)
+    assert [*read_table(folder / "hemi.csv", {}).positions.letters] == ["U", "H"]
+
+
+def test_headings_that_are_not_known(case):
+    photos = read_table(case("10_csv_heading_nan") / "head.csv", {})
+    assert np.isnan(photos.heading_deg).sum() >= 1 and np.isfinite(photos.heading_deg).sum() >= 3
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("48 deg 51' 24.00\" N", 48.856667),
+        ("33.8688S", -33.8688),
+        ("W 2°21'7.9\"", -2.352194),
+        ("48,8566", 48.8566),
+        ("-48.5", -48.5),
+        ("48 N S", np.nan),
+        ("N 48 N", np.nan),
+        ("1,2,3", np.nan),
+    ],
+)
+def test_numbers_of_tables(text, value):
+    assert _parse(text) == pytest.approx(value, abs=1e-6, nan_ok=True)
+
+
+def test_a_line_that_says_the_separator(tmp_path):
+    write_image(tmp_path / "a.jpg")
+    (tmp_path / "t.csv").write_text('sep=|\npath|lat|lon|heading\na.jpg|"48,5"|2.5|NA\n')
+    photos = read_table(tmp_path / "t.csv", {})
+    assert len(photos.files) == 1 and np.isnan(photos.heading_deg[0])
 
 
 @pytest.mark.parametrize("ending", ["webp", "bmp", "tif"])

@@ -129,7 +129,7 @@ def test_daejeon_is_as_utm_says_row_by_row(shared_data, tmp_path):
              "line 3: lon is ''", "line 4: lat is '84.5'", "\n  ...\n"],
         ),
         (HEADER + "three.png,55,13,east,\n", ["line 2: heading is 'east', not a number"]),
-        (HEADER + "three.png,55,13,nan,\n", ["line 2: heading is 'nan', not a number"]),
+        (HEADER + "three.png,55,13,north,\n", ["line 2: heading is 'north', not a number"]),
         (HEADER + "three.png,0,0.0,,\n", ["line 2: lat and lon are 0"]),
         (HEADER + "three.png,55,13,,2024-13-01\n", ["line 2: timestamp: '2024-13-01' is not"]),
         (HEADER + "gone.jpg,55,13,,\n", ["1 of 1 lines", "line 2: path: there is no image"]),

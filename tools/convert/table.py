@@ -44,6 +44,13 @@ _RANGES = {
 _EVERYWHERE = (-np.inf, np.inf)
 _ZONE = re.compile(r"0?(\d{1,2})\s*([C-HJ-NP-X]?)")
 _NUM_SHOWN = 3
+_UNKNOWN = {"", "-", "nan", "na", "n/a", "none", "null"}  # as pandas, R and databases write it
+_ANGLE = re.compile(  # 48 deg 51' 24.00" N, 48°51.4'N, N 48.8566, 33.8688S
+    r"""([NSEW])?\s*(\d+(?:\.\d+)?)\s*(?:deg|°|º|d)?\s*
+    (?:(\d+(?:\.\d+)?)\s*(?:'|’|′|m(?:in)?)\s*)?
+    (?:(\d+(?:\.\d+)?)\s*(?:"|”|″|''|s(?:ec)?)\s*)?([NSEW])?""",
+    re.IGNORECASE | re.VERBOSE,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -150,9 +157,8 @@ class _Table:
         try:
             numbers = np.array([text or "nan" for text in texts], dtype=np.float64)
         except ValueError:
-            decimal = "." if self.delimiter == "," else ","
-            numbers = np.array([_parse(text.replace(decimal, ".")) for text in texts])
-        wanted = np.array([required or bool(text) for text in texts])
+            numbers = np.array([_parse(text) for text in texts])
+        wanted = np.array([required or text.lower() not in _UNKNOWN for text in texts])
         with np.errstate(invalid="ignore"):
             good = np.isfinite(numbers) & (numbers >= low) & (numbers <= high)
         limits = "" if np.isinf(high) else f" from {low:g} to {high:g}"
@@ -189,8 +195,13 @@ def _open_text(file: Path) -> TextIO:
 
 
 def _find_delimiter(text: TextIO) -> str:
-    """Return the separator of the cells of the first line, and rewind."""
-    first = next((line for line in text if line.strip()), "")
+    """Return the separator of the cells, and go to the first line that has some.
+
+    Spreadsheets may say it in a line of its own, `sep=;`; else it is that of the first line.
+    """
+    first = next((line for line in iter(text.readline, "") if line.strip()), "")
+    if match := re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE):
+        return match[1]
     text.seek(0)
     return next((mark for mark in "\t;" if mark in first), ",")
 
@@ -286,10 +297,19 @@ def _find_image(path: str) -> str:
 
 
 def _parse(text: str) -> float:
+    """Read a number, with a decimal comma if it has no point, or an angle; NaN if it is neither."""
+    if text.count(",") == 1 and "." not in text:
+        text = text.replace(",", ".")
     try:
         return float(text)
     except ValueError:
+        pass
+    match = _ANGLE.fullmatch(text.strip())
+    if match is None or (match[1] and match[5]):
         return np.nan
+    letter = (match[1] or match[5] or "").upper()
+    value = sum(float(part or 0) / 60**power for power, part in enumerate(match.group(2, 3, 4)))
+    return -value if letter in ("S", "W") else value
 
 
 def _plain(name: str) -> str:
