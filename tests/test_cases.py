@@ -75,6 +75,16 @@ def test_angles_of_exiftool_and_letters_of_hemispheres(case):
     assert [*read_table(folder / "hemi.csv", {}).positions.letters] == ["U", "H"]
 
 
+def test_exif_without_hemisphere(case):
+    folder = case("12_exif_no_ref")
+    with pytest.raises(ValueError, match="1 have degrees without GPSLatitudeRef.*--hemisphere NE"):
+        read_exif(folder)
+    positions = read_exif(folder, hemisphere="NE").positions
+    expected = project(np.array([59.9139]), np.array([10.7522]))
+    assert positions.east_m[0] == pytest.approx(expected.east_m[0], abs=1)
+    assert read_exif(folder, hemisphere="SW").positions.letters[0] < "N"
+
+
 def test_headings_that_are_not_known(case):
     photos = read_table(case("10_csv_heading_nan") / "head.csv", {})
     assert np.isnan(photos.heading_deg).sum() >= 1 and np.isfinite(photos.heading_deg).sum() >= 3

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.source == "csv":
             photos = read_table(args.input, args.columns, args.images, args.zone)
         else:
-            photos = read_exif(args.input, args.zone, args.skip_without_gps)
+            photos = read_exif(args.input, args.zone, args.skip_without_gps, args.hemisphere)
         write_images(photos.files, format_names(photos), folder, args.mode)
         logging.info(f"{describe(photos)}\nThey are in {folder} ({args.mode})")
     logging.info(
@@ -109,6 +109,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     exif = _add_source(sources, "exif", "FOLDER", "photos with GPS in their EXIF", _EXIF + _COMMON)
     exif.add_argument(
         "--skip_without_gps", action="store_true", help="leave out photos without a position"
+    )
+    exif.add_argument(
+        "--hemisphere",
+        choices=("NE", "NW", "SE", "SW"),
+        default="",
+        help="of photos whose EXIF has degrees without their letters",
     )
     for source in (table, exif):
         source.add_argument(

@@ -30,6 +30,7 @@ class Geotag:
     is_heading_magnetic: bool
     height_m: float  # above the sea
     timestamp: str
+    lacks_hemisphere: bool = False  # it has degrees, and not whether north or south, east or west
 
     @property
     def has_position(self) -> bool:
@@ -39,7 +40,10 @@ class Geotag:
 
 
 def read_exif(
-    folder: str | os.PathLike, zone: int | None = None, skip_without_gps: bool = False
+    folder: str | os.PathLike,
+    zone: int | None = None,
+    skip_without_gps: bool = False,
+    hemisphere: str = "",
 ) -> Photos:
     """Read the EXIF of all images of a folder.
 
@@ -47,6 +51,7 @@ def read_exif(
         folder: Images, in sub-folders as well.
         zone: UTM zone to project to, see `project`.
         skip_without_gps: Leave out images without a position, instead of refusing them.
+        hemisphere: "NE", "NW", "SE" or "SW": that of images whose EXIF does not say it.
 
     Raises:
         FileNotFoundError: If the folder is missing or has no images.
@@ -55,7 +60,9 @@ def read_exif(
     paths = list_images(folder)
     if paths.left_out:
         _log.warning(paths.left_out)
-    geotags = {path: read_geotag(path) for path in tqdm(paths, desc="EXIF", unit="img")}
+    geotags = {path: read_geotag(path, hemisphere) for path in tqdm(paths, desc="EXIF", unit="img")}
+    if num_assumed := sum(tag.lacks_hemisphere for tag in geotags.values()) if hemisphere else 0:
+        _log.warning(f"{num_assumed:,} images do not say their hemisphere: {hemisphere} is assumed")
     _check_positions(geotags, paths.folder, skip_without_gps)
     geotags = {path: geotag for path, geotag in geotags.items() if geotag.has_position}
     tags = list(geotags.values())
@@ -81,8 +88,8 @@ def read_exif(
     )
 
 
-def read_geotag(path: str | os.PathLike) -> Geotag:
-    """Read position, direction, altitude and time from the EXIF of one image.
+def read_geotag(path: str | os.PathLike, hemisphere: str = "") -> Geotag:
+    """Read position, direction, altitude and time from the EXIF of one image, see `read_exif`.
 
     Raises:
         ValueError: If the file is no image that can be read.
@@ -94,22 +101,27 @@ def read_geotag(path: str | os.PathLike) -> Geotag:
     ):
         exif = image.getexif()
         gps, details = exif.get_ifd(ExifTags.IFD.GPSInfo), exif.get_ifd(ExifTags.IFD.Exif)
+    latitude_ref, longitude_ref = (
+        _text(gps.get(tag)).upper() or hemisphere[at : at + 1]
+        for at, tag in enumerate((_GPS.GPSLatitudeRef, _GPS.GPSLongitudeRef))
+    )
     below_sea = gps.get(_GPS.GPSAltitudeRef) in (1, b"\x01")
     return Geotag(
-        latitude_deg=_degrees(gps, _GPS.GPSLatitude, {"N": 1, "S": -1}),
-        longitude_deg=_degrees(gps, _GPS.GPSLongitude, {"E": 1, "W": -1}),
+        latitude_deg=_degrees(gps.get(_GPS.GPSLatitude), latitude_ref, "NS"),
+        longitude_deg=_degrees(gps.get(_GPS.GPSLongitude), longitude_ref, "EW"),
         heading_deg=_number(gps.get(_GPS.GPSImgDirection)),
         is_heading_magnetic=_text(gps.get(_GPS.GPSImgDirectionRef)) == "M",
         height_m=_number(gps.get(_GPS.GPSAltitude)) * (-1 if below_sea else 1),
         timestamp=_timestamp(_text(details.get(ExifTags.Base.DateTimeOriginal))),
+        lacks_hemisphere=_GPS.GPSLatitude in gps
+        and not {_GPS.GPSLatitudeRef, _GPS.GPSLongitudeRef} <= gps.keys(),
     )
 
 
-def _degrees(gps: dict, tag: int, signs: dict[str, int]) -> float:
-    """Return an angle of degrees, minutes and seconds; the tag before holds its sign."""
-    value = gps.get(tag) or math.nan
+def _degrees(value: object, letter: str, letters: str) -> float:
+    """Return an angle of degrees, minutes and seconds; NaN if its letter is none of two."""
     parts = value if isinstance(value, tuple) else (value,)
-    sign = signs.get(_text(gps.get(tag - 1)).upper(), math.nan)
+    sign = {letters[0]: 1, letters[1]: -1}.get(letter, math.nan)
     return sign * sum(_number(part) / 60**power for power, part in enumerate(parts))
 
 
@@ -143,6 +155,11 @@ def _check_positions(geotags: dict[str, Geotag], folder: os.PathLike, skip: bool
     if len(without) > _NUM_SHOWN:
         listed += f"\n  and {len(without) - _NUM_SHOWN:,} more"
     message = f"{len(without):,} of {len(geotags):,} images of {folder} have no GPS position"
+    if num_lacking := sum(geotags[path].lacks_hemisphere for path in without):
+        message += (
+            f" ({num_lacking:,} have degrees without GPSLatitudeRef or GPSLongitudeRef: say "
+            "--hemisphere NE, NW, SE or SW)"
+        )
     if len(without) == len(geotags):
         raise ValueError(f"{message}:{listed}")
     if not skip:
