@@ -198,6 +198,7 @@ def load_own_set(
     if not queries.is_dir() and Path(queries_folder).is_dir():
         queries = Path(queries_folder).resolve()
     paths, name = list_images(queries), "/".join((*root.parts[-2:], queries.name))
+    name = os.fsencode(name).decode(errors="replace")  # it stands in texts of UTF-8
     any_set, asked = TestSet(folders=()), np.arange(len(paths))
     return _label(name, any_set, labels or Labels(), read_database(database), paths, asked)
 

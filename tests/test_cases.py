@@ -1,6 +1,7 @@
 """Inputs of users that once failed, of `shared/data/cases` where that is beside the project."""
 
 import json
+import os
 import runpy
 import shutil
 import sys
@@ -122,3 +123,13 @@ def test_other_formats_are_read(tmp_path, ending):
     loaded = load_image(tmp_path / f"a.{ending}")
     assert loaded.shape == (3, 24, 32)
     assert (loaded.float().mean((1, 2)) - loaded.new_tensor([200, 90, 30]).float()).abs().max() < 4
+
+
+def test_a_folder_whose_name_is_not_utf8(make_eval_folder, eval_flags, tmp_path):
+    folder = os.fsencode(make_eval_folder([(0, 0), (50, 0)], [(1, 0)]))
+    place = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.rename(folder, place)
+    result = evaluate(os.fsdecode(place), eval_flags, tmp_path)
+    assert result["recalls"]["R@1"] in (0, 100)
+    files = {file.name for file in (tmp_path / "run").iterdir()}
+    assert {"results.json", "predictions.csv", "table.md", "report.html"} <= files
