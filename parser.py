@@ -200,7 +200,7 @@ def _set_defaults(cli: argparse.ArgumentParser, defaults: dict[str, Any]) -> Non
 
 
 def _check_default(cli: argparse.ArgumentParser, action: argparse.Action, value: Any) -> None:
-    if value is None or value == action.default or isinstance(action, _Pairs):
+    if value in (None, False, action.default) or isinstance(action, _Pairs):
         return
     is_list = action.nargs in ("*", "+")
     values = value if is_list and isinstance(value, list) else [value]
@@ -519,8 +519,12 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
     )
     add(
         "--freeze_bn",
-        action="store_true",
-        help="BatchNorm of frozen layers keeps its initial statistics (in the paper they move)",
+        nargs="?",
+        choices=("frozen", "all"),
+        const="frozen",
+        help="BatchNorm of frozen layers, or of all, keeps its initial statistics (in the paper "
+        "they move). Batches of tuples are of few places: with theirs a network may do worse than "
+        "before",
     )
     add("--compile", action="store_true", help="compile the network by torch.compile")
     add(

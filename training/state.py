@@ -36,7 +36,8 @@ class Optimization:
     use_amp16: bool = False  # mixed precision
     amp_dtype: str = "fp16"  # its 16-bit type, a key of AMP_DTYPES
     max_grad_norm: float | None = None  # of all that is trained, together; longer are shortened
-    freeze_bn: bool = False  # frozen layers keep their BatchNorm statistics; not as in the paper
+    freeze_bn: str | None = None  # layers that keep their BatchNorm statistics: "frozen" ones, or
+    # "all"; None: none, as in the paper
     compile: bool = False  # the network, by torch.compile
     patience: int = 0  # stop after so many epochs in a row without a better network; 0: never
 
@@ -167,10 +168,11 @@ class Training:
         return torch.linalg.vector_norm(norms)
 
     def to_train_mode(self) -> None:
-        """Let BatchNorm take statistics of the batches; that of frozen layers only if asked for."""
+        """Let BatchNorm take statistics of the batches, but where it is to keep its own."""
         self.model.train()
         for layer in self.model.modules() if self.optimization.freeze_bn else ():
-            if isinstance(layer, _BatchNorm) and not layer.weight.requires_grad:
+            is_kept = self.optimization.freeze_bn == "all" or not layer.weight.requires_grad
+            if isinstance(layer, _BatchNorm) and is_kept:
                 layer.eval()
 
     @property
