@@ -200,7 +200,7 @@ def _set_defaults(cli: argparse.ArgumentParser, defaults: dict[str, Any]) -> Non
 
 
 def _check_default(cli: argparse.ArgumentParser, action: argparse.Action, value: Any) -> None:
-    if value in (None, False, action.default) or isinstance(action, _Pairs):
+    if value is None or value is False or value == action.default or isinstance(action, _Pairs):
         return
     is_list = action.nargs in ("*", "+")
     values = value if is_list and isinstance(value, list) else [value]

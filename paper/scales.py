@@ -191,7 +191,7 @@ MINI = Scale(
     vlad_dims=(16, 32),
 )
 _DEMO_TUPLES = {
-    "epochs_num": 2,
+    "epochs_num": 1,
     "queries_per_epoch": 320,
     "cache_refresh_rate": 320,
     "tuple_panoramas": 600,  # of 2,940: each round extracts the whole database
@@ -214,12 +214,12 @@ DEMO = Scale(
         "resize_test_imgs": "128",
         "train_all_layers": True,
     },
-    flags_of={  # 7,680 images for each method
-        "classification": {"epochs_num": 4, "iterations_per_epoch": 60, "lr": 5e-4},
+    flags_of={  # 3,840 images for each method
+        "classification": {"epochs_num": 2, "iterations_per_epoch": 60, "lr": 5e-4},
         "tuples": _DEMO_TUPLES,
         "sfrs": _DEMO_TUPLES  # in the second epoch a tuple has up to 22 images
-        | {"generations": 2, "epochs_per_generation": 1}
-        | {"queries_per_epoch": 224, "cache_refresh_rate": 224},
+        | {"epochs_num": 2, "generations": 2, "epochs_per_generation": 1}
+        | {"queries_per_epoch": 112, "cache_refresh_rate": 112},
     },
     resize="128",
     train_set="mini_city",
