@@ -106,7 +106,7 @@ def test_data_sets_of_the_mini_scale_stand_for_the_papers_each_once():
 
 def test_every_method_of_the_demo_sees_as_many_images():
     for row in list_methods(DEMO):
-        assert count_trained_images(row.trained) == pytest.approx(7_680, rel=0.02)
+        assert count_trained_images(row.trained) == pytest.approx(3_840, rel=0.02)
         assert row.trained["epochs_num"] > 0 == row.start["epochs_num"]
         read_settings(row.trained.settings)
         clusters = (row.trained["aggregation_args"] or {}).get("clusters", 1)

@@ -205,15 +205,20 @@ def test_user_errors_are_sentences(flags, tmp_path, refused, monkeypatch, extra,
     assert set(os.listdir(tmp_path / "used")) <= {".lock", "results.json"}
 
 
-def test_frozen_batch_norm_keeps_the_statistics_it_starts_with(flags, tmp_path):
-    train_main([*flags, "--epochs_num=1", "--freeze_bn", f"--save_dir={tmp_path / 'run'}"])
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [(["--freeze_bn"], {"backbone.4.running_mean"}), (["--freeze_bn", "all"], set())],
+    ids=["frozen", "all"],
+)
+def test_batch_norm_keeps_the_statistics_it_starts_with(flags, tmp_path, asked, expected):
+    train_main([*flags, "--epochs_num=1", *asked, f"--save_dir={tmp_path / 'run'}"])
     commons.seed_everything(0)
     start = build_network("Tiny", 16, backbone_weights="none").state_dict()
     end = read_checkpoint(tmp_path / "run" / "last_checkpoint.pth")["model_state_dict"]
     moved = {
         key for key in start if "running_mean" in key and not torch.equal(start[key], end[key])
     }
-    assert moved == {"backbone.4.running_mean"}, "not that of the first, frozen layer"
+    assert moved == expected, "not that of the first, frozen layer, or none"
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
