@@ -171,8 +171,8 @@ class Training:
         """Let BatchNorm take statistics of the batches, but where it is to keep its own."""
         self.model.train()
         for layer in self.model.modules() if self.optimization.freeze_bn else ():
-            is_kept = self.optimization.freeze_bn == "all" or not layer.weight.requires_grad
-            if isinstance(layer, _BatchNorm) and is_kept:
+            is_all = self.optimization.freeze_bn == "all"
+            if isinstance(layer, _BatchNorm) and (is_all or not layer.weight.requires_grad):
                 layer.eval()
 
     @property
