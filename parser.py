@@ -15,7 +15,11 @@ from methods import DEFAULT_METHOD, METHODS
 from model.aggregation import AGGREGATIONS
 from model.backbones import BACKBONES, INPUT_SCALINGS
 
+# Names of tables of `training`, which needs torch: a test keeps them the same.
+MINING = ("full", "partial", "random", "openibl")
 LOSSES = ("triplet", "sare_ind", "sare_joint", "contrastive")
+SIMILARITIES = ("euclid", "exponential", "cauchy", "dot")
+REDUCTIONS = ("triplets", "mean", "sum", "violating")
 _PLAIN = (bool, int, float, str)
 TEST_METHODS = (
     *("hard_resize", "single_query", "central_crop", "five_crops", "nearest_crop"),
@@ -200,21 +204,26 @@ def _set_defaults(cli: argparse.ArgumentParser, defaults: dict[str, Any]) -> Non
 
 
 def _check_default(cli: argparse.ArgumentParser, action: argparse.Action, value: Any) -> None:
-    if value is None or value is False or value == action.default or isinstance(action, _Pairs):
-        return
-    is_list = action.nargs in ("*", "+")
-    values = value if is_list and isinstance(value, list) else [value]
-    is_switch = action.nargs == 0
-    try:
-        if is_switch != isinstance(value, bool) or not all(isinstance(v, _PLAIN) for v in values):
-            raise ValueError
-        for one in [] if is_switch else values:
-            if action.type is not None and action.type(str(one)) != one:
-                raise ValueError
-            if action.choices is not None and one not in action.choices:
-                raise ValueError
-    except (ValueError, TypeError, argparse.ArgumentTypeError):
+    was_switch = action.nargs == "?" and value is False  # in older checkpoints
+    is_unset = value is None or value == action.default or was_switch
+    if not is_unset and not _is_value(action, value):
         cli.error(f"the checkpoint has no value for --{action.dest}: {value!r}")
+
+
+def _is_value(action: argparse.Action, value: Any) -> bool:
+    """Return whether a flag may have a value, by the same checks as on the command line."""
+    if action.nargs == 0 or isinstance(value, bool):
+        return action.nargs == 0 and isinstance(value, bool)
+    if isinstance(action, _Pairs):
+        return isinstance(value, dict) and all(isinstance(one, _PLAIN) for one in value.values())
+    values = value if action.nargs in ("*", "+") and isinstance(value, list) else [value]
+    if not all(isinstance(one, _PLAIN) for one in values):
+        return False
+    try:
+        read = [action.type(str(one)) if action.type else one for one in values]
+    except (ValueError, argparse.ArgumentTypeError):
+        return False
+    return read == values and (action.choices is None or all(v in action.choices for v in values))
 
 
 def _read_method(argv: Sequence[str] | None, defaults: dict[str, Any] | None) -> str:
@@ -336,7 +345,7 @@ def _add_tuples(cli: argparse.ArgumentParser) -> None:
     ).add_argument
     add(
         "--mining",
-        choices=("auto", "full", "partial", "random", "openibl"),
+        choices=("auto", *MINING),
         default="auto",
         help="where negatives are searched, among random images: full, those drawn for each query "
         "and its last negatives; partial, those drawn for all queries together; random, nowhere, "
@@ -401,18 +410,19 @@ def _add_tuples(cli: argparse.ArgumentParser) -> None:
     )
     add(
         "--similarity",
-        choices=("euclid", "dot"),
+        choices=SIMILARITIES,
         default="euclid",
-        help="of sare: minus the squared distance, or the dot product over the temperature",
+        help="of sare: minus the squared distance, or its other kernels; or the dot product over "
+        "the temperature",
     )
     add("--temperature", type=positive_float, default=0.07, help="of --similarity dot")
     add(
         "--reduction",
-        choices=("triplets", "mean", "sum"),
+        choices=REDUCTIONS,
         default="triplets",
         help="the loss of a batch: the sum over tuples and negatives, divided by their number, "
         "also where a tuple has one term, as the benchmark has it; the mean of all terms, as "
-        "OpenIBL; or their sum",
+        "OpenIBL; their sum; or the mean of those that are not 0, as NetVLAD's authors",
     )
     add(
         "--augment",

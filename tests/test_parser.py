@@ -8,6 +8,8 @@ import parser
 from evaluation.views import TEST_METHODS
 from methods import DEFAULT_METHOD, METHODS
 from parser import parse_eval_arguments, parse_localize_arguments, parse_train_arguments
+from training.losses import LOSSES, REDUCTIONS, SIMILARITIES
+from training.mining import MINING
 
 
 def test_defaults_are_those_of_the_paper():
@@ -49,6 +51,10 @@ def test_defaults_are_those_of_the_paper():
 def test_names_are_those_of_the_tables():
     """The parser needs no torch, so it repeats the names of tables that do."""
     assert list(parser.TEST_METHODS) == list(TEST_METHODS)
+    assert list(parser.MINING) == list(MINING)
+    assert list(parser.LOSSES) == list(LOSSES)
+    assert list(parser.SIMILARITIES) == list(SIMILARITIES)
+    assert list(parser.REDUCTIONS) == list(REDUCTIONS)
 
 
 @pytest.mark.parametrize("parse", [parse_train_arguments, parse_eval_arguments])
@@ -221,6 +227,9 @@ def test_the_variable_of_the_datasets_folder(monkeypatch, value, folder):
         ("use_amp16", "yes"),
         ("seed", [1]),
         ("recall_values", {"1": 5}),
+        ("batch_size", False),
+        ("lr_factors", 3),
+        ("lr_factors", {"a": []}),
     ],
 )
 def test_flags_of_a_checkpoint_are_checked_like_those_of_a_command_line(flag, value, capsys):
