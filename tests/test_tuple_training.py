@@ -193,6 +193,16 @@ def test_the_loss_is_that_of_the_descriptors_of_each_tuple(line):
     assert numbers["violating_share"] == pytest.approx(is_violating.float().mean().item())
 
 
+def test_images_of_a_bad_batch_are_named_in_whichever_round_it_was(line):
+    objective = TupleSettings.from_flags(vars(parse_train_arguments(line))).open()
+    rounds = [np.arange(30).reshape(6, 5) % 12, np.arange(7, 37).reshape(6, 5) % 12]
+    objective._earlier = dict(enumerate(rounds))
+    for iteration in range(6):  # 3 of 2 tuples in each round
+        tuples = rounds[iteration // 3][iteration % 3 * 2 :][:2]
+        paths = [path for one in tuples for path in objective.tuple_set.tuple_paths(one.tolist())]
+        assert objective.image_paths(0, iteration) == paths
+
+
 def test_each_tuple_of_a_round_is_trained_on_once_by_one_process():
     tuples = np.arange(22).reshape(11, 2)
     shares = []

@@ -29,6 +29,7 @@ from training.objective import (
     ImageSize,
     augments_on_device,
     batches_on_device,
+    check_share,
     make_loader,
 )
 from training.optimizers import adam, load_optimizer, move
@@ -57,11 +58,7 @@ class ClassificationSettings:
 
     def __post_init__(self) -> None:
         """Check that processes can share a batch evenly."""
-        if self.batch_size % commons.num_ranks():
-            raise ValueError(
-                f"--batch_size {self.batch_size} are the images of an iteration in all processes "
-                f"together: it must be a multiple of their number, {commons.num_ranks()}"
-            )
+        check_share(self.batch_size, "images")
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any]) -> "ClassificationSettings":

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+import commons
 from datasets.augmentation import Augmentation
 from datasets.groups import collate
 from datasets.image_lists import ImagePaths
@@ -125,6 +126,20 @@ class ObjectiveSettings(Protocol):
 
     def open(self) -> Objective:
         """Read the training set; raise a FileNotFoundError or ValueError if it is not usable."""
+
+
+def check_share(batch_size: int, noun: str) -> None:
+    """Raise a ValueError if processes cannot share a batch evenly.
+
+    Args:
+        batch_size: What an iteration trains on, in all processes together.
+        noun: Of it, "images" or "tuples".
+    """
+    if batch_size % commons.num_ranks():
+        raise ValueError(
+            f"--batch_size {batch_size} are the {noun} of an iteration in all processes together: "
+            f"it must be a multiple of their number, {commons.num_ranks()}"
+        )
 
 
 def augments_on_device(asked: str, device: torch.device) -> bool:

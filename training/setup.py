@@ -56,7 +56,6 @@ class Settings:
     objective: ObjectiveSettings
     protocol: Protocol  # of validation and test
     optimization: Optimization
-    device: torch.device
     image_size: int | str | None  # of training images, in pixels: a side or "HxW"; None: that of
     # the network
     resize: str | None  # of test images, see `choose_resize`
@@ -72,6 +71,11 @@ class Settings:
         resize = choose_resize(self.resize, image_size, network)
         protocol = replace(self.protocol, resize=resize)
         return replace(self, image_size=image_size, protocol=protocol)
+
+    @property
+    def device(self) -> torch.device:
+        """Where to train, validate and test."""
+        return self.inference.device
 
     @property
     def height_width(self) -> ImageSize:
@@ -93,22 +97,21 @@ def read_settings(flags: dict[str, Any]) -> Settings:
     """
     optimizer = commons.from_flags(OptimizerParams, flags)
     settings = Settings(
-        objective_of(flags["method"]).from_flags(flags),
-        Protocol(tuple(flags["recall_values"]), flags["resize_test_imgs"] or None),
-        commons.from_flags(Optimization, {**flags, "optimizer": optimizer}),
-        commons.choose_device(flags["device"]),
-        flags["image_size"],
-        flags["resize_test_imgs"],
-        read_whitening(flags),
-        Inference(
+        objective=objective_of(flags["method"]).from_flags(flags),
+        protocol=Protocol(tuple(flags["recall_values"]), flags["resize_test_imgs"] or None),
+        optimization=commons.from_flags(Optimization, {**flags, "optimizer": optimizer}),
+        image_size=flags["image_size"],
+        resize=flags["resize_test_imgs"],
+        whitening=read_whitening(flags),
+        inference=Inference(
             commons.choose_device(flags["device"]),
             flags["infer_batch_size"],
             flags["num_workers"],
             io_retries=flags["io_retries"],
         ),
-        flags["resume_model"] is None and flags["cluster_file"] is None,
-        flags["semantic_labels"],
-        flags["seed"],
+        starts_new=flags["resume_model"] is None and flags["cluster_file"] is None,
+        semantic_labels=flags["semantic_labels"],
+        seed=flags["seed"],
     )
     settings.optimization.check(settings.device)
     choose_architecture(**{name: flags[name] for name in _ARCHITECTURE})

@@ -31,7 +31,7 @@ from model.inference import optimize
 from training.losses import LossParams, tuple_loss, tuple_statistics
 from training.metrics import sum_over_processes
 from training.mining import Draws, Miner, MiningParams, cross_distances
-from training.objective import Batch, ImageSize, batches_on_device, make_loader
+from training.objective import Batch, ImageSize, batches_on_device, check_share, make_loader
 
 FULL_MINING = 20_000  # images of the largest database that --mining auto searches whole
 
@@ -63,11 +63,7 @@ class TupleSettings:
 
     def __post_init__(self) -> None:
         """Check that processes can share a batch evenly."""
-        if self.batch_size % commons.num_ranks():
-            raise ValueError(
-                f"--batch_size {self.batch_size} are the tuples of an iteration in all processes "
-                f"together: it must be a multiple of their number, {commons.num_ranks()}"
-            )
+        check_share(self.batch_size, "tuples")
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any]) -> "TupleSettings":
@@ -145,6 +141,7 @@ class Tuples:
         self.images_per_epoch = self.num_iterations(0) * settings.batch_size * num_images
         self._position = (-1, -1)  # epoch and round of the mined tuples
         self._tuples = np.empty((0, num_images), np.int64)
+        self._earlier: dict[int, np.ndarray] = {}  # tuples of rounds of this epoch, to name images
         self._sampler = TupleSampler(settings.batch_size, (commons.rank(), commons.num_ranks()))
         self._mining_s = 0.0  # in this epoch
 
@@ -213,6 +210,7 @@ class Tuples:
             start_s = time.perf_counter()
             if self._position != (epoch, round_):
                 self._tuples, self._position = self._mine(epoch, round_), (epoch, round_)
+            self._earlier[round_] = self._tuples
             mining_s = time.perf_counter() - start_s
             self._mining_s += mining_s
             self._sampler.begin(self._tuples, (self.settings.seed, epoch, round_), first)
@@ -269,11 +267,15 @@ class Tuples:
         return tuple_loss(self.settings.loss, *descriptors)
 
     def image_paths(self, epoch: int, iteration: int) -> list[str]:
-        """Return the images of a batch of the current round, of all processes."""
-        for round_ in range(self._position[1]):
+        """Return the images of a batch of this epoch, of all processes.
+
+        A GPU's losses are looked at every some iterations, when the next round may have begun.
+        """
+        round_, size = 0, self.settings.batch_size
+        while iteration >= self._iterations_of(round_):
             iteration -= self._iterations_of(round_)
-        size = self.settings.batch_size
-        tuples = self._tuples[iteration * size : (iteration + 1) * size]
+            round_ += 1
+        tuples = self._earlier[round_][iteration * size : (iteration + 1) * size]
         return [path for images in tuples for path in self.tuple_set.tuple_paths(images.tolist())]
 
     def epoch_metrics(self, epoch: int) -> dict[str, float]:
