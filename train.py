@@ -175,7 +175,8 @@ def fit(
             memory, recalls = peak_memory(training.device), validation.result["recalls"]
             numbers = turn | stats._asdict() | memory | recalls
             is_best = checkpointer.end_epoch(training, validation.recall_at(best_by), numbers)
-        seconds_left = (epochs_num - training.epoch_num) * stats.seconds
+        epoch_s = stats.seconds + turn.get("mining_seconds", 0.0)
+        seconds_left = (epochs_num - training.epoch_num) * epoch_s
         described = "".join(f"{name} {value}, " for name, value in turn.items())
         logging.info(
             f"Epoch {epoch}: {described}{stats}; {describe_seconds(seconds_left)} of training are "
@@ -236,14 +237,14 @@ def whiten_best(
 ) -> Path:
     """Save the network of the best epoch with a whitening as its last layer, if it is to have one.
 
-    Returns:
-        The file of the network to test.
-
     Args:
         run_folder: Holds the network, gets the whitened one.
         objective: Its training images are what the whitening is fitted to.
         settings: Have the whitening, the size of training images, and how to extract.
         num_images: To fit to, at most.
+
+    Returns:
+        The file of the network to test.
     """
     if settings.whitening is None:
         return run_folder / BEST

@@ -15,8 +15,8 @@ import torch.distributed as dist
 
 import commons
 from datasets.image_lists import ImagePaths
-from evaluation.descriptors import Inference, Model, collect_rows, extract_rows, gather
-from evaluation.evaluate import own_shard
+from evaluation.descriptors import Inference, Model, gather
+from evaluation.evaluate import extract_shard
 from evaluation.views import View
 from model.whitening import (
     Whitening,
@@ -83,10 +83,7 @@ def sample_images(paths: ImagePaths, num_images: int, seed: int) -> ImagePaths:
 
 def _extract(model: Model, paths: ImagePaths, view: View, inference: Inference) -> np.ndarray:
     """Return the descriptors of all readable images in the main process, else those of a shard."""
-    shard = own_shard(len(paths), inference.window_size)
-    done = np.zeros(len(shard), bool)
-    rows = extract_rows(model, paths, shard, done, view, inference, "Training images")
-    extraction = collect_rows(rows, paths, shard, inference.dtype)
+    extraction = extract_shard(model, paths, view, inference, "Training images")
     if extraction.unreadable:
         logging.warning(f"{len(extraction.unreadable):,} of {len(paths):,} images cannot be read")
     own = extraction.descriptors
