@@ -1,19 +1,23 @@
 """SFRS: golden numbers of the original code, identities, and trainings through train.py."""
 
 import copy
-import signal
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
 import tiny_backbone  # noqa: F401, LINE names it
 import torch
 from conftest import name, write_image
-from forked_commands import run_forked, run_job, wait_for_all, wait_until
+from forked_commands import run_job, wait_for_all
 from golden_cases import assert_close, golden
 from torch import nn
-from training_runs import assert_same_state, metrics_of, position_of, stand_still_after
+from training_runs import (
+    assert_same_numbers,
+    assert_same_state,
+    metrics_of,
+    position_of,
+    stop_at,
+)
 
 import training.sfrs
 from datasets.ground_truth import Neighbours
@@ -288,18 +292,6 @@ def test_a_training_has_generations_with_difficult_positives(whole):
     assert "2 generations: epoch 0, then 2 epochs each" in (whole / "info.log").read_text()
 
 
-def stop_at(monkeypatch, owner, name, number):
-    """Interrupt a training in a call of a function, counted from 1."""
-    function, calls = getattr(owner, name), iter(range(1, 10**6))
-
-    def call(*arguments, **named):
-        if next(calls) == number:
-            raise KeyboardInterrupt
-        return function(*arguments, **named)
-
-    monkeypatch.setattr(owner, name, call)
-
-
 def test_a_training_interrupted_in_each_phase_continues_with_the_same_bits(
     line, whole, tmp_path, monkeypatch
 ):
@@ -325,54 +317,4 @@ def test_two_processes_train_as_one(line, tmp_path):
     calm = [*line, "--backbone=TinyPlain", "--lr=1e-3", "--batch_size=4", "--epochs_num=2"]
     train_main([*calm, f"--save_dir={tmp_path / 'one'}"])
     wait_for_all(run_job(2, "train", [*calm, f"--save_dir={tmp_path / 'two'}"], tmp_path / "said"))
-    for line, expected in zip(*map(metrics_of, (tmp_path / "two", tmp_path / "one")), strict=True):
-        for number in ("loss", "gradient_norm", "positive_distance", "negative_distance"):
-            assert line[number] == pytest.approx(expected[number], rel=1e-4), number
-        assert line["R@1"] == expected["R@1"]
-
-
-def test_what_cannot_be_trained_is_refused_with_a_sentence(line, refused):
-    for fc_output_dim, aggregation, whiten_dim in (
-        (0, "gem", None),
-        (0, "crn", None),
-        (8, "netvlad", None),
-        (0, "netvlad", 4),
-    ):
-        network = build_network("Tiny", fc_output_dim, aggregation, "none", whiten_dim=whiten_dim)
-        with pytest.raises(ValueError, match="sums residuals of NetVLAD over regions"):
-            RegionNet(network)
-    said = refused(train_main, [*line, "--fc_output_dim=8"], 1)
-    assert "--aggregation netvlad, --fc_output_dim 0 and no whitening" in said
-    said = refused(train_main, [*line, "--teacher_temperatures", "0.07"], 2)
-    assert "--teacher_temperatures has 1 numbers for --generations 2" in said
-    said = refused(train_main, ["--method=sare", "--generations=3"], 2)
-    assert "it is a flag of --method sfrs" in said
-
-
-def hang_in_mining():
-    """Let a training wait when it searches difficult positives."""
-    training.sfrs.find_difficult = lambda *_: signal.pause()
-
-
-@pytest.mark.long
-def test_a_killed_training_on_the_mini_city_continues_with_the_same_bits(datasets_folder, tmp_path):
-    run = tmp_path / "run"
-    line = [*LINE, f"--datasets_folder={datasets_folder}", "--tuple_panoramas=200"]
-    train_main([*line, f"--save_dir={tmp_path / 'whole'}"])
-    command_line = [*line, f"--save_dir={run}", "--resume_train=auto", "--checkpoint_every=1"]
-    for before, last in (
-        (partial(stand_still_after, 0, 2), (0, 1)),
-        (hang_in_mining, (1, 0)),
-        (partial(stand_still_after, 1, 2), (1, 1)),
-        (hang_in_mining, (1, 3)),
-        (partial(stand_still_after, 2, 5), (2, 4)),
-    ):
-        command = run_forked("train", command_line, tmp_path / "said", before)
-        file = run / "last_checkpoint.pth"
-        wait_until(lambda: file.exists() and position_of(run) >= last, command)  # noqa: B023
-        command.kill()
-        assert command.wait() == -signal.SIGKILL
-    command = run_forked("train", command_line, tmp_path / "said")
-    assert command.wait() == 0, command.stderr
-    assert_same_state(run, tmp_path / "whole")
-    assert metrics_of(run) == metrics_of(tmp_path / "whole")
+    assert_same_numbers(tmp_path / "two", tmp_path / "one")

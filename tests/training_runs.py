@@ -4,6 +4,7 @@ import json
 import time
 from types import SimpleNamespace
 
+import pytest
 import tiny_backbone  # noqa: F401, SMALL names it
 import torch
 
@@ -101,3 +102,24 @@ def position_of(folder):
     """Return epoch and iteration of the last checkpoint."""
     checkpoint = read_checkpoint(folder / "last_checkpoint.pth")
     return checkpoint["epoch_num"], checkpoint["progress"]["iteration"]
+
+
+def stop_at(monkeypatch, owner, name, number):
+    """Interrupt a training in a call of a function, counted from 1."""
+    function, calls = getattr(owner, name), iter(range(1, 10**6))
+
+    def call(*arguments, **named):
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return function(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+def assert_same_numbers(folder, other):
+    """Compare the trainings on tuples of several processes and of one, but for rounding."""
+    for line, expected in zip(metrics_of(folder), metrics_of(other), strict=True):
+        for number in ("loss", "gradient_norm", "positive_distance", "negative_distance"):
+            assert line[number] == pytest.approx(expected[number], rel=1e-4), number
+        for number in ("violating_share", "R@1"):
+            assert line[number] == expected[number], number
