@@ -154,8 +154,8 @@ def parse_localize_arguments(argv: Sequence[str] | None = None) -> argparse.Name
         "index; for --database the square of their size for networks that have one, else none)",
     )
     add("--infer_batch_size", type=positive_int, default=16, help="images per batch")
-    _add_device(add)
-    _add_io_retries(add)
+    add_device(add)
+    add_io_retries(add)
     add("--skip_unreadable", action="store_true", help="skip photos that cannot be read")
     add("--save_dir", help="folder of this run (default: logs/localize_<time>)")
     args = cli.parse_args(argv)
@@ -167,10 +167,10 @@ def parse_localize_arguments(argv: Sequence[str] | None = None) -> argparse.Name
 
 
 def _make_cli(description: str) -> argparse.ArgumentParser:
-    return CommandLine(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+    return CommandLine(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults where there are any."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
@@ -649,10 +649,11 @@ def _add_folders(add: Callable[..., argparse.Action]) -> None:
         default=default_datasets_folder(),
         help="folder of the named data sets; also the variable DATASETS_FOLDER",
     )
-    _add_io_retries(add)
+    add_io_retries(add)
 
 
-def _add_io_retries(add: Callable[..., argparse.Action]) -> None:
+def add_io_retries(add: Callable[..., argparse.Action]) -> None:
+    """Add --io_retries."""
     add(
         "--io_retries",
         type=not_negative_int,
@@ -922,7 +923,7 @@ def _add_whitening(cli: argparse.ArgumentParser) -> None:
 
 def _add_run(cli: argparse.ArgumentParser) -> None:
     add = cli.add_argument_group("run").add_argument
-    _add_device(add)
+    add_device(add)
     add("--seed", type=not_negative_int, default=0, help="decides every random choice")
     add(
         "--deterministic",
@@ -932,7 +933,8 @@ def _add_run(cli: argparse.ArgumentParser) -> None:
     add("--save_dir", help="folder of this run (default: logs/<script>_<time>)")
 
 
-def _add_device(add: Callable[..., argparse.Action]) -> None:
+def add_device(add: Callable[..., argparse.Action]) -> None:
+    """Add --device and --num_workers."""
     add("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="where to compute")
     add(
         "--num_workers",

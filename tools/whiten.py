@@ -38,6 +38,9 @@ from model.other_models import identify, load_model, parse_model_spec
 from model.whitening import WHITENINGS, Whitening, WhiteningParams, check_dims, pack_whitening
 from parser import (
     CommandLine,
+    HelpFormatter,
+    add_device,
+    add_io_retries,
     default_datasets_folder,
     not_negative_int,
     positive_float,
@@ -149,7 +152,10 @@ def save_whitened(
 
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     cli = CommandLine(
-        prog="python -m tools.whiten", description=__doc__.split("\n")[0], allow_abbrev=False
+        prog="python -m tools.whiten",
+        description=__doc__.split("\n")[0],
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
     )
     add = cli.add_argument
     add(
@@ -173,7 +179,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         type=positive_int,
         default=NUM_IMAGES,
         metavar="N",
-        help=f"fit to a sample of so many of them (default: {NUM_IMAGES})",
+        help="fit to a sample of so many of them",
     )
     add("--dim", type=positive_int, required=True, help="whitened dimensions")
     add(
@@ -187,8 +193,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=WHITENINGS,
         default="pca_whiten",
         help="pca projects, and leaves the length; pca_whiten also divides by the standard "
-        "deviations, then L2; pca_power divides by less, does not centre, then L2 (default: "
-        "pca_whiten)",
+        "deviations, then L2; pca_power divides by less, does not centre, then L2",
     )
     add(
         "--power",
@@ -211,24 +216,12 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="resize the images, as for the test sets: shorter side in pixels, or height x width "
         "(default: for transformers the square of their size, else none)",
     )
-    add("--infer_batch_size", type=positive_int, default=16, help="images per batch (default: 16)")
+    add("--infer_batch_size", type=positive_int, default=16, help="images per batch")
     add("--use_amp16", action="store_true", help="16-bit automatic mixed precision, on GPUs")
-    add("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto")
-    add(
-        "--num_workers",
-        type=not_negative_int,
-        default=min(8, os.cpu_count() or 1),
-        help="loader processes, of each process that torchrun starts",
-    )
-    add(
-        "--io_retries",
-        type=not_negative_int,
-        default=3,
-        metavar="N",
-        help="how often a failed read of an image is tried again (default: 3)",
-    )
+    add_device(add)
+    add_io_retries(add)
     add("--skip_unreadable", action="store_true", help="leave out images that cannot be read")
-    add("--seed", type=not_negative_int, default=0, help="decides the sample (default: 0)")
+    add("--seed", type=not_negative_int, default=0, help="decides the sample")
     return cli.parse_args(argv)
 
 
