@@ -13,7 +13,9 @@ from eval import main as eval_main
 from model.checkpoint_files import read_checkpoint
 from model.checkpoints import load_network
 from model.network import build_network
+from parser import parse_train_arguments
 from train import main as train_main
+from training.classification import ClassificationSettings
 
 
 def test_trains_validates_and_tests_as_a_user_runs_it(flags, tmp_path):
@@ -229,3 +231,31 @@ def test_compiled_networks_train_as_others(flags, tmp_path):
     train_main([*flags, "--compile", f"--save_dir={tmp_path / 'compiled'}"])
     (plain,), (compiled,) = metrics_of(tmp_path / "plain"), metrics_of(tmp_path / "compiled")
     assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-4)
+
+
+def test_cosplace_on_a_netvlad_starts_from_clusters_and_may_be_whitened(flags, tmp_path):
+    line = [*flags, "--fc_output_dim=0", "--aggregation=netvlad", "--aggregation_args=clusters=3"]
+    line += ["--epochs_num=1", "--whitening=pca", "--whiten_dim=7", "--lr=1e-12"]
+    train_main([*line, f"--save_dir={tmp_path}"])
+    network = load_network(tmp_path / "whitened_model.pth")
+    assert (network.aggregation.out_dim, network.out_dim) == (3 * 16, 7)
+    assert [numbers["group"] for numbers in metrics_of(tmp_path)] == [0]
+    rows = network.aggregation.conv.weight.flatten(1), network.aggregation.centroids
+    weights, centroids = (torch.nn.functional.normalize(one) for one in rows)
+    torch.testing.assert_close(weights, centroids, rtol=0, atol=1e-5)  # as they are initialised
+
+
+def test_images_to_fit_to_are_of_the_groups_that_are_trained(flags):
+    settings = ClassificationSettings.from_flags(vars(parse_train_arguments(flags)))
+    objective = settings.open()
+    index = objective.index
+    trained = {
+        index.path(image)
+        for group in range(2)
+        for one in index.classes(group)
+        for image in index.images(one)
+    }
+    assert set(objective.sample_images(10**6)) == trained
+    some = [*objective.sample_images(7)]
+    assert len(set(some)) == 7 and set(some) < trained
+    assert some == [*objective.sample_images(7)]
