@@ -200,6 +200,8 @@ def _run(
     os.environ.update(variables)
     multiprocessing.set_start_method(start_method, force=True)
     sys.argv = [f"{module}.py", *argv]
+    for name in PRELOADED:  # a server that was started anew has preloaded nothing
+        importlib.import_module(name)
     main = importlib.import_module(module).main
     tell.send("begun")
     tell.close()
