@@ -674,8 +674,8 @@ def _add_start(cli: argparse.ArgumentParser) -> None:
     add(
         "--semantic_labels",
         metavar="FOLDER",
-        help="what sralnet and appsvr start from: label maps of the training images, PNG of the "
-        "training ids of Cityscapes, with the images' paths below the training folder",
+        help="what sralnet and appsvr start from: label maps of the training images, as "
+        "tools.segment writes them: PNG of the training ids of Cityscapes, with the images' paths",
     )
     add(
         "--cluster_file",
