@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 
 from datasets.image_lists import ImagePaths
 from datasets.positions import Positions
+from datasets.tables import unescape_cell
 
 _QUERIES_AT_ONCE = 1024  # for which the tree makes lists, whose indices take 40 bytes each
 
@@ -186,7 +187,9 @@ def _find_images(file: Path, texts: Sequence[str], paths: ImagePaths) -> list[in
     indices |= {path: index for index, path in enumerate(relative)}
     indices |= {str(index): index for index in range(len(paths))}
     prefix = os.path.join(paths.folder, "")
-    found = [indices.get(text.strip().removeprefix(prefix), -1) for text in texts]
+    texts = [text.strip() for text in texts]
+    whole = [text if text in indices else unescape_cell(text) for text in texts]
+    found = [indices.get(text.removeprefix(prefix), -1) for text in whole]
     pairs = zip(texts, found, strict=True)
     unknown = list(dict.fromkeys(text for text, index in pairs if index < 0))
     if unknown:

@@ -4,7 +4,6 @@ python docs/pictures.py logs/demo/untrained logs/demo/trained data/mini_city
 """
 
 import argparse
-import csv
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from datasets.image_names import parse_image_name
 from datasets.images import open_image
 from reports.pictures import draw_predictions
+from reports.runs import iterate_queries
 
 NUM_QUERIES, NUM_PREDS = 4, 3
 NUM_PLACES, NUM_YEARS, CROP_PX = 5, 9, 160
@@ -55,11 +55,7 @@ def compare_predictions(before: Path, after: Path) -> Image.Image:
 
 def read_predictions(run: Path) -> dict[str, list[dict[str, str]]]:
     """Read predictions.csv as {query: rows by rank}."""
-    rows_per_query = defaultdict(list)
-    with open(run / "predictions.csv", newline="") as file:
-        for row in csv.DictReader(file):
-            rows_per_query[row["query"]].append(row)
-    return rows_per_query
+    return {rows[0]["query"]: rows for rows in iterate_queries(run / "predictions.csv")}
 
 
 def show_places(city: Path) -> Image.Image:

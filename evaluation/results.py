@@ -1,14 +1,14 @@
 """Results of evaluations: files in the folder of a run, one line with the protocol, a table."""
 
-import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import commons
+from datasets.tables import write_rows, write_table
 from evaluation.evaluate import Evaluation
 
 NUM_RANKED = 100  # predictions of each query in predictions.npz, for the curves of reports
@@ -38,7 +38,8 @@ def write_results(
         What `results.json` holds.
     """
     result = evaluation.result | provenance
-    _write_predictions(evaluation, folder / "predictions.csv", num_listed)
+    rows = _list_predictions(evaluation, num_listed)
+    write_table(folder / "predictions.csv", PREDICTIONS_COLUMNS, rows)
     arrays = _collect_arrays(evaluation)
     with commons.atomic_write(folder / "predictions.npz") as path, open(path, "wb") as file:
         np.savez(file, **arrays)
@@ -85,7 +86,7 @@ def format_table(results: Sequence[dict[str, Any]], form: str) -> str:
     ]
     if form == "csv":
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        write_rows(text, header, rows, "\n")
         return text.getvalue()
     if form == "markdown":
         rule = ["---", "---", *("---:" for _ in header[2:])]
@@ -100,8 +101,8 @@ def format_table(results: Sequence[dict[str, Any]], form: str) -> str:
     )
 
 
-def _write_predictions(evaluation: Evaluation, path: Path, num_listed: int) -> None:
-    """Write one row per query and rank; `rank` counts from 1, `correct` is 0 or 1."""
+def _list_predictions(evaluation: Evaluation, num_listed: int) -> Iterator[tuple[Any, ...]]:
+    """Yield one row per query and rank; `rank` counts from 1, `correct` is 0 or 1."""
     eval_set = evaluation.eval_set
     num_queries, k = evaluation.predictions.shape
     listed = slice(num_listed)
@@ -109,20 +110,17 @@ def _write_predictions(evaluation: Evaluation, path: Path, num_listed: int) -> N
     metres, correct = evaluation.distances_m, evaluation.correct
     metres_cells = unknown if metres is None else metres[:, listed]
     correct_cells = unknown if correct is None else correct[:, listed].astype(int)
-    text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-    with commons.atomic_write(path) as temporary, open(temporary, "w", **text) as file:
-        writer = csv.writer(file)
-        writer.writerow(PREDICTIONS_COLUMNS)
-        for query_num, query in enumerate(eval_set.queries):
-            columns = zip(
-                evaluation.predictions[query_num, listed].tolist(),
-                evaluation.distances[query_num, listed].tolist(),
-                metres_cells[query_num].tolist(),
-                correct_cells[query_num].tolist(),
-                strict=True,
-            )
-            writer.writerows(
-                (
+    for query_num, query in enumerate(eval_set.queries):
+        columns = zip(
+            evaluation.predictions[query_num, listed].tolist(),
+            evaluation.distances[query_num, listed].tolist(),
+            metres_cells[query_num].tolist(),
+            correct_cells[query_num].tolist(),
+            strict=True,
+        )
+        for rank, (prediction, distance, distance_m, is_correct) in enumerate(columns, 1):
+            if prediction >= 0:
+                yield (
                     query_num,
                     query,
                     rank,
@@ -131,9 +129,6 @@ def _write_predictions(evaluation: Evaluation, path: Path, num_listed: int) -> N
                     distance_m if metres is None else f"{distance_m:.2f}",
                     is_correct,
                 )
-                for rank, (prediction, distance, distance_m, is_correct) in enumerate(columns, 1)
-                if prediction >= 0
-            )
 
 
 def _collect_arrays(evaluation: Evaluation) -> dict[str, np.ndarray]:

@@ -4,13 +4,13 @@ Every method is tested twice: as it starts, with ImageNet's backbone, clusters a
 to the training images, and trained. Methods and their order are those of `methods`.
 """
 
-import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import commons
+from datasets.tables import write_rows
 from methods import DEFAULT_METHOD, METHODS
 from paper.costs import count_trained_images
 from paper.networks import Trained
@@ -138,14 +138,14 @@ def _format(cell: Cell) -> str:
 
 def _format_csv(study: Study, datasets: tuple[str, ...]) -> str:
     """Return one line for each method, network, data set and metric."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "network", "dataset", "metric", "mean", "std", "missing", "mark"])
+    text, lines = io.StringIO(), []
+    columns = ["method", "network", "dataset", "metric", "mean", "std", "missing", "mark"]
     for row in list_methods(study.scale):
         for network, source in (("start", row.start), ("trained", row.trained)):
             for dataset in datasets:
                 for metric in _METRICS:
                     cell = study.measure(source, dataset, metric)
                     numbers = [cell.mean, cell.std, cell.missing, study.scale.mark]
-                    writer.writerow([row.name, network, dataset, metric, *numbers])
+                    lines.append([row.name, network, dataset, metric, *numbers])
+    write_rows(text, columns, lines, "\n")
     return text.getvalue()

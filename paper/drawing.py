@@ -10,7 +10,6 @@ A function that draws is decorated with `styled`, so that the style file holds d
         return [*save_figure(figure, folder, "fig6", note), values]
 """
 
-import csv
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -25,6 +24,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
 import commons
+from datasets.tables import write_table
 
 COLUMN_IN, PAGE_IN = 3.3, 7.0  # widths of a column and of a page of the paper
 _NOTE_COLOUR = "#B3261E"
@@ -116,9 +116,7 @@ def write_values(
     path = folder / f"{name}.csv"
     if note:
         header, rows = (*header, "note"), ((*row, note) for row in rows)
-    text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-    with commons.atomic_write(path) as temporary, open(temporary, "w", **text) as file:
-        csv.writer(file).writerows([header, *rows])
+    write_table(path, header, rows)
     return path
 
 

@@ -1,6 +1,5 @@
 """Tables of measured against published numbers: for the terminal, as Markdown and CSV."""
 
-import csv
 import io
 import re
 import textwrap
@@ -8,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import commons
+from datasets.tables import write_rows
 from paper.table_cells import FLAG, GAP, Cell, ComparedTable, Row
 
 WIDTH = 160  # characters of a wide terminal
@@ -123,12 +123,13 @@ def _escape(text: str) -> str:
 def _format_csv(table: ComparedTable) -> str:
     """Return one line per cell, numbers to six decimals; mark and caveats are columns."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*table.row_headers, *_CSV_COLUMNS])
-    for row in table.rows:
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            names = [*row.labels, column.dataset, column.metric]
-            writer.writerow([*names, *_csv_numbers(cell), *_csv_words(table, row, cell)])
+    rows = (
+        [*row.labels, column.dataset, column.metric]
+        + [*_csv_numbers(cell), *_csv_words(table, row, cell)]
+        for row in table.rows
+        for column, cell in zip(table.columns, row.cells, strict=True)
+    )
+    write_rows(text, [*table.row_headers, *_CSV_COLUMNS], rows, "\n")
     return text.getvalue()
 
 

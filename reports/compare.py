@@ -4,13 +4,13 @@ python -m reports.compare RUN_A RUN_B
 python -m reports.compare RUN_A RUN_B RUN_C --out FOLDER    # tables and a page with pictures
 """
 
-import csv
 import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import commons
+from datasets.tables import write_table
 from parser import CommandLine
 from reports.compare_page import make_page
 from reports.compare_tables import (
@@ -147,19 +147,11 @@ def write_files(
         temporary.write_text(page, encoding="utf-8")
     with commons.atomic_write(out / "comparison.md") as temporary:
         temporary.write_text(format_markdown(comparisons, bootstrap), encoding="utf-8")
-    _write_csv(out / "comparison.csv", RECALLS_COLUMNS, list_recalls(comparisons))
-    _write_csv(out / "comparison_queries.csv", QUERIES_COLUMNS, list_queries(comparisons))
+    write_table(out / "comparison.csv", RECALLS_COLUMNS, list_recalls(comparisons))
+    write_table(out / "comparison_queries.csv", QUERIES_COLUMNS, list_queries(comparisons))
     if gone:
         logging.warning(printable(gone))
     logging.info(f"The comparison is in {', '.join(str(out / name) for name in FILES)}")
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-    with commons.atomic_write(path) as temporary, open(temporary, "w", **text) as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Localizations as text, `places.csv` and `places.geojson`."""
 
-import csv
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import commons
+from datasets.tables import write_table
 from evaluation.localization import Localization, Place
 
 PLACES_COLUMNS = (
@@ -78,12 +79,7 @@ def printable(text: str) -> str:
 
 def write_places(localizations: Sequence[Localization], path: Path) -> None:
     """Write one row per photo and rank; unknown values are empty."""
-    text = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-    with commons.atomic_write(path) as temporary, open(temporary, "w", **text) as file:
-        writer = csv.writer(file)
-        writer.writerow(PLACES_COLUMNS)
-        for localization in localizations:
-            writer.writerows(_csv_rows(localization))
+    write_table(path, PLACES_COLUMNS, itertools.chain(*map(_csv_rows, localizations)))
 
 
 def write_geojson(localizations: Sequence[Localization], path: Path) -> int:

@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import json
 import operator
 import os
 import re
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+
+from datasets.tables import TABLE, read_json, unescape_cell
 
 RENAMED = {"pooling": "aggregation"}  # flags and results of older runs -> of today
 NUM_SHOWN = 3  # predictions of a query in reports
@@ -112,10 +113,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     file = folder / "results.json"
     if not file.is_file():
         raise FileNotFoundError(f"There is no {file}: was that run finished?")
-    try:
-        result = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
+    result = read_json(file, object)
     missing = [key for key in _NEEDED if not isinstance(result, dict) or key not in result]
     if missing:
         raise ValueError(f"{file} is not of an evaluation: it has no {', '.join(missing)}")
@@ -226,7 +224,7 @@ def iterate_queries(file: Path) -> Iterator[list[dict[str, str]]]:
     """
     if not file.is_file():
         raise FileNotFoundError(f"There is no {file}: evaluate again to have it written")
-    with open(file, newline="", encoding="utf-8", errors="surrogateescape") as text:
+    with open(file, **TABLE) as text:
         try:
             rows = _read_rows(file, text)
             for _, of_query in itertools.groupby(rows, key=operator.itemgetter("query_num")):
@@ -241,7 +239,7 @@ def _read_rows(file: Path, text: TextIO) -> Iterator[dict[str, str]]:
     if missing := [name for name in _COLUMNS if name not in columns]:
         raise ValueError(f"{file} has no column {', '.join(missing)}")
     for cells in filter(None, reader):
-        row = dict(zip(columns, cells, strict=False))
+        row = dict(zip(columns, map(unescape_cell, cells), strict=False))
         if len(cells) != len(columns) or not _is_whole(row):
             raise ValueError(f"Line {reader.line_num} of {file} is damaged")
         yield row
