@@ -22,7 +22,7 @@ PARALLEL := --numprocesses 3 --dist loadfile
 demo: .venv/installed
 	$(BIN)/python -m mini_city --preset demo --folder $(DATA)/mini_city --overwrite
 	rm -rf $(RUNS)
-	$(BIN)/python eval.py --datasets_folder $(DATA) --dataset mini_city_test_v1 $(NETWORK) \
+	$(BIN)/python eval.py --datasets_folder $(DATA) --dataset mini_city_test_v1 --untrained $(NETWORK) \
 		--num_preds_to_save 4 --save_dir $(RUNS)/untrained
 	$(BIN)/python train.py --datasets_folder $(DATA) --dataset mini_city $(NETWORK) $(TRAINING) \
 		--num_preds_to_save 4 --save_dir $(RUNS)/trained

@@ -263,8 +263,11 @@ def _check_evaluation(cli: argparse.ArgumentParser, args: argparse.Namespace) ->
     """End with exit code 2 if flags of eval.py contradict each other."""
     if bool(args.dataset) == bool(args.test_set_folder):
         cli.error("say what to evaluate on: either --dataset NAME or --test_set_folder FOLDER")
-    if args.resume_model and args.model:
-        cli.error("--resume and --model both name a model: give one of them")
+    if bool(args.resume_model) + bool(args.model) + args.untrained != 1:
+        cli.error(
+            "say which model to evaluate, and only one: --resume CHECKPOINT, --model SPEC, or "
+            "--untrained, the network before training"
+        )
     if args.no_labels and (args.positives or args.positive_dist_threshold):
         cli.error("--no_labels counts no recalls: it goes without other labels")
     if args.positives and args.positive_dist_threshold:
@@ -693,8 +696,9 @@ def _add_model(cli: argparse.ArgumentParser) -> None:
         dest="resume_model",
         metavar="CHECKPOINT",
         help="weights of a network, ours or published, with its backbone, "
-        "aggregation and dimension; without it, the network before training",
+        "aggregation and dimension",
     )
+    add("--untrained", action="store_true", help="the network before training")
     add(
         "--model",
         metavar="SPEC",

@@ -232,7 +232,7 @@ def _default_flags(method: str) -> dict[str, Any]:
 @functools.cache
 def _evaluation_flags() -> dict[str, Any]:
     """Return the default flags of eval.py."""
-    return vars(parse_eval_arguments(["--dataset=x"]))
+    return vars(parse_eval_arguments(["--dataset=x", "--untrained"]))
 
 
 def _read_flags(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

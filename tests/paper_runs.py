@@ -52,7 +52,7 @@ def write_evaluation(
 ) -> Path:
     """Write a run of eval.py on several sets; `model` identifies the network in results.json."""
     folder.mkdir(parents=True)
-    flags = parse_eval_arguments(["--datasets", *recalls, *argv])
+    flags = parse_eval_arguments(["--datasets", *recalls, "--untrained", *argv])
     (folder / "args.json").write_text(json.dumps(vars(flags)))
     for name, values in recalls.items():
         place = folder / name

@@ -225,7 +225,7 @@ def test_entry_points_are_seeded_as_flags_say(main, flags, monkeypatch):
     with pytest.raises(EnoughError):
         main(
             [
-                *(flags if main is train_main else ["--dataset=mini_city_val"]),
+                *(flags if main is train_main else ["--dataset=mini_city_val", "--untrained"]),
                 "--seed=5",
                 "--deterministic",
             ]

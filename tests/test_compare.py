@@ -261,7 +261,8 @@ def test_flags_out_of_range_are_refused(tmp_path, refused, flags, text):
 
 def test_evaluations_are_compared(datasets_folder, tmp_path, capsys):
     common = [f"--datasets_folder={datasets_folder}", "--dataset=mini_city_test_v1"]
-    common += ["--backbone_weights=none", "--fc_output_dim=8", "--device=cpu", "--num_workers=0"]
+    common += ["--untrained", "--backbone_weights=none"]
+    common += ["--fc_output_dim=8", "--device=cpu", "--num_workers=0"]
     runs = [str(tmp_path / f"seed{seed}") for seed in (0, 1)]
     for seed, run in enumerate(runs):
         eval_main([*common, f"--seed={seed}", f"--save_dir={run}"])

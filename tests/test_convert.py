@@ -138,7 +138,7 @@ def test_a_converted_set_is_evaluated(photos, tmp_path):
     np.testing.assert_array_equal(eval_set.positions.database_m, eval_set.positions.queries_m)
     evaluation_command.main(
         [
-            *("--backbone=ResNet18", "--backbone_weights=none", "--fc_output_dim=8"),
+            *("--untrained", "--backbone_weights=none", "--fc_output_dim=8"),
             *(f"--test_set_folder={tmp_path}/set", "--resize_test_imgs=32", "--num_workers=0"),
             *("--device=cpu", f"--save_dir={tmp_path}/run"),
         ]

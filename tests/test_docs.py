@@ -90,7 +90,8 @@ def demo(datasets_folder, tmp_path_factory):
     places = [f"--datasets_folder={folder / 'data' / 'demo'}", "--num_workers=0"]
     trained = ["--epochs_num=1", f"--save_dir={folder / 'logs' / 'demo' / 'trained'}"]
     find_main("train")([*SMALL, *places, *trained, f"--cache_folder={folder / 'cache'}"])
-    untrained = ["--backbone_weights=none", f"--save_dir={folder / 'logs' / 'demo' / 'untrained'}"]
+    untrained = [f"--save_dir={folder / 'logs' / 'demo' / 'untrained'}", "--untrained"]
+    untrained += ["--backbone_weights=none"]
     find_main("eval")([*places, "--dataset=mini_city_test_v1", *untrained, "--fc_output_dim=16"])
     return folder
 

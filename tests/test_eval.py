@@ -155,7 +155,7 @@ def test_pictures_show_each_query_or_only_the_wrong_ones(flags, tmp_path):
             "say how many by --num_preds_to_save",
         ),
         (["--dataset=mini_city_val", "--save_descriptors=text.pth"], 1, "text.pth is a file"),
-        (["--dataset=mini_city_val", "--model=m:f"], 2, "--resume and --model both name a model"),
+        (["--dataset=mini_city_val", "--model=m:f"], 2, "which model to evaluate, and only one"),
         (
             ["--dataset=mini_city_val", "--no_labels", "--positives=p.csv"],
             2,
@@ -186,7 +186,7 @@ def test_user_errors_are_sentences(flags, tmp_path, refused, extra, code, text):
 
 
 def test_a_wrong_option_of_an_untrained_network(tmp_path, refused):
-    flags = ["--dataset=mini_city_val", "--aggregation_args=p=4"]
+    flags = ["--dataset=mini_city_val", "--untrained", "--aggregation_args=p=4"]
     assert "'p' is no option of gem; its options" in refused(eval_main, flags, code=2)
 
 

@@ -131,7 +131,7 @@ def test_an_evaluation_that_is_interrupted_says_so_and_no_more(tmp_path):
     for role in ("database", "queries"):
         for number in range(40):
             write_image(tmp_path / "set" / role / name(10 * number, 2), size=(640, 480))
-    command = [sys.executable, "eval.py", "--backbone=ResNet18", "--backbone_weights=none"]
+    command = [sys.executable, "eval.py", "--untrained", "--backbone_weights=none"]
     command += ["--device=cpu", "--num_workers=2", f"--test_set_folder={tmp_path / 'set'}"]
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(

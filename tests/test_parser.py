@@ -57,10 +57,14 @@ def test_names_are_those_of_the_tables():
     assert list(parser.REDUCTIONS) == list(REDUCTIONS)
 
 
+def untrained(parse):
+    return ["--untrained"] * (parse is parse_eval_arguments)
+
+
 @pytest.mark.parametrize("parse", [parse_train_arguments, parse_eval_arguments])
 def test_pooling_is_another_name_of_aggregation(parse):
     for flag in ("--aggregation", "--pooling"):
-        args = parse([flag, "avg", "--dataset", "mini_city"])
+        args = parse([flag, "avg", "--dataset", "mini_city", *untrained(parse)])
         assert args.aggregation == "avg" and not hasattr(args, "pooling")
 
 
@@ -68,13 +72,13 @@ def test_pooling_is_another_name_of_aggregation(parse):
 def test_options_of_the_aggregation_have_types(parse, monkeypatch):
     row = METHODS[DEFAULT_METHOD] | {"aggregation_args": {"l2": "none"}}
     monkeypatch.setitem(METHODS, DEFAULT_METHOD, row)
-    flags = ["--dataset=mini_city", "--aggregation_args"]
+    flags = [*untrained(parse), "--dataset=mini_city", "--aggregation_args"]
     pairs = ["a=16", "b=0.5", "c=true", "d=before_pool", "e="]
     expected = {"a": 16, "b": 0.5, "c": True, "d": "before_pool", "e": ""}
     assert parse(flags + pairs).aggregation_args == expected
     assert parse(flags).aggregation_args == {}, "none of the method's"
     of_row = {"l2": "none"} if parse is parse_train_arguments else None
-    assert parse(flags[:1]).aggregation_args == of_row
+    assert parse(flags[:-1]).aggregation_args == of_row
 
 
 @pytest.mark.parametrize("parse", [parse_train_arguments, parse_eval_arguments])
@@ -92,7 +96,7 @@ def test_every_flag_has_real_help(parse, capsys, monkeypatch):
 
 
 def test_resize_without_a_value_means_the_image_size():
-    dataset = ["--dataset", "sf_xl_val"]
+    dataset = ["--dataset", "sf_xl_val", "--untrained"]
     for flags, expected in (
         ([], None),
         (["--resize_test_imgs"], ""),
@@ -187,6 +191,9 @@ def test_eval_wants_to_know_on_what(capsys):
             parse_eval_arguments,
             "either --dataset",
         ),
+        ("--dataset sf_xl_val", parse_eval_arguments, "or --untrained, the network before"),
+        ("--dataset sf_xl_val --untrained --model a", parse_eval_arguments, "and only one"),
+        ("--dataset sf_xl_val --resume a --model a", parse_eval_arguments, "and only one"),
         (
             "--dataset sf_xl_test_v1 --queries_folder night",
             parse_eval_arguments,

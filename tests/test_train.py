@@ -133,7 +133,7 @@ def test_evaluation_without_a_model_is_the_network_that_training_starts_from(
         train_main([*flags, "--seed=5"])
     with pytest.raises(KeyboardInterrupt):
         eval_main(
-            "--dataset mini_city_test_v1 --backbone Tiny --backbone_weights none "
+            "--dataset mini_city_test_v1 --untrained --backbone Tiny --backbone_weights none "
             f"--fc_output_dim 16 --seed 5 --datasets_folder {datasets_folder}".split()
         )
     assert all(torch.equal(captured[0][key], captured[1][key]) for key in captured[0])

@@ -116,7 +116,7 @@ def test_an_untrained_network_has_the_defaults_of_the_backbone(make_eval_folder,
     folder = make_eval_folder([(0, 0)], [(1, 0)])
     places = [f"--test_set_folder={folder}", f"--save_dir={tmp_path / 'run'}", "--device=cpu"]
     own = ["--backbone=CCT14_224", "--backbone_weights=none", "--resize_test_imgs=32x32"]
-    eval_main([*places, *own, "--num_workers=0", "--no_report"])
+    eval_main([*places, *own, "--untrained", "--num_workers=0", "--no_report"])
     results = read_json(tmp_path / "run" / "results.json")
     assert (results["aggregation"], results["fc_output_dim"]) == ("seqpool", 0)
 

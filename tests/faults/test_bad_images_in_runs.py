@@ -145,9 +145,9 @@ def mixed_set(tmp_path):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_evaluation_names_the_image_or_counts_it(mixed_set, tmp_path, refused, num_workers):
     flags = [
-        *("--backbone=Tiny", "--backbone_weights=none", "--fc_output_dim=8", "--device=cpu"),
-        *(f"--test_set_folder={mixed_set}", "--resize_test_imgs=32x32", "--no_report"),
-        *(f"--num_workers={num_workers}", "--io_retries=1"),
+        *("--untrained", "--backbone=Tiny", "--backbone_weights=none", "--fc_output_dim=8"),
+        *("--device=cpu", f"--test_set_folder={mixed_set}", "--resize_test_imgs=32x32"),
+        *("--no_report", f"--num_workers={num_workers}", "--io_retries=1"),
     ]
     said = refused(evaluation_command.main, [*flags, f"--save_dir={tmp_path / 'refused'}"], code=1)
     assert "image" in said and "@bad@" in said

@@ -12,7 +12,10 @@ from datasets.partition import PartitionParams
 from tools.check import __main__ as check
 
 PARAMS = PartitionParams(N=2, L=1, min_images_per_class=1)
-UNTRAINED = ("--backbone=Tiny", "--backbone_weights=none", "--fc_output_dim=8", "--device=cpu")
+UNTRAINED = (
+    *("--untrained", "--backbone=Tiny", "--backbone_weights=none", "--fc_output_dim=8"),
+    "--device=cpu",
+)
 
 FAULTS = {
     "upwards": "../../etc/passwd",
