@@ -10,6 +10,7 @@ import numpy as np
 import commons
 from datasets.eval_set import EvalSet
 from datasets.image_lists import ImagePaths
+from evaluation.confidence import measure_risk
 from evaluation.descriptor_files import DescriptorFiles
 from evaluation.descriptors import (
     Extraction,
@@ -153,7 +154,7 @@ def evaluate_all(
                 save(database)
         queries = _extract_queries(model, eval_set, protocol, inference, files)
         predictions, distances, agreement = _search(database, queries, k, eval_set.cities, weight)
-        result = _result(eval_set, protocol, database, queries, predictions, agreement)
+        result = _result(eval_set, protocol, database, queries, predictions, distances, agreement)
         yield Evaluation(eval_set, result, predictions, distances)
 
 
@@ -205,6 +206,34 @@ def compute_recalls(
     )  # [num_queries, K]
     num_correct = np.array([hits[:, :n].any(axis=1).sum() for n in recall_values])
     return 100 * num_correct / len(hits)
+
+
+def count_correct(
+    eval_set: EvalSet,
+    predictions: np.ndarray,
+    distances: np.ndarray,
+    recall_values: Sequence[int],
+) -> dict[str, Any]:
+    """Return `recalls` and `risk_coverage` of results.json; empty and None without ground truth.
+
+    Args:
+        eval_set: Database and queries.
+        predictions: Database indices, best first, -1 for none. int [num_queries, K].
+        distances: Of the descriptors, inf for none. float [num_queries, K].
+        recall_values: See `compute_recalls`.
+    """
+    if eval_set.truth is None:
+        return {"recalls": {}, "risk_coverage": None}
+    positives = eval_set.truth.positives_per_query
+    recalls = compute_recalls(predictions, positives, recall_values)
+    first = zip(predictions[:, 0], positives, strict=True)
+    correct = np.array([prediction in those for prediction, those in first])
+    return {
+        "recalls": {
+            f"R@{n}": float(recall) for n, recall in zip(recall_values, recalls, strict=True)
+        },
+        "risk_coverage": measure_risk(distances[:, 0], correct),
+    }
 
 
 def own_shard(num_images: int, unit: int) -> range:
@@ -400,17 +429,11 @@ def _result(
     database: Database,
     queries: Extraction,
     predictions: np.ndarray,
+    distances: np.ndarray,
     agreement: float | None,
 ) -> dict[str, Any]:
     """Return recalls and everything that they depend on, as plain values."""
     truth = eval_set.truth
-    recalls = {}
-    if truth is not None:
-        values = compute_recalls(predictions, truth.positives_per_query, protocol.recall_values)
-        recalls = {
-            f"R@{n}": float(recall)
-            for n, recall in zip(protocol.recall_values, values, strict=True)
-        }
     dim = database.extraction.descriptors.shape[1]
     num_searched = len(eval_set.database) - len(database.extraction.unreadable)
     unreadable = {
@@ -423,7 +446,7 @@ def _result(
         "paper_column": eval_set.paper_column,
         "database_folder": str(eval_set.database.folder),
         "queries_folder": str(eval_set.queries.folder),
-        "recalls": recalls,
+        **count_correct(eval_set, predictions, distances, protocol.recall_values),
         "num_queries": len(eval_set.queries),
         "num_database": len(eval_set.database),
         "num_queries_without_positives": truth and int((~truth.has_positives).sum()),

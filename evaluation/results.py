@@ -62,6 +62,8 @@ def format_result(result: dict[str, Any]) -> str:
         protocol += [_format_model(result), f"code {result['code_version']}"]
         protocol.append(f"seed {result['seed']}")
     recalls = ", ".join(f"{name}: {recall:.1f}" for name, recall in result["recalls"].items())
+    if risk := result.get("risk_coverage"):
+        recalls += f"; R@100P: {risk['R@100P']:.1f}, area of risk-coverage: {risk['area']:.1f}"
     name = f"{result['dataset']} ({result['protocol']})"
     return f"{name}: {recalls or 'no recalls'} | {', '.join(protocol)}"
 

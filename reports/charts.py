@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
+from evaluation.confidence import measure_risk, risk_curve
 from reports import curves
 from reports.curves import ERROR_EDGES_M, Groups
 from reports.run_files import RunArrays
@@ -55,6 +56,7 @@ def make_charts(run: RunArrays) -> list[Chart]:
     charts_of_run = [_recall_chart(run)]
     if not np.isnan(run.distances_m[:, 0]).all():
         charts_of_run += [_threshold_chart(run), _error_chart(run)]
+    charts_of_run.append(_risk_chart(run))
     return charts_of_run + list(_group_charts(run))
 
 
@@ -114,6 +116,20 @@ def _error_chart(run: RunArrays) -> Chart:
     description = f"Queries with errors {', '.join(values)}; all: {total.sum()}."
     title = "Localisation error of the top-1 prediction, metres"
     return Chart("errors", title, svg, description, caption.strip())
+
+
+def _risk_chart(run: RunArrays) -> Chart:
+    first = run.descriptor_distances[:, 0], run.correct[:, 0]
+    measured = measure_risk(*first)
+    svg = draw_risk_curve("risk-coverage", risk_curve(*first))
+    points = measured["risk_at_coverage"].items()
+    values = ", ".join(f"{risk:.1f} at a coverage of {coverage}" for coverage, risk in points)
+    caption = (
+        f"Queries with the nearest top-1 are accepted first. Area: {measured['area']:.1f}%. "
+        f"R@100P: {measured['R@100P']:.1f}% are accepted before the first wrong one."
+    )
+    title = "Wrong predictions among the accepted ones, %, by coverage"
+    return Chart("risk-coverage", title, svg, f"In percent, {values}.", caption)
 
 
 def _group_charts(run: RunArrays) -> Iterator[Chart]:
@@ -192,6 +208,16 @@ def draw_recalls_by_threshold(
     axes.set_xlim(0, thresholds_m[-1])
     axes.set_ylim(0, 104)
     figure.legend(loc="outside upper center", ncols=5, handlelength=1.4, columnspacing=1.2)
+    return _to_svg(figure, name)
+
+
+@_styled
+def draw_risk_curve(name: str, risks: np.ndarray) -> str:
+    """Draw the risk in percent of accepting the surest 1, 2, ... queries [num_queries]."""
+    figure, axes = _axes("coverage, accepted queries (%)", "risk (%)")
+    axes.plot(100 * np.arange(1, len(risks) + 1) / len(risks), risks, color=_BLUE, linewidth=2)
+    axes.set_xlim(0, 102)
+    axes.set_ylim(0, max(5, 1.1 * risks.max()))
     return _to_svg(figure, name)
 
 

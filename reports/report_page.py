@@ -52,7 +52,9 @@ _LABELS = {  # of results.json, in the order of the page
     "database_folder": "Database folder",
     "queries_folder": "Queries folder",
 }
-_SHOWN_ELSEWHERE = {"dataset", "recalls", "notes", "model_file", "fc_output_dim"}
+_SHOWN_ELSEWHERE = {
+    *("dataset", "recalls", "risk_coverage", "notes", "model_file", "fc_output_dim"),
+}
 _IMAGE_SIZES_SHOWN = 3
 _RECALL_TOLERANCE = 0.01  # percent
 
