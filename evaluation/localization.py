@@ -6,6 +6,7 @@ import numpy as np
 import utm
 
 from datasets.image_names import ImageName, parse_image_name
+from evaluation.confidence import measure_confidence, measure_spread
 from evaluation.place_index import PlaceIndex
 from evaluation.search import find_neighbors
 
@@ -78,52 +79,6 @@ def localize(
         confidence = measure_confidence(positions_m, row_distances, threshold_m)
         localizations.append(Localization(photo, places, spread_m, confidence))
     return localizations
-
-
-def measure_spread(positions_m: np.ndarray) -> float | None:
-    """Return the median distance of predictions to their medoid, metres.
-
-    The medoid is the prediction with the least sum of distances to the others; the median is over
-    those others.
-
-    Args:
-        positions_m: UTM east and north, by rank. float64 [K, 2].
-
-    Returns:
-        Metres; None for fewer than two predictions.
-    """
-    if len(positions_m) < 2:
-        return None
-    apart_m = np.linalg.norm(positions_m[:, None] - positions_m[None], axis=2)  # [K, K]
-    medoid = int(apart_m.sum(axis=1).argmin())
-    return float(np.median(np.delete(apart_m[medoid], medoid)))
-
-
-def measure_confidence(
-    positions_m: np.ndarray, descriptor_distances: np.ndarray, threshold_m: float
-) -> float | None:
-    """Return how far the other predictions agree with the place of the top-1, 0 to 1.
-
-    Each prediction votes for its place with weight (d_1 / d_k)^2, where d_k is its descriptor
-    distance; the result is the share of the votes within the threshold of the top-1. It is high if
-    the predictions are of one place, or if the top-1 is far nearer than those of other places. It
-    is a heuristic, not a calibrated probability: a photo of a place outside the database gets one
-    too.
-
-    Args:
-        positions_m: UTM east and north, by rank. float64 [K, 2].
-        descriptor_distances: Ascending. float [K].
-        threshold_m: Largest distance within one place, metres.
-
-    Returns:
-        At least 1 / K; None for fewer than two predictions.
-    """
-    if len(positions_m) < 2:
-        return None
-    first, distances = descriptor_distances[0], np.asarray(descriptor_distances, float)
-    votes = (first / np.maximum(distances, first)) ** 2 if first > 0 else distances == 0
-    near = np.linalg.norm(positions_m - positions_m[0], axis=1) <= threshold_m
-    return float(votes[near].sum() / votes.sum())
 
 
 def _place(place_index: PlaceIndex, image: int, rank: int, distance: float) -> Place:

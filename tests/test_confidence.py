@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import eval as evaluation_command
-from evaluation.confidence import measure_risk, risk_curve
+from evaluation.confidence import measure_confidence, measure_risk, measure_spread, risk_curve
 
 
 def test_risk_of_a_case_by_hand():
@@ -61,3 +61,27 @@ def test_an_evaluation_says_risk_and_coverage(eval_flags, tmp_path):
     report = (tmp_path / "run" / "report.html").read_text()
     assert "Wrong predictions among the accepted ones" in report
     assert f"R@100P: {share:.1f}% are accepted before" in report
+
+
+def test_spread_is_the_median_distance_to_the_medoid():
+    positions_m = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 20.0], [-600.0, -600.0]])
+    assert measure_spread(positions_m) == 20  # to (0, 0): 10, 20, 849
+    assert measure_spread(positions_m[:2]) == 10
+    assert measure_spread(positions_m[:1]) is None
+
+
+@pytest.mark.parametrize(
+    ("east_m", "distances", "expected"),
+    [
+        ([0, 25, 25.1], [0.5, 0.5, 0.5], 2 / 3),
+        ([0, 100, 5], [0.5, 1.0, 1.0], (1 + 0.25) / (1 + 0.25 + 0.25)),
+        ([0, 100, 200], [0.0, 0.5, 0.6], 1),
+        ([0, 100, 0], [0.0, 0.0, 0.6], 0.5),
+        ([0], [0.5], None),
+        ([], [], None),
+    ],
+)
+def test_confidence_is_the_share_of_votes_near_the_first(east_m, distances, expected):
+    positions_m = np.stack((np.array(east_m, float), np.zeros(len(east_m))), axis=1)
+    confidence = measure_confidence(positions_m, np.array(distances, np.float32), 25.0)
+    assert confidence == (expected if expected is None else pytest.approx(expected))

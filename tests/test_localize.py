@@ -13,7 +13,7 @@ from PIL import Image
 from datasets.image_lists import list_images
 from datasets.image_names import parse_image_name
 from datasets.images import open_image
-from evaluation.localization import find_coordinates, measure_confidence, measure_spread
+from evaluation.localization import find_coordinates
 from localize import main
 from model.checkpoint_files import save_atomically
 from model.network import build_network
@@ -210,30 +210,6 @@ def test_user_errors_are_sentences(index, flags, tmp_path, refused, extra, code,
     message = refused(main, [*flags, *extra], code)
     assert re.search(text, message), message
     assert not (tmp_path / "run" / "places.csv").exists()
-
-
-def test_spread_is_the_median_distance_to_the_medoid():
-    positions_m = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 20.0], [-600.0, -600.0]])
-    assert measure_spread(positions_m) == 20  # to (0, 0): 10, 20, 849
-    assert measure_spread(positions_m[:2]) == 10
-    assert measure_spread(positions_m[:1]) is None
-
-
-@pytest.mark.parametrize(
-    ("east_m", "distances", "expected"),
-    [
-        ([0, 25, 25.1], [0.5, 0.5, 0.5], 2 / 3),
-        ([0, 100, 5], [0.5, 1.0, 1.0], (1 + 0.25) / (1 + 0.25 + 0.25)),
-        ([0, 100, 200], [0.0, 0.5, 0.6], 1),
-        ([0, 100, 0], [0.0, 0.0, 0.6], 0.5),
-        ([0], [0.5], None),
-        ([], [], None),
-    ],
-)
-def test_confidence_is_the_share_of_votes_near_the_first(east_m, distances, expected):
-    positions_m = np.stack((np.array(east_m, float), np.zeros(len(east_m))), axis=1)
-    confidence = measure_confidence(positions_m, np.array(distances, np.float32), 25.0)
-    assert confidence == (expected if expected is None else pytest.approx(expected))
 
 
 def test_coordinates_come_from_the_name_or_from_utm():
