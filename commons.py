@@ -251,16 +251,17 @@ class LogFile(LogStream, logging.FileHandler):
     """A log file, on a disk that may be full or vanish."""
 
 
-def setup_logging(folder: Path | None = None) -> None:
+def setup_logging(folder: Path | None = None, quiet: bool = False) -> None:
     """Log to the console, and to `info.log` and `debug.log` if there is a run folder.
 
-    Of several processes, the main one does; the others only show errors.
+    Of several processes, the main one does; the others only show errors. A quiet console leaves
+    stdout alone: warnings and errors go to stderr.
     """
     errors, console = LogStream(sys.stderr), LogStream(sys.stdout)
-    errors.setLevel(logging.ERROR)
+    errors.setLevel(logging.WARNING if quiet else logging.ERROR)
     console.setLevel(logging.INFO)
     console.addFilter(lambda record: record.levelno < logging.ERROR)
-    handlers: list[logging.Handler] = [console, errors] if rank() == 0 else [errors]
+    handlers: list[logging.Handler] = [errors] if quiet or rank() > 0 else [console, errors]
     if rank() > 0:
         folder = None
     for name, level in (("info.log", logging.INFO), ("debug.log", logging.DEBUG)):

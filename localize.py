@@ -2,6 +2,7 @@
 
 python localize.py PHOTO_OR_FOLDER ... --resume model.pth --database IMAGES --save_place_index INDEX
 python localize.py PHOTO_OR_FOLDER ... --resume model.pth --place_index INDEX
+python localize.py PHOTO_OR_FOLDER ... --resume model.pth --place_index INDEX --csv - | sort
 
 The first call extracts the descriptors of a folder of images with '@' names and saves them; the
 second one no longer needs the images.
@@ -38,6 +39,7 @@ from reports.places import (
     describe_agreement,
     format_localization,
     format_place,
+    print_places,
     printable,
     write_geojson,
     write_places,
@@ -50,6 +52,8 @@ from runs.signals import StopSignals
 def main(argv: Sequence[str] | None = None) -> None:
     """Localize photos; print their places and write tables and a map."""
     args = parse_localize_arguments(argv)
+    quiet = args.quiet or args.csv == "-"
+    commons.setup_logging(quiet=quiet)
     software = describe_software()
     with commons.usage_errors():
         parse_resize(args.resize or "none")
@@ -70,11 +74,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         StopSignals("Start again", can_resume=False),
         run_folder(args.save_dir, "localize", vars(args)) as folder,
     ):
-        commons.setup_logging(folder)
+        commons.setup_logging(folder, quiet)
         record_start(folder, device)
         extractor = optimize(model)
         inference = Inference(
-            device, args.infer_batch_size, args.num_workers, io_retries=args.io_retries
+            device,
+            args.infer_batch_size,
+            args.num_workers,
+            io_retries=args.io_retries,
+            show_progress=not quiet,
         )
         if args.database:
             resize = choose_resize(args.resize, None, model) or "none"
@@ -95,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         localizations = localize(
             place_index, list(photos), descriptors, args.top_k, args.positive_dist_threshold
         )
-        write_run(folder, place_index, localizations)
+        write_run(folder, place_index, localizations, args.csv)
 
 
 def list_photos(given: Sequence[str]) -> ImagePaths:
@@ -179,10 +187,20 @@ def index_database(
     return PlaceIndex(index, search, database, metadata | facts)
 
 
-def write_run(folder: Path, place_index: PlaceIndex, localizations: Sequence[Localization]) -> None:
-    """Print the places of each photo and write them as CSV, GeoJSON and a map."""
-    for localization in localizations:
-        logging.info(printable(format_localization(localization)) + "\n")
+def write_run(
+    folder: Path,
+    place_index: PlaceIndex,
+    localizations: Sequence[Localization],
+    table: str | None = None,
+) -> None:
+    """Write the places of each photo as CSV, GeoJSON and a map, and print them.
+
+    Args:
+        folder: Of the run.
+        place_index: What was searched.
+        localizations: One a photo.
+        table: A second file for the CSV; "-" for stdout.
+    """
     write_places(localizations, folder / "places.csv")
     num_points = write_geojson(localizations, folder / "places.geojson")
     if num_points < len(localizations):
@@ -195,6 +213,12 @@ def write_run(folder: Path, place_index: PlaceIndex, localizations: Sequence[Loc
     page = draw_place_map(title, place_index.positions_m, photos)
     with commons.atomic_write(folder / "map.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
+    for localization in localizations:
+        logging.info(printable(format_localization(localization)) + "\n")
+    if table == "-":
+        print_places(localizations)
+    elif table:
+        write_places(localizations, Path(table))
     logging.info(f"Places and a map are in {folder}")
 
 

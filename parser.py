@@ -157,6 +157,12 @@ def parse_localize_arguments(argv: Sequence[str] | None = None) -> argparse.Name
     add_device(add)
     add_io_retries(add)
     add("--skip_unreadable", action="store_true", help="skip photos that cannot be read")
+    add(
+        "--csv",
+        metavar="FILE",
+        help="write the table of places there too; - is stdout, which then shows nothing else",
+    )
+    add("--quiet", action="store_true", help="show warnings and errors only")
     add("--save_dir", help="folder of this run (default: logs/localize_<time>)")
     args = cli.parse_args(argv)
     if bool(args.place_index) == bool(args.database):

@@ -52,6 +52,7 @@ class Inference:
     use_amp16: bool = False  # compute in float16 where that is exact enough; on CUDA devices
     dtype: str = "float32"  # of the descriptors; or float16
     io_retries: int = 0  # how often a failed read is tried again, see `load_image`
+    show_progress: bool = True  # by a bar on stderr
 
     def __post_init__(self) -> None:
         """Raise a ValueError if the device cannot do it."""
@@ -160,7 +161,8 @@ def extract_rows(
         desc=label,
         unit="img",
         dynamic_ncols=True,
-        disable=commons.rank() > 0,  # one bar, of a shard like the others
+        disable=commons.rank() > 0
+        or not inference.show_progress,  # one bar, of a shard like the others
     )
     with progress:
         for rows in pipeline.run(load_windows(paths, windows, inference), progress.update):

@@ -2,12 +2,13 @@
 
 import itertools
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import commons
-from datasets.tables import write_table
+from datasets.tables import write_rows, write_table
 from evaluation.localization import Localization, Place
 
 PLACES_COLUMNS = (
@@ -80,6 +81,21 @@ def printable(text: str) -> str:
 def write_places(localizations: Sequence[Localization], path: Path) -> None:
     """Write one row per photo and rank; unknown values are empty."""
     write_table(path, PLACES_COLUMNS, itertools.chain(*map(_csv_rows, localizations)))
+
+
+def print_places(localizations: Sequence[Localization]) -> None:
+    """Write the table of `write_places` to stdout.
+
+    Raises:
+        commons.ConsoleClosed: If its reader has gone.
+    """
+    sys.stdout.reconfigure(errors="surrogateescape")  # names may be any bytes
+    rows = itertools.chain(*map(_csv_rows, localizations))
+    try:
+        write_rows(sys.stdout, PLACES_COLUMNS, rows, line_end="\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise commons.ConsoleClosed from None
 
 
 def write_geojson(localizations: Sequence[Localization], path: Path) -> int:

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import utm
 from conftest import WITH_TINY, name, run, write_image
 from PIL import Image
 
+import commons
 from datasets.image_lists import list_images
 from datasets.image_names import parse_image_name
 from datasets.images import open_image
@@ -117,6 +119,35 @@ def test_an_index_with_codes_gives_what_the_exact_one_gives(
     np.testing.assert_allclose(*distances, atol=2e-4)
     if search != "fp16":  # all 40 are refined
         assert found == exact
+
+
+@pytest.mark.parametrize("extra", [["--csv=-"], ["--quiet"], ["--quiet", "--csv=FILE"]])
+def test_quiet_and_the_table_on_stdout(index, database, flags, tmp_path, capfd, extra):
+    bad = tmp_path / "photos" / "a,\udcff.jpg"
+    bad.parent.mkdir()
+    shutil.copy(list_images(database)[3], bad)
+    (bad.parent / "b.jpg").write_bytes(b"broken")
+    extra = [flag.replace("FILE", str(tmp_path / "own.csv")) for flag in extra]
+    line = [str(bad.parent), f"--place_index={index}", "--skip_unreadable", *flags, *extra]
+    capfd.readouterr()
+    commons.run_command(lambda: main(line))
+    printed, table = capfd.readouterr(), (tmp_path / "run" / "places.csv").read_bytes()
+    assert printed.out.encode("utf-8", "surrogateescape") == (
+        table.replace(b"\r\n", b"\n") if "--csv=-" in extra else b""
+    )
+    assert printed.err == f"Skipped, it cannot be read: {tmp_path / 'photos' / 'b.jpg'}\n"
+    if len(extra) == 2:
+        assert (tmp_path / "own.csv").read_bytes() == table
+    assert "Searching for 2 photos" in (tmp_path / "run" / "info.log").read_text()
+
+
+def test_a_reader_that_has_gone_loses_no_file(index, database, flags, tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w"))
+    with pytest.raises(commons.ConsoleClosed):
+        main([str(database), f"--place_index={index}", *flags, "--csv=-"])
+    assert len(rows_of(tmp_path / "run")) == 40 * 5 and (tmp_path / "run" / "map.html").exists()
 
 
 def test_exif_orientation_is_respected(index, database, flags, tmp_path):
