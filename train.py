@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         absent = {"aggregation_args": {}, "input_scaling": None}  # where the network has none
         flags = vars(args) | absent | network.architecture
         flags |= {"image_size": settings.image_size}
-        flags = note_changes(flags, checkpoint)
+        flags = note_changes(flags, checkpoint, val_set.digest)
         folder = stack.enter_context(
             run_folder(args.save_dir, "train", flags)
             if path is None
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         record_start(folder, device)
         checkpointer = Checkpointer(
             folder,
-            {"args": flags, "data_digest": objective.digest},
+            {"args": flags, "data_digest": objective.digest, "val_digest": val_set.digest},
             args.checkpoint_every,
             UnreadableImages(folder, args.max_bad_images, objective.images_per_epoch),
             signals,

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -48,6 +49,16 @@ class EvalSet:
         return (
             f"{self.name} ({len(self.database):,} database images, {len(self.queries):,} queries)"
         )
+
+    @property
+    def digest(self) -> str:
+        """The digest of the names of all images, in their order, wherever the folders are."""
+        digest = hashlib.blake2b(digest_size=12)
+        for paths in (self.database, self.queries):
+            digest.update(b"%d\n" % len(paths))
+            for line in paths.lines():
+                digest.update(line + b"\n")
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -450,7 +450,11 @@ def _describe(output: Any) -> str:
 
 def hash_tensors(model: Any) -> str | None:
     """Return a SHA-256 of the state dict: names, types, shapes and values; None without tensors."""
-    state = model.state_dict() if isinstance(model, nn.Module) else {}
+    return hash_state(model.state_dict()) if isinstance(model, nn.Module) else None
+
+
+def hash_state(state: Mapping[str, Any]) -> str | None:
+    """Do what `hash_tensors` does with a state dict."""
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):

@@ -15,7 +15,7 @@ from training_runs import SMALL, assert_same_state, metrics_of, stand_still_afte
 from model.checkpoint_files import read_checkpoint, save_atomically
 from model.checkpoints import load_network
 from train import main as train_main
-from training.checkpoints import note_changes
+from training.checkpoints import note_changes, read_training_checkpoint
 
 
 def test_killed_and_continued_training_equals_an_uninterrupted_one(flags, tmp_path):
@@ -157,6 +157,63 @@ def test_within_an_epoch_the_best_network_cannot_be_made_again(continued, tmp_pa
     save_atomically(checkpoint, tmp_path / "last_checkpoint.pth")
     with pytest.raises(FileNotFoundError, match="no .*best_model.pth: it belongs to"):
         train_main([f"--resume_train={tmp_path / 'last_checkpoint.pth'}"])
+
+
+def later(run, tmp_path):
+    """Copy a run of one epoch, and let its network be the best of one before the last epoch."""
+    shutil.copytree(run, tmp_path / "later")
+    last = tmp_path / "later" / "last_checkpoint.pth"
+    checkpoint = read_checkpoint(last)
+    checkpoint["metrics"] *= 2
+    save_atomically(checkpoint | {"epoch_num": 2, "best_epoch": 0}, last)
+    return last
+
+
+def test_another_best_network_is_noticed_and_the_runs_own_is_not(continued, tmp_path, refused):
+    last = later(continued, tmp_path)
+    best = last.with_name("best_model.pth")
+    assert read_training_checkpoint(last)["epoch_num"] == 2
+    state = read_checkpoint(best)
+    state["aggregation.1.p"] += 1e-3
+    save_atomically(state, best)
+    said = refused(train_main, [f"--resume_train={last}"], code=1)
+    assert "best_model.pth is not the best network of the training in " in said
+    assert "compared are its tensors" in said
+    best.write_bytes(best.read_bytes()[:-9])
+    said = refused(train_main, [f"--resume_train={last}"], code=1)
+    assert "best_model.pth is not a checkpoint that can be read safely" in said
+
+
+def test_the_best_network_may_be_the_one_that_is_validated_next(continued, tmp_path):
+    """The last checkpoint, which said so, is lost."""
+    last = later(continued, tmp_path)
+    checkpoint = read_checkpoint(last) | {"best_model_sha256": "of an earlier one"}
+    save_atomically(checkpoint, last)
+    assert read_training_checkpoint(last)["epoch_num"] == 2
+    checkpoint["model_state_dict"]["aggregation.1.p"] += 1e-3
+    save_atomically(checkpoint, last)
+    with pytest.raises(ValueError, match="is not the best network"):
+        read_training_checkpoint(last)
+    del checkpoint["best_model_sha256"]  # an older version wrote it
+    save_atomically(checkpoint, last)
+    assert read_training_checkpoint(last)["epoch_num"] == 2
+
+
+def test_another_validation_set_is_noticed_once(continued, datasets_folder, tmp_path):
+    run = shutil.copytree(continued, tmp_path / "run")
+    val = shutil.copytree(datasets_folder / "mini_city/processed/val", tmp_path / "val")
+    again = [f"--resume_train={run / 'last_checkpoint.pth'}", f"--val_set_folder={val}"]
+    train_main([*again, "--epochs_num=1"])
+    log = run / "info.log"
+    assert "The validation set has changed" not in log.read_text()
+    next((val / "queries").rglob("*.jpg")).unlink()
+    train_main([*again, "--epochs_num=2"])
+    assert log.read_text().count("The validation set has changed since") == 1
+    assert "(compared are the names of its images and their order)" in log.read_text()
+    train_main([*again, "--epochs_num=2"])
+    assert log.read_text().count("The validation set has changed since") == 1
+    flags = json.loads((run / "args.json").read_text())
+    assert "the images of the validation set" in flags["changed_on_resume"]
 
 
 WRONG_HEADS = [{"weight": torch.zeros(1, 1)}] * 2

@@ -15,6 +15,7 @@ from model.checkpoint_files import (
     save_keeping_previous,
     save_safetensors,
 )
+from model.other_models import hash_state
 from runs.folders import noticing_loss
 from runs.signals import StopSignals
 from training.metrics import Metrics, NotFiniteError, UnreadableImages
@@ -76,6 +77,7 @@ class Checkpointer:
         self._unreadable, self.signals = unreadable, signals
         self._saved = (-1, -1)  # epoch and iteration of the last checkpoint
         self._metrics: Metrics | None = None  # of the main process
+        self._best_sha256 = ""  # of the tensors of the best network; in the main process
 
     def start(self, training: Training, checkpoint: dict[str, Any] | None) -> None:
         """Begin a run; or bring its folder to the state of the checkpoint it is resumed from."""
@@ -84,12 +86,19 @@ class Checkpointer:
         if checkpoint is None:
             return
         self._unreadable.count = checkpoint["num_unreadable"] // commons.num_ranks()
+        self._best_sha256 = checkpoint.get("best_model_sha256", "")
         if training.best_epoch == training.epoch_num - 1 and training.progress.iteration == 0:
             self.save_best(training)
         self._say_how_to_resume()
         logging.info(
             f"Resuming at epoch {training.epoch_num}, iteration {training.progress.iteration}"
         )
+        if _has_other_val_set(checkpoint, self._settings.get("val_digest")):
+            logging.warning(
+                "The validation set has changed since this training was last interrupted (compared "
+                "are the names of its images and their order): recalls before and after, by which "
+                "the best network is chosen, are of different images"
+            )
 
     def after_iteration(self, training: Training, unreadable: Sequence[str]) -> None:
         """Check images and losses, write a checkpoint if one is due, stop if a signal came.
@@ -126,7 +135,8 @@ class Checkpointer:
         training.progress.check(now=True)
         state = training.state_dict() | {"num_unreadable": self._unreadable.count_of_all()}
         if self._metrics is not None:
-            state |= {"metrics": self._metrics.lines} | self._settings
+            state |= {"metrics": self._metrics.lines, "best_model_sha256": self._best_sha256}
+            state |= self._settings
             save_keeping_previous(state, self.folder / LAST, self.folder / PREVIOUS)
         self._say_how_to_resume()
 
@@ -148,6 +158,8 @@ class Checkpointer:
         if self._metrics is not None:
             self._metrics.lines.append({"epoch": training.epoch_num} | numbers)
         is_best = training.end_epoch(val_recall)
+        if is_best and self._metrics is not None:
+            self._best_sha256 = hash_state(training.network.state_dict())
         self.save(training)
         if self._metrics is not None:
             self._metrics.write_last()
@@ -219,7 +231,7 @@ def read_training_checkpoint(path: Path, or_previous: bool = False) -> dict[str,
 
     Raises:
         FileNotFoundError: If it does not exist, or the run's best network is not beside it.
-        ValueError: If it is damaged, or something else.
+        ValueError: If it is damaged, or something else; or the network beside it is another one.
     """
     try:
         checkpoint = read_checkpoint(path)
@@ -229,6 +241,8 @@ def read_training_checkpoint(path: Path, or_previous: bool = False) -> dict[str,
     best_model = path.with_name(BEST)
     if _needs_best_model(checkpoint) and not best_model.is_file():
         raise FileNotFoundError(f"There is no {best_model}: it belongs to {path}")
+    if _needs_best_model(checkpoint):
+        _check_best_model(best_model, path, checkpoint)
     if path.name == PREVIOUS and commons.rank() == 0:
         save_atomically(checkpoint, path.with_name(LAST))
     return checkpoint
@@ -257,6 +271,27 @@ def _needs_best_model(checkpoint: dict[str, Any]) -> bool:
         return False
     is_at_start = checkpoint["progress"].get("iteration") == 0
     return not (is_at_start and checkpoint["best_epoch"] == checkpoint["epoch_num"] - 1)
+
+
+def _check_best_model(best_model: Path, path: Path, checkpoint: dict[str, Any]) -> None:
+    """Raise a ValueError if a best network is not the one of a checkpoint, at `path`.
+
+    Where the last checkpoint is lost, it may be of the epoch that the previous one ends.
+    """
+    if not (sha256 := checkpoint.get("best_model_sha256")):  # an older version did not save it
+        return
+    found = hash_state(read_checkpoint(best_model))
+    if found not in (sha256, hash_state(checkpoint["model_state_dict"])):
+        raise ValueError(
+            f"{best_model} is not the best network of the training in {path} (compared are its "
+            "tensors, by their SHA-256): put that file back, or start a new run from a network by "
+            "--resume_model"
+        )
+
+
+def _has_other_val_set(checkpoint: dict[str, Any], digest: str | None) -> bool:
+    """Whether a run is resumed with another validation set; no for checkpoints without a digest."""
+    return checkpoint.get("val_digest") not in (None, digest)
 
 
 def _read_previous(path: Path, error: DamagedFileError, or_previous: bool) -> dict[str, Any]:
@@ -304,12 +339,15 @@ def check_data_unchanged(checkpoint: dict[str, Any] | None, digest: str) -> None
         )
 
 
-def note_changes(flags: dict[str, Any], checkpoint: dict[str, Any] | None) -> dict[str, Any]:
+def note_changes(
+    flags: dict[str, Any], checkpoint: dict[str, Any] | None, val_digest: str | None = None
+) -> dict[str, Any]:
     """Return flags, with a list of those that a resumed run changed, now or before.
 
     Args:
         flags: Of the training from now on.
         checkpoint: Of the resumed run, None for a new one.
+        val_digest: Of the validation set; its change is listed, too.
     """
     if checkpoint is None:
         return flags
@@ -319,6 +357,8 @@ def note_changes(flags: dict[str, Any], checkpoint: dict[str, Any] | None) -> di
         for name in sorted(before.keys() & flags.keys() - NO_INFLUENCE)
         if flags[name] != before[name]
     ]
+    if _has_other_val_set(checkpoint, val_digest):
+        changed.append("the images of the validation set")
     return flags | {"changed_on_resume": [*before.get("changed_on_resume", []), *changed]}
 
 
