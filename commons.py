@@ -1,6 +1,6 @@
 """What the entry points share: exits, processes, logs, atomic writes, locks, devices.
 
-Imports nothing of this project.
+Of this project it imports `packages` alone.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -28,7 +27,8 @@ import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
 
-VERSION = "0.1.0"
+from packages import explain_import_error
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB from 0 to 1; images are normalised by these two
 IMAGENET_STD = (0.229, 0.224, 0.225)
 T = TypeVar("T")
@@ -93,6 +93,7 @@ def run_command(main: Callable[[], None]) -> None:
     Exit codes: 0, done, or stopped by SIGTERM so that it can be continued; 1, an error; 2, wrong
     flags; 130, Ctrl-C. Under torchrun, the process first joins the others of the job.
     """
+    _read_names_as_utf8()
     setup_logging()
     try:
         if num_ranks() > 1:
@@ -113,6 +114,13 @@ def run_command(main: Callable[[], None]) -> None:
     except Exception as error:
         _log_error(error)
         sys.exit(1)
+
+
+def _read_names_as_utf8() -> None:
+    """Start again in UTF-8 mode, as our files are, where locale and PYTHONUTF8 say otherwise."""
+    if sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"  # of loader processes
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _log_error(error: Exception) -> None:
@@ -139,6 +147,8 @@ def describe_failure(error: Exception) -> str:
     """Return a sentence on an error that the user can do something about, else an empty text."""
     if isinstance(error, _USER_ERRORS) and getattr(error, "errno", None) != errno.ENOMEM:
         return _describe_user_error(error)
+    if isinstance(error, ImportError) and (sentence := explain_import_error(error)):
+        return sentence
     text = f"{type(error).__name__}: {error}"
     for signs, remedy in _REMEDIES.items():
         if any(sign in text for sign in signs):
@@ -257,6 +267,8 @@ def setup_logging(folder: Path | None = None, quiet: bool = False) -> None:
     Of several processes, the main one does; the others only show errors. A quiet console leaves
     stdout alone: warnings and errors go to stderr.
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names may be any bytes
     errors, console = LogStream(sys.stderr), LogStream(sys.stdout)
     errors.setLevel(logging.WARNING if quiet else logging.ERROR)
     console.setLevel(logging.INFO)
@@ -485,16 +497,3 @@ def sha256_of(path: str | os.PathLike) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def code_version() -> str:
-    """Return the version of this code, with the git commit if it is a checkout of its own."""
-    folder = Path(__file__).resolve().parent
-    if not (folder / ".git").exists():
-        return VERSION
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        commit = subprocess.check_output(command, cwd=folder, stderr=subprocess.DEVNULL, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return VERSION
-    return f"{VERSION}+{commit.decode().strip()}"

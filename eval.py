@@ -10,6 +10,10 @@ The same command starts an evaluation over that was stopped or killed, also with
 0; without, 1. Ctrl-C: 130.
 """
 
+import packages  # first: says which package of those below is missing
+
+# isort: split
+
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +40,6 @@ from model.network import build_network, choose_architecture, choose_resize
 from model.other_models import hash_tensors, identify, load_model, parse_model_spec
 from parser import parse_eval_arguments
 from reports.pictures import save_pictures
-from reports.report import write_report
 from runs.folders import run_folder
 from runs.provenance import describe_software, peak_memory, record_start
 from runs.signals import StopSignals
@@ -245,7 +248,15 @@ def draw(folder: Path, num_preds: int, only_wrong: bool, has_report: bool) -> No
     """Draw pictures and a report of the results in a folder."""
     if num_preds:
         save_pictures(folder, num_preds, only_wrong)
-    if has_report:
+    if not has_report:
+        return
+    try:
+        from reports.report import write_report  # here: only the page needs what draws it
+    except ImportError as error:
+        if not (sentence := packages.explain_import_error(error)):
+            raise
+        logging.warning(f"No report page is written. {sentence}")
+    else:
         logging.info(f"Report: {write_report(folder)}")
 
 

@@ -8,6 +8,10 @@ The first call extracts the descriptors of a folder of images with '@' names and
 second one no longer needs the images.
 """
 
+import packages  # noqa: F401, first: says which package of those below is missing
+
+# isort: split
+
 import dataclasses
 import logging
 import os

@@ -7,6 +7,10 @@ python train.py --save_dir RUN --resume_train auto       begin or resume
 torchrun --nproc_per_node 8 train.py                     the same run on 8 GPUs
 """
 
+import packages  # noqa: F401, first: says which package of those below is missing
+
+# isort: split
+
 import argparse
 import contextlib
 import logging

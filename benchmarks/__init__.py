@@ -1,1 +1,3 @@
 """Measurements, each against a reference in the same run."""
+
+import packages  # noqa: F401, first: says which package is missing

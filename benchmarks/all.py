@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 import commons
+from runs.provenance import code_version
 
 FOLDER = Path(__file__).resolve().parent
 BENCHMARKS = (
@@ -63,7 +64,7 @@ def describe_machine() -> str:
     packages = ", ".join(f"{name} {version_of(name)}" for name in PACKAGES)
     return (
         "# Benchmarks\n\n"
-        f"Written by `make bench` on {datetime.date.today()}, code {commons.code_version()}. "
+        f"Written by `make bench` on {datetime.date.today()}, code {code_version()}. "
         "Sizes are those that fit a quarter of an hour; without `--quick` each benchmark has those "
         "of its description. Ratios are of runs side by side; times are of this machine.\n\n"
         f"{processor()}, {len(os.sched_getaffinity(0))} cores, {memory_gb:.0f} GB, {gpu}; "

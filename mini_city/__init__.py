@@ -3,6 +3,10 @@
 python -m mini_city --folder data/mini_city --preset demo
 """
 
+import packages  # noqa: F401, first: says which package of those below is missing
+
+# isort: split
+
 from mini_city.params import PRESETS, CityParams, DistrictParams
 from mini_city.writer import generate
 

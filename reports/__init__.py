@@ -1,1 +1,3 @@
 """Pictures and tables of finished runs, made from the files that the runs wrote."""
+
+import packages  # noqa: F401, first: says which package is missing

@@ -25,6 +25,7 @@ try:
 except ImportError:  # Windows
     resource = None
 
+VERSION = "0.1.0"
 FILE = "environment.json"
 _PACKAGES = (
     *("torchvision", "faiss-cpu", "faiss-gpu", "pillow", "simplejpeg", "numba", "timm"),
@@ -41,10 +42,23 @@ _VARIABLES = (  # that influence results or speed; no others: they may be secret
 )
 
 
+def code_version() -> str:
+    """Return the version of this code, with the git commit if it is a checkout of its own."""
+    folder = Path(__file__).resolve().parents[1]
+    if not (folder / ".git").exists():
+        return VERSION
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        commit = subprocess.check_output(command, cwd=folder, stderr=subprocess.DEVNULL, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return VERSION
+    return f"{VERSION}+{commit.decode().strip()}"
+
+
 def describe_software() -> dict[str, str]:
     """Return the versions that a result depends on; call it at the start, before files change."""
     return {
-        "code_version": commons.code_version(),
+        "code_version": code_version(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,

@@ -4,11 +4,12 @@ import json
 import os
 import runpy
 import shutil
+import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import write_image
+from conftest import REPOSITORY, write_image
 from PIL import Image
 
 from datasets.images import load_image
@@ -17,6 +18,7 @@ from localize import list_photos
 from tools.convert.exif import read_exif
 from tools.convert.positions import project
 from tools.convert.table import _parse, read_table
+from train import main as train_main
 
 
 @pytest.fixture
@@ -133,3 +135,41 @@ def test_a_folder_whose_name_is_not_utf8(make_eval_folder, eval_flags, tmp_path)
     assert result["recalls"]["R@1"] in (0, 100)
     files = {file.name for file in (tmp_path / "run").iterdir()}
     assert {"results.json", "predictions.csv", "table.md", "report.html"} <= files
+
+
+def test_a_folder_with_any_bytes_where_the_locale_has_no_letters(
+    make_eval_folder, model_file, tmp_path
+):
+    """In processes of their own, since Python reads the locale when it starts."""
+    folder = os.fsencode(make_eval_folder([(0, 0), (50, 0)], [(1, 0)]))
+    for role in (b"database", b"queries"):
+        (file, *_) = sorted(os.listdir(os.path.join(folder, role)))
+        inside = os.path.join(folder, role, b"sub \xe9 \xc3\xa9")
+        os.mkdir(inside)
+        os.rename(os.path.join(folder, role, file), os.path.join(inside, file))
+    place = os.fsencode(tmp_path) + b"/caf\xe9\n\xc3\xa9 <b>"
+    os.rename(folder, place)
+    ended = subprocess.run(
+        [
+            *(sys.executable, REPOSITORY / "tests/tiny_backbone.py", REPOSITORY / "eval.py"),
+            *(f"--resume={model_file}", b"--test_set_folder=" + place, "--device=cpu"),
+            *(b"--save_dir=" + place + b"/run", "--num_workers=0", "--num_preds_to_save=1"),
+        ],
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+    )
+    assert ended.returncode == 0, ended
+    assert b"Logging error" not in ended.stderr and b"Traceback" not in ended.stderr
+    files = {*os.listdir(place + b"/run")}
+    assert {b"results.json", b"table.md", b"report.html", b"preds", b"info.log"} <= files
+    with open(place + b"/run/predictions.csv", "rb") as file:
+        assert place + b"/database/sub \xe9 \xc3\xa9/" in file.read()
+
+
+def test_a_run_folder_whose_name_is_not_utf8_gets_all_files_of_a_training(flags, tmp_path):
+    run = os.fsencode(tmp_path) + b"/r\xe9n"
+    train_main([*flags, "--save_dir", os.fsdecode(run), "--epochs_num=1"])
+    (events,) = [name for name in os.listdir(run) if name.startswith(b"events")]
+    with open(os.path.join(run, events), "rb") as file:
+        assert b"R@1" in file.read()
+    assert {b"results.json", b"best_model.pth", b"metrics.jsonl"} <= {*os.listdir(run)}

@@ -16,7 +16,7 @@ import commons
 from commons import Stopped
 from eval import main as eval_main
 from model.other_models import describe_model
-from runs.provenance import describe_software
+from runs.provenance import VERSION, describe_software
 from train import main as train_main
 
 
@@ -247,7 +247,7 @@ def test_models_and_software_are_described(tmp_path):
     found = describe_model(file)
     assert found["model_file"] == str(file)
     assert found["model_sha256"].startswith("ba7816bf8f01cfea")
-    assert describe_software()["code_version"].startswith(commons.VERSION)
+    assert describe_software()["code_version"].startswith(VERSION)
 
 
 def test_interrupted_writing_leaves_the_old_file(tmp_path):

@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 
 import commons
 from runs import provenance
-from runs.provenance import peak_memory, record_start
+from runs.provenance import code_version, peak_memory, record_start
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ def test_every_start_has_its_entry(tmp_path, monkeypatch):
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "code_version": commons.code_version(),
+        "code_version": code_version(),
         "host": platform.node(),
         "num_cores": os.cpu_count(),
         "num_processes": 1,

@@ -1,1 +1,3 @@
 """Tools around data sets: they prepare folders for training and evaluation, and check them."""
+
+import packages  # noqa: F401, first: says which package is missing

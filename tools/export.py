@@ -26,6 +26,7 @@ from model.checkpoints import load_network
 from model.network import IMAGE_SIZE, GeoLocalizationNet
 from model.other_models import load_onnx, load_torchscript
 from parser import CommandLine
+from runs.provenance import code_version
 
 TOLERANCE = 1e-5  # between the values of two descriptors, whose length is 1
 METADATA_FILE = "metadata.json"  # inside a TorchScript file; in ONNX each entry is a property
@@ -170,7 +171,7 @@ def _describe(network: GeoLocalizationNet, checkpoint: str | os.PathLike) -> dic
         + ", of length 1" * _is_normalised(network, side or IMAGE_SIZE),
         "checkpoint": os.path.basename(checkpoint),
         "checkpoint_sha256": commons.sha256_of(checkpoint),
-        "code_version": commons.code_version(),
+        "code_version": code_version(),
         "torch": str(torch.__version__),
     }
 

@@ -46,6 +46,7 @@ from parser import (
     positive_float,
     positive_int,
 )
+from runs.provenance import code_version
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "kind": params.kind,
             "model": facts["model"],
             "model_sha256": facts["model_sha256"],
-            "code_version": commons.code_version(),
+            "code_version": code_version(),
         }
         save_whitened(model.cpu(), whitening, facts, provenance, save)
 

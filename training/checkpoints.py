@@ -181,7 +181,8 @@ class Checkpointer:
         if commons.rank() == 0:
             paths = training.objective.image_paths(error.epoch, error.iteration)
             with commons.atomic_write(file) as temporary:
-                temporary.write_text("\n".join(paths) + "\n", "utf-8", "surrogateescape")
+                lines = "".join(path.replace("\n", "\\n") + "\n" for path in paths)
+                temporary.write_text(lines, "utf-8", "surrogateescape")
         return file
 
     @contextlib.contextmanager

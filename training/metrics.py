@@ -7,14 +7,17 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch.utils.tensorboard import SummaryWriter
 
 import commons
+from packages import explain_import_error
 from training.objective import Batch
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter  # not needed to train
 
 CHECK_EVERY = 20  # iterations: reading a number waits for the device
 NUM_LOGGED = 10  # unreadable images in the log; the file has all
@@ -248,19 +251,42 @@ class Metrics:
         self._file = folder / "metrics.jsonl"
         with commons.atomic_write(self._file) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        self._events = SummaryWriter(str(folder), purge_step=len(lines))
+        self._events = _open_events(folder, purge_step=len(lines))
 
     def write_last(self) -> None:
         """Append the last of `lines` to the files."""
         line = self.lines[-1]
         with open(self._file, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if self._events is None:
+            return
         try:
             for name, value in line.items():
                 self._events.add_scalar(name, value, line["epoch"])
             self._events.flush()
         except OSError as error:  # metrics.jsonl and the checkpoint have the numbers
             logging.warning(f"TensorBoard's events are not written: {error}")
+
+
+def _open_events(folder: Path, purge_step: int) -> "SummaryWriter | None":
+    """Return a writer of TensorBoard's events; warn and return None if there can be none.
+
+    Args:
+        folder: Of the run.
+        purge_step: Epoch from which on TensorBoard forgets earlier events.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+
+        name = str(folder)
+        if not name.isascii() and name != os.fsencode(name).decode(errors="replace"):
+            name = f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}"  # it takes UTF-8 alone
+        return SummaryWriter(name, purge_step=purge_step)
+    except (ImportError, OSError) as error:  # metrics.jsonl and the checkpoint have the numbers
+        is_missing = isinstance(error, ImportError)
+        reason = (explain_import_error(error) if is_missing else "") or error
+        logging.warning(f"No events for TensorBoard are written: {reason}")
+        return None
 
 
 class UnreadableImages:
@@ -282,7 +308,7 @@ class UnreadableImages:
         self._file = folder / "unreadable_images.txt"
         self._listed = set()
         if self._file.exists():
-            self._listed.update(self._file.read_text(**_TEXT).splitlines())
+            self._listed.update(self._file.read_text(**_TEXT).split("\n"))
 
     def note(self, sentences: Sequence[str], num_drawn: int) -> None:
         """Count those of a batch.
@@ -297,7 +323,7 @@ class UnreadableImages:
         if not sentences:
             return
         self.count += len(sentences)
-        for line in (" ".join(sentence.splitlines()) for sentence in sentences):
+        for line in (sentence.replace("\n", "\\n") for sentence in sentences):
             if line not in self._listed:
                 self._list(line)
         allowed = self._max_share * max(num_drawn, self.images_per_epoch)
