@@ -16,8 +16,8 @@ from datasets.images import load_image
 from eval import main as eval_main
 from localize import list_photos
 from tools.convert.exif import read_exif
-from tools.convert.positions import project
-from tools.convert.table import _parse, read_table
+from tools.convert.positions import parse_angle, project
+from tools.convert.table import read_table
 from train import main as train_main
 
 
@@ -107,7 +107,7 @@ def test_headings_that_are_not_known(case):
     ],
 )
 def test_numbers_of_tables(text, value):
-    assert _parse(text) == pytest.approx(value, abs=1e-6, nan_ok=True)
+    assert parse_angle(text) == pytest.approx(value, abs=1e-6, nan_ok=True)
 
 
 def test_a_line_that_says_the_separator(tmp_path):

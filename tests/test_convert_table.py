@@ -117,6 +117,109 @@ def test_daejeon_is_as_utm_says_row_by_row(shared_data, tmp_path):
     assert {(one.zone_number, one.zone_letter) for one in written} == {(52, "S")}
 
 
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("SourceFile,FileName,GPSLatitude,GPSLongitude", "./three.png,x.png,{exiftool}"),
+        ("SourceFile,GPSPosition", "three.png,\"{exiftool}\""),
+        ("SourceFile,GPSLatitude,GPSLatitudeRef,GPSLongitude,GPSLongitudeRef",
+         "three.png,33.85678,South,-70.5,W"),
+        ("SourceFile,EXIF:GPSLatitude,EXIF:GPSLongitude,Composite:GPSLatitude,"
+         "Composite:GPSLongitude", "three.png,33.85678,70.5,-33.85678,-70.5"),
+        ("photo,filename,directory,Y,X", "{folder}/three.png,three,{folder},-33.85678,-70.5"),
+        ("WKT,filename", "POINT Z (-70.5 -33.85678 12),three"),
+        ("filename,geom", "three.png,SRID=4326;POINT(-70.5 -33.85678)"),
+        ("filename,MAPLatitude,MAPLongitude", "a\\..\\three.png,-33.85678,-70.5"),
+        ("path,lat,lon", "three.png,33:51:24.408 S,W 70° 30′"),
+        ("path,lat,lon", "three.png,S 33 51 24.408,\"70,5 W\""),
+    ],
+)  # fmt: skip
+def test_the_headers_and_angles_of_other_programs(photos, tmp_path, header, row):
+    exiftool = """33 deg 51' 24.41"" S, 70 deg 30' 0.00"" W"""
+    if "GPSLatitude" in header:
+        exiftool = exiftool.replace('""', '"').replace('"', '""').replace(", ", '","')
+        exiftool = f'"{exiftool}"'
+    write_csv(tmp_path, f"{header}\n{row.format(exiftool=exiftool, folder=photos)}\n")
+    (file,) = names_of(convert(tmp_path))
+    fields = parse_image_name(file)
+    assert (fields.latitude_deg, fields.longitude_deg) == (-33.85678, -70.5)
+    assert (fields.zone_number, fields.zone_letter, fields.pano_id) == (19, "H", "three")
+
+
+def test_values_of_exiftool_and_mapillary_are_read(photos, tmp_path):
+    write_csv(
+        tmp_path,
+        "SourceFile,GPSLatitude,GPSLongitude,GPSImgDirection,GPSAltitude,DateTimeOriginal\n"
+        "three.png,1,2,270.5,12.5 m Below Sea Level,2023:05:01 12:34:56+02:00\n"
+        "a/one.jpg,1,2,undef,123.4 m Above Sea Level,#N/A\n",
+    )
+    below, above = sorted(map(parse_image_name, names_of(convert(tmp_path))), key=lambda x: x.note)
+    below, above = (below, above) if below.pano_id == "three" else (above, below)
+    assert (below.heading_deg, below.height_m, below.timestamp) == (270.5, -12.5, "20230501_123456")
+    assert (above.heading_deg, above.height_m, above.timestamp) == (None, 123.4, "")
+
+
+def test_times_that_cannot_be_read_are_counted_and_left_empty(photos, tmp_path, caplog):
+    times = ("03/04/2016", "2024-13-01", "04/13/2016")
+    write_csv(tmp_path, HEADER + lines([(*row[:4], t) for row, t in zip(ROWS, times, strict=True)]))
+    written = {parse_image_name(file).timestamp for file in names_of(convert(tmp_path))}
+    assert written == {"20160304", "", "20160413"}
+    assert "1 of 3 times of" in caplog.text and "example line 3: '2024-13-01'" in caplog.text
+
+
+def test_minutes_without_a_letter_are_warned_of(photos, tmp_path, caplog):
+    write_csv(tmp_path, "path,lat,lon\nthree.png,33 51.4,70.5\n")
+    convert(tmp_path)
+    assert "lat of 1 lines" in caplog.text and "(33 51.4): N is assumed" in caplog.text
+
+
+def test_lines_without_a_position_are_refused_or_left_out(photos, tmp_path, refused, caplog):
+    rows = [("a/one.jpg", "NA", ""), ("gone.jpg", 0, "0.0"), ("three.png", 55.7, 13.2)]
+    file = write_csv(tmp_path, "path,lat,lon\n" + lines(rows))
+    assert len(names_of(convert(tmp_path, "--skip_without_gps"))) == 1
+    assert "2 of 3 lines" in caplog.text and "have no position and are left out" in caplog.text
+    error = refused(main, ["csv", file, "--out=again"], 1)
+    assert "line 2: lat and lon are empty: no position; --skip_without_gps leaves it out" in error
+
+
+# ---- UTM zones ----
+
+
+@pytest.mark.parametrize(
+    ("header", "cell", "flags"),
+    [
+        ("zone", "56S", ["--zone_letters=hemisphere"]),
+        ("zone", "UTM zone 56 S", ["--zone_letters=hemisphere"]),
+        ("zone", "EPSG:32756", []),
+        ("zone", "56 south", []),
+        ("zone_number,zone_letter", "56.0,H", []),
+        ("zone,hemisphere", "56,S", []),
+    ],
+)
+def test_zones_of_the_southern_hemisphere(photos, tmp_path, header, cell, flags):
+    east_m, north_m, *_ = utm.from_latlon(-33.85678, 151.2153)
+    row = f"three.png,{east_m},{north_m},{cell}"
+    write_csv(tmp_path, f"path,utm_east,utm_north,{header}\n{row}\n")
+    (file,) = names_of(convert(tmp_path, *flags))
+    fields = parse_image_name(file)
+    assert (fields.zone_number, fields.zone_letter) == (56, "H")
+    assert (fields.latitude_deg, fields.longitude_deg) == (-33.85678, 151.2153)
+
+
+def test_letters_that_fit_both_meanings_are_bands_and_said(photos, tmp_path, caplog):
+    """Seoul, in band S, and the Falkland Islands, in the south, have the same UTM north."""
+    east_m, north_m, *_ = utm.from_latlon(37.5, 127.0)
+    write_csv(tmp_path, f"{UTM_HEADER}three.png,{east_m},{north_m},52S\n")
+    (file,) = names_of(convert(tmp_path))
+    assert parse_image_name(file).latitude_deg == 37.5
+    assert "read as the latitude band from 32 to 40 degrees north; if" in caplog.text
+    (file,) = names_of(convert(tmp_path, "--zone_letters=hemisphere", out="south"))
+    expected = utm.to_latlon(east_m, north_m, 52, northern=False)
+    fields = parse_image_name(file)
+    assert (fields.latitude_deg, fields.longitude_deg) == pytest.approx(expected, abs=6e-6)
+    assert fields.zone_letter == "F"
+
+
 # ---- what is refused, and that nothing is written then ----
 
 
@@ -131,7 +234,6 @@ def test_daejeon_is_as_utm_says_row_by_row(shared_data, tmp_path):
         (HEADER + "three.png,55,13,east,\n", ["line 2: heading is 'east', not a number"]),
         (HEADER + "three.png,55,13,north,\n", ["line 2: heading is 'north', not a number"]),
         (HEADER + "three.png,0,0.0,,\n", ["line 2: lat and lon are 0"]),
-        (HEADER + "three.png,55,13,,2024-13-01\n", ["line 2: timestamp: '2024-13-01' is not"]),
         (HEADER + "gone.jpg,55,13,,\n", ["1 of 1 lines", "line 2: path: there is no image"]),
         (HEADER + "photos.csv,55,13,,\n", ["photos.csv is not .jpg or .jpeg or .png"]),
         (HEADER + '"three.png",55\n', ["line 2: has 2 columns, of the 5"]),
@@ -143,7 +245,16 @@ def test_daejeon_is_as_utm_says_row_by_row(shared_data, tmp_path):
         (UTM_HEADER + "three.png,9,6173962,33\n", ["utm_east is '9', not a number"]),
         (UTM_HEADER + "three.png,386581,6173962,61\n", ["'61' is not a UTM zone"]),
         (UTM_HEADER + "three.png,386581,6173962,\n", ["'' is not a UTM zone"]),
-        (UTM_HEADER + "three.png,334786,6252080,56S\n", ["do not fit", "latitude 56.4"]),
+        (
+            UTM_HEADER + "three.png,334786,6252080,56S\n",
+            ["do not fit", "latitude 56.4", "equator, say --zone_letters hemisphere"],
+        ),
+        (UTM_HEADER + "three.png,386581,6173962,33N\n", ["say --zone_letters hemisphere"]),
+        (UTM_HEADER + "three.png,334786,6252080,56T\n", ["do not fit", "correct it, or leave"]),
+        ("path,x,y\nthree.png,386581,6173962\n", ["are no degrees", "utm_east=X,utm_north=Y"]),
+        ("path,wkt\nthree.png,\"LINESTRING (1 2, 3 4)\"\n", ["lat is 'LINESTRING (1 2, 3 4)'"]),
+        (HEADER + "three.png,55 E,13,,\n", ["lat is '55 E', not a number"]),
+        (HEADER + "three.png,55 61' N,13,,\n", ["lat is '55 61' N', not a number"]),
     ],
 )  # fmt: skip
 def test_wrong_tables_are_refused_with_line_column_and_value(

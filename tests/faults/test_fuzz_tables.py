@@ -1,6 +1,7 @@
 """Readers of tables and of positives, against whatever somebody may have written."""
 
 import io
+import json
 import os
 import pickle
 
@@ -76,6 +77,41 @@ def test_tables_of_photos_are_read_or_refused(photos, content):
         return
     assert table.files and all(os.path.isfile(file) for file in table.files)
     assert np.isfinite(table.positions.east_m).all() and np.isfinite(table.positions.north_m).all()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+    | st.sampled_from(["1.jpg", "1", "55.7", "Point", "CRS84", "image"]),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(
+        st.sampled_from(
+            ["data", "features", "properties", "geometry", "coordinates", "type", "id", "error"]
+            + ["filename", "MAPLatitude", "MAPLongitude", "MAPCompassHeading", "TrueHeading"]
+            + ["crs", "name", "path", "captured_at", "filetype", "photo"]
+        ),
+        inner,
+        max_size=5,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@fuzzed
+@given(st.sampled_from(["mapillary", "geojson"]), JSON.map(json.dumps), st.lists(BYTES, max_size=2))
+@example("geojson", '{"properties": {"path": "1.jpg"}, "geometry": {"coordinates": [1, 2]}}', [])
+@example("geojson", '{"geometry": {"coordinates": "12"}, "properties": {"path": "1"}}', [])
+@example("mapillary", '{"data": [{"id": "1", "geometry": {"coordinates": [[1], {}]}}]}', [])
+def test_json_of_photos_is_read_or_refused(photos, kind, text, damages):
+    content = text.encode()
+    for how in damages:
+        content = damage(content, *how) if content else content
+    (photos / "photos.json").write_bytes(content)
+    try:
+        table = read_table(photos / "photos.json", {}, kind=kind)
+    except ValueError as error:
+        assert "photos.json" in str(error)
+        return
+    assert table.files and np.isfinite(table.positions.east_m).all()
 
 
 # ---- positives ----

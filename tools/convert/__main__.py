@@ -2,6 +2,8 @@
 
 python -m tools.convert csv photos.csv --out city/database
 python -m tools.convert exif photos --out city/queries --mode symlink
+python -m tools.convert mapillary mapillary_image_description.json --out city/database
+python -m tools.convert geojson photos.geojson --out city/database
 python -m tools.convert panoramas panoramas --out city/train --jobs 8
 """
 
@@ -20,6 +22,7 @@ from parser import CommandLine
 from tools.convert.exif import read_exif
 from tools.convert.panoramas import CropParams, crop_panoramas
 from tools.convert.photos import MODES, Photos, check_free, format_names, write_images
+from tools.convert.records import READERS
 from tools.convert.table import ALIASES, read_table
 
 _DESCRIPTION = """Give photos the '@' file names of SF-XL, which hold the position of each:
@@ -31,12 +34,21 @@ _CSV = """Photos listed in a CSV file with their latitudes and longitudes:
   path,lat,lon,heading,timestamp
   walk1/IMG_1.jpg,55.70584,13.19321,270,2024-05-01T12:30:00
 
-Needed are path, lat and lon. In place of lat and lon: utm_east, utm_north and zone (32, or 32U with
-the latitude band), which are kept. All others are optional: heading, pitch and roll in degrees,
-height in metres, timestamp (20240501, ISO 8601, or as EXIF has it), pano_id (else the file's name
-without its extension), note. Separated by commas, semicolons or tabs. A wrong line or a missing
-image stops the conversion before it writes anything. Accepted headers:
+Needed are path, lat and lon, in WGS 84: 55.70584, 55,70584, 55° 42' 21.02" N, or WKT in place of
+both. Or utm_east, utm_north and zone (32, 32U with the latitude band, EPSG:32632), which are kept.
+All others are optional: heading, pitch and roll in degrees, height in metres, timestamp (20240501,
+ISO 8601, as EXIF has it, day.month.year, seconds or milliseconds since 1970), pano_id (else the
+file's name without its extension), note. Separated by commas, semicolons or tabs. A wrong line or a
+missing image stops the conversion before it writes anything; a time that cannot be read is left
+out. Accepted headers (also of exiftool -csv, Mapillary and QGIS):
 {aliases}
+"""
+_MAPILLARY = """Photos of Mapillary: mapillary_image_description.json of mapillary_tools, or images
+of API v4 as JSON (id, geometry or computed_geometry, compass_angle, captured_at), whose files are
+named by their id. Computed positions and angles are preferred. Times are UTC.
+"""
+_GEOJSON = """Photos that are point features in degrees, with a property for the file (path,
+filename, image, photo...). Properties have the names of the columns of csv.
 """
 _EXIF = """Photos of a folder and its sub-folders, with the latitudes and longitudes of their EXIF.
 Direction (GPSImgDirection), altitude and DateTimeOriginal are used where present.
@@ -66,8 +78,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             params = commons.from_flags(CropParams, vars(args))
         convert_panoramas(args.input, folder, params, args.jobs, args.skip_unreadable)
     else:
-        if args.source == "csv":
-            photos = read_table(args.input, args.columns, args.images, args.zone)
+        if args.source in READERS:
+            photos = read_table(
+                *(args.input, args.columns, args.images, args.zone, args.source),
+                args.skip_without_gps,
+                args.zone_letters,
+            )
         else:
             photos = read_exif(args.input, args.zone, args.skip_without_gps, args.hemisphere)
         write_images(photos.files, format_names(photos), folder, args.mode)
@@ -86,37 +102,29 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    sources = cli.add_subparsers(dest="source", required=True, metavar="{csv,exif,panoramas}")
+    sources = cli.add_subparsers(dest="source", required=True, metavar="SOURCE")
     aliases = "\n".join(f"  {field}: {names}" for field, names in ALIASES.items())
-    table = _add_source(
-        sources,
-        "csv",
-        "FILE",
-        "photos listed with positions",
-        _CSV.format(aliases=aliases) + _COMMON,
-    )
-    table.add_argument(
-        "--images", metavar="FOLDER", help="what paths are relative to (default: where FILE is)"
-    )
-    table.add_argument(
-        "--columns",
-        type=_parse_columns,
-        default={},
-        metavar="path=file,lat=y",
-        help="headers of the fields; if FILE has no header, column indices: path=0,lat=1,lon=2; "
-        "nothing after = ignores a field: height=",
-    )
+    tables = [
+        _add_source(sources, name, "FILE", summary, description + _COMMON)
+        for name, summary, description in (
+            ("csv", "photos listed with positions", _CSV.format(aliases=aliases)),
+            ("mapillary", "photos described by Mapillary's JSON", _MAPILLARY),
+            ("geojson", "photos that are points of GeoJSON", _GEOJSON),
+        )
+    ]
+    for table in tables:
+        _add_table_flags(table)
     exif = _add_source(sources, "exif", "FOLDER", "photos with GPS in their EXIF", _EXIF + _COMMON)
-    exif.add_argument(
-        "--skip_without_gps", action="store_true", help="leave out photos without a position"
-    )
     exif.add_argument(
         "--hemisphere",
         choices=("NE", "NW", "SE", "SW"),
         default="",
         help="of photos whose EXIF has degrees without their letters",
     )
-    for source in (table, exif):
+    for source in (*tables, exif):
+        source.add_argument(
+            "--skip_without_gps", action="store_true", help="leave out photos without a position"
+        )
         source.add_argument(
             "--mode",
             choices=MODES,
@@ -179,6 +187,26 @@ def _add_source(
     cli.add_argument("input", metavar=metavar)
     cli.add_argument("--out", required=True, metavar="FOLDER", help="where to write; must be empty")
     return cli
+
+
+def _add_table_flags(table: argparse.ArgumentParser) -> None:
+    table.add_argument(
+        "--images", metavar="FOLDER", help="what paths are relative to (default: where FILE is)"
+    )
+    table.add_argument(
+        "--columns",
+        type=_parse_columns,
+        default={},
+        metavar="path=file,lat=y",
+        help="headers of the fields; if FILE has no header, column indices: path=0,lat=1,lon=2; "
+        "nothing after = ignores a field: height=",
+    )
+    table.add_argument(
+        "--zone_letters",
+        choices=("band", "hemisphere"),
+        default="",
+        help="what N and S after a UTM zone mean (default: latitude bands, where that fits)",
+    )
 
 
 def _add_panoramas(sources: argparse._SubParsersAction) -> None:

@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from datasets.image_lists import list_images
 from datasets.images import FORMATS, errors_naming, open_file
-from tools.convert.photos import Photos, format_timestamp
+from tools.convert.photos import Photos
 from tools.convert.positions import project
+from tools.convert.times import format_timestamp
 
 _NUM_SHOWN = 20
 _GPS = ExifTags.GPS

@@ -1,6 +1,5 @@
 """Photos, the '@' names that they get, and the folder that they are written to."""
 
-import datetime
 import os
 import re
 import shutil
@@ -17,18 +16,10 @@ from datasets.image_names import ImageName, format_image_name
 from tools.convert.positions import PhotoPositions
 
 MAX_NAME_BYTES = 255  # of a file, on all usual file systems
-_UNSAFE = re.compile(r'[@/\\<>:"|?*\x00-\x1f\x7f]')  # '@' and what some file system does not take
-MODES = {"copy": shutil.copy2, "symlink": os.symlink, "hardlink": os.link}
-_TIME = re.compile(
-    r"(?P<year>\d{4})"
-    r"(?:[-:/.]?(?P<month>\d\d)"
-    r"(?:[-:/.]?(?P<day>\d\d)"
-    r"(?:[T_ ]*(?P<hour>\d\d)"
-    r"(?::?(?P<minute>\d\d)"
-    r"(?::?(?P<second>\d\d)(?:[.,]\d*)?"
-    r")?)?)?)?)?"
-    r"\s*(?:Z|UTC|[+-]\d\d:?\d\d)?"
+_UNSAFE = re.compile(  # '@', and what some file system does not take
+    r'[@/\\<>:"|?*\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]'
 )
+MODES = {"copy": shutil.copy2, "symlink": os.symlink, "hardlink": os.link}
 
 
 @dataclass(frozen=True)
@@ -84,31 +75,6 @@ def format_names(photos: Photos) -> list[str]:
 def safe_text(text: str) -> str:
     """Return text for a field of an '@' name; "_" replaces characters that it cannot hold."""
     return _UNSAFE.sub("_", text)
-
-
-def format_timestamp(text: str) -> str:
-    """Write a time as SF-XL does: YYYY[MM[DD[_hh[mm[ss]]]]].
-
-    Args:
-        text: YYYYMMDD and the like, ISO 8601 ("2016-06-01T12:30:00+02:00") or as EXIF writes it
-            ("2016:06:01 12:30:00"); or empty. Fractions of a second and the time zone are dropped.
-
-    Raises:
-        ValueError: If it is none of these, or not a date.
-    """
-    if not (text := text.strip()):
-        return ""
-    match = _TIME.fullmatch(text)
-    if match is None:
-        raise ValueError(f"'{text}' is not a time as in 20160601, 2016-06-01T12:30:00 or 201606")
-    parts = [part for part in match.groups() if part is not None]
-    try:
-        datetime.datetime(
-            *map(int, parts), *(1, 1)[len(parts) - 1 :]
-        )  # month and day may be absent
-    except ValueError as error:
-        raise ValueError(f"'{text}' is not a time: {error}") from None
-    return "".join(parts[:3]) + ("_" if len(parts) > 3 else "") + "".join(parts[3:])
 
 
 def check_free(folder: Path) -> None:

@@ -6,6 +6,8 @@ on both sides of the equator are counted as on the side of most of them.
 """
 
 import logging
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,6 +19,19 @@ from datasets.positions import choose_zones, to_degrees, to_utm, zones_apart
 _BANDS = "CDEFGHJKLMNPQRSTUVWX"  # of 8 degrees from 80 degrees south on
 _FIRST_BAND_CENTRE_DEG, _BAND_DEG = -76, 8
 _BAND_TOLERANCE_DEG = 6  # half a band, and half of X, which has 12 degrees
+_MIDDLE_DEG, _REACH_DEG = 2, 82  # UTM is defined from -80 to 84 degrees
+_SIDE = "[NSEW]|north|south|east|west"
+_ANGLE = re.compile(  # 48°51'24.00"N, N 48 51.4, 48:51:24, 33.8688S
+    rf"""(?P<before>{_SIDE})?\s*(?P<sign>[-+]?)\s*
+    (?:(\d+(?:\.\d*)?)\s*°?
+    |(\d+)(?:\s*[°:]\s*|\s+)(\d+(?:\.\d*)?)\s*'?
+    |(\d+)(?:\s*[°:]\s*|\s+)(\d+)(?:\s*[':]\s*|\s+)(\d+(?:\.\d*)?)\s*(?:"|'')?)
+    \s*(?P<after>{_SIDE})?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_MARKS = str.maketrans("−º˚’′”″", "-°°''\"\"")
+_DEGREES = re.compile(r"(?<=\d)\s*(?:degrees|deg|d)(?![a-z])", re.IGNORECASE)
+_MINUTES = re.compile(r"(?<=\d)\s*m(?:in)?\s*(?:([\d.]+)\s*s(?:ec)?)?", re.IGNORECASE)
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +55,47 @@ class PhotoPositions:
     letters: np.ndarray
     latitude_deg: np.ndarray
     longitude_deg: np.ndarray
+
+
+def parse_number(text: str) -> float:
+    """Read a number with a decimal point, or with a decimal comma; NaN if it is none."""
+    text = text.strip().translate(_MARKS).removesuffix("°")
+    if text.count(",") == 1 and "." not in text:
+        text = text.replace(",", ".")
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def parse_angle(text: str, sides: str = "NSEW") -> float:
+    """Read degrees, or degrees, minutes and seconds.
+
+    Args:
+        text: With a sign, or before or after it the side: S and W are negative. As exiftool writes
+            it, too: 48 deg 51' 24.00" N.
+        sides: The letters that may stand there, in upper case.
+
+    Returns:
+        Degrees; NaN if it is no angle.
+    """
+    if not math.isnan(number := parse_number(text)):
+        return number
+    text = text.strip().translate(_MARKS)
+    if text.count(",") == 1 and "." not in text:
+        text = text.replace(",", ".")
+    text = _MINUTES.sub(r"'\1", _DEGREES.sub("°", text))
+    if (match := _ANGLE.fullmatch(text)) is None or (match["before"] and match["after"]):
+        return math.nan
+    side = (match["before"] or match["after"] or "")[:1].upper()
+    parts = [float(part) for part in match.group(*range(3, 9)) if part is not None]
+    is_negative = side in tuple("SW") or match["sign"] == "-"
+    if max(parts[1:], default=0) >= 60 or side not in tuple(sides) + ("",):
+        return math.nan
+    if match["sign"] == "-" and side in tuple("NE"):
+        return math.nan
+    value = sum(part / 60**power for power, part in enumerate(parts))
+    return -value if is_negative else value
 
 
 def project(
@@ -72,6 +128,7 @@ def keep_utm(
     zones: np.ndarray,
     letters: np.ndarray,
     zone: int | None = None,
+    are_sides: np.ndarray | bool = False,
 ) -> PhotoPositions:
     """Keep UTM coordinates; project them only if they are of several zones.
 
@@ -81,6 +138,7 @@ def keep_utm(
         zones: Zone numbers; 0 where unknown, then metres of any grid will do. int64 [num_images].
         letters: Latitude bands, "" where unknown. str [num_images].
         zone: The zone to project to; also the zone of the images whose zone is unknown.
+        are_sides: Whether letters are N and S for the sides of the equator. bool [num_images].
 
     Raises:
         ValueError: If a letter is not the band of its coordinates, or images must be projected and
@@ -89,10 +147,19 @@ def keep_utm(
     zones = np.where(zones == 0, zone or 0, zones)
     latitude_deg, longitude_deg = np.full((2, len(east_m)), np.nan)
     known = (zones > 0) & (letters != "")
+    is_northern = np.where(are_sides, letters == "N", letters >= "N")
     latitude_deg[known], longitude_deg[known] = to_degrees(
-        east_m[known], north_m[known], zones[known], letters[known] >= "N"
+        east_m[known], north_m[known], zones[known], is_northern[known]
     )
-    _check_bands(letters, latitude_deg)
+    _check_bands(np.where(are_sides, "", letters), latitude_deg)
+    if (are_sides := known & are_sides).any():
+        if (np.abs(latitude_deg[are_sides] - _MIDDLE_DEG) > _REACH_DEG).any():
+            raise ValueError(
+                "UTM north of some images is that of no place north (N) or south (S) of the "
+                "equator, as --zone_letters hemisphere says: correct the letters"
+            )
+        letters = letters.copy()
+        letters[are_sides] = find_zones(latitude_deg[are_sides], longitude_deg[are_sides])[1]
     is_one_grid = len(np.unique(2 * zones + (latitude_deg < 0))) == 1
     if is_one_grid and zone in (None, int(zones[0])):
         return PhotoPositions(east_m, north_m, zones, letters, latitude_deg, longitude_deg)
@@ -148,14 +215,22 @@ def _check_bands(letters: np.ndarray, latitude_deg: np.ndarray) -> None:
     """Refuse letters that mean north and south instead of the band: S is a northern band."""
     numbers = np.array([_BANDS.find(letter) if letter else 0 for letter in letters.tolist()])
     centres_deg = _FIRST_BAND_CENTRE_DEG + _BAND_DEG * numbers
-    wrong = np.abs(latitude_deg - centres_deg) > _BAND_TOLERANCE_DEG
+    wrong = (np.abs(latitude_deg - centres_deg) > _BAND_TOLERANCE_DEG) & (letters != "")
+    may_be_sides = np.isin(letters, ("N", "S")).all()
     if wrong.any():
         first = int(wrong.argmax())
+        remedy = "correct it, or leave it out"
+        if may_be_sides:
+            remedy = "if N and S are the sides of the equator, say --zone_letters hemisphere"
         raise ValueError(
             f"The zone letters of {int(wrong.sum()):,} images do not fit their UTM north: with "
             f"'{letters[first]}', the first one lies at latitude {latitude_deg[first]:.1f}. The "
-            "letter is that of the latitude band (32U), not N or S for a side of the equator; "
-            "leave it out if in doubt"
+            f"letter is that of the latitude band (32U): {remedy}"
+        )
+    if may_be_sides and (letters == "S").any():
+        _log.warning(
+            "The zone letters S are read as the latitude band from 32 to 40 degrees north; if they "
+            "are the southern hemisphere, say --zone_letters hemisphere"
         )
 
 
