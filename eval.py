@@ -33,7 +33,14 @@ from evaluation.descriptor_files import DescriptorFiles
 from evaluation.descriptors import Inference
 from evaluation.evaluate import DEFAULT_MAJORITY_WEIGHT, Database, evaluate_all
 from evaluation.place_index import PlaceIndex, check_place_index_folder, save_place_index
-from evaluation.results import NUM_RANKED, format_result, format_table, write_results
+from evaluation.poses import load_poses, measure_poses
+from evaluation.results import (
+    NUM_RANKED,
+    format_poses,
+    format_result,
+    format_table,
+    write_results,
+)
 from evaluation.search import EXACT, FP16, check_fits, choose_search
 from model.inference import optimize
 from model.network import build_network, choose_architecture, choose_resize
@@ -84,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.dataset
             else (load_own_sets(args.test_set_folder, args.queries_folder, labels), [])
         )
+        poses = {eval_set.name: load_poses(eval_set) for eval_set in eval_sets}
         if args.save_place_index:
             check_one_database(eval_sets)
             check_place_index_folder(args.save_place_index)
@@ -115,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             eval_sets,
             replace(protocol, resize=resize),
             inference,
-            max(num_listed, NUM_RANKED),
+            max(num_listed, NUM_RANKED, args.pose_top_k),
             files,
             save if args.save_place_index else None,
         )
@@ -130,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             len(eval_sets),
             provenance,
             partial(peak_memory, device),
+            partial(measure_poses, poses, args.pose_top_k),
             folder,
             num_listed,
             show,
@@ -212,6 +221,7 @@ def write_run(
     num_sets: int,
     provenance: dict[str, Any],
     measure_memory: Callable[[], dict[str, float]],
+    measure: Callable[[Evaluation], dict[str, Any]],
     folder: Path,
     num_listed: int,
     show: Callable[[Path], None],
@@ -223,6 +233,7 @@ def write_run(
         num_sets: How many there are.
         provenance: See `write_results`.
         measure_memory: Returns the peak memory so far.
+        measure: Returns errors of poses, see `measure_poses`.
         folder: Of the run.
         num_listed: See `write_results`.
         show: Draws the results in the folder of one set.
@@ -233,8 +244,11 @@ def write_run(
             continue
         cost = {"seconds": round(time.monotonic() - start_s, 1)} | measure_memory()
         place = folder_of(folder, evaluation.eval_set, num_sets)
-        results.append(write_results(evaluation, provenance | {"cost": cost}, place, num_listed))
+        more = provenance | {"cost": cost} | measure(evaluation)
+        results.append(write_results(evaluation, more, place, num_listed))
         logging.info(format_result(results[-1]))
+        if "poses" in more:
+            logging.info(format_poses(more["poses"]))
         for sentence in notes_of(evaluation.eval_set):  # again: this is where people look
             logging.warning(sentence)
         show(place)

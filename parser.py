@@ -851,6 +851,13 @@ def _add_ground_truth(cli: argparse.ArgumentParser) -> None:
         help="search only the city of the query: the end of the note of '@' names, or the "
         "sub-folder",
     )
+    add(
+        "--pose_top_k",
+        type=positive_int,
+        default=5,
+        metavar="K",
+        help="where queries have 6-DoF poses: fuse the poses of so many predictions",
+    )
 
 
 def _add_search(cli: argparse.ArgumentParser) -> None:

@@ -103,6 +103,38 @@ def format_table(results: Sequence[dict[str, Any]], form: str) -> str:
     )
 
 
+def format_poses(poses: dict[str, Any]) -> str:
+    """Return the errors of `measure_poses` as lines: protocol, notes, table."""
+    rows = tabulate_poses(poses)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    head = f"Poses of {poses['num_queries']:,} queries: {poses['protocol']}"
+    return "\n".join([head, *poses["notes"], *table])
+
+
+def tabulate_poses(poses: dict[str, Any]) -> list[list[str]]:
+    """Return the errors of `measure_poses` as rows of texts, the header first."""
+    both = poses["top1"], poses["fused"]
+    rows = [["poses", "top-1", f"top-{poses['top_k']} fused"]]
+    for name, unit in (("position", "m"), ("heading", "deg"), ("rotation", "deg")):
+        quantiles = [errors[f"{name}_error_{unit}"] for errors in both]
+        others = [key for key in quantiles[0] if key != "median"]
+        label = f"{name} error, {unit}: median ({', '.join(others)})"
+        rows.append([label, *(_format_quantiles(one, others) for one in quantiles)])
+    for limits in both[0]["within_percent"]:
+        percents = [errors["within_percent"][limits] for errors in both]
+        rows.append([f"within {limits}, % of queries", *(f"{one:.1f}" for one in percents)])
+    return rows
+
+
+def _format_quantiles(quantiles: dict[str, float | None], others: Sequence[str]) -> str:
+    texts = {key: "-" if one is None else f"{one:.2f}" for key, one in quantiles.items()}
+    return f"{texts['median']} ({', '.join(texts[key] for key in others)})"
+
+
 def _list_predictions(evaluation: Evaluation, num_listed: int) -> Iterator[tuple[Any, ...]]:
     """Yield one row per query and rank; `rank` counts from 1, `correct` is 0 or 1."""
     eval_set = evaluation.eval_set

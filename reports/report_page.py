@@ -11,6 +11,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from evaluation.results import tabulate_poses
 from reports.charts import make_charts
 from reports.curves import recall_curve
 from reports.maps import pack_map
@@ -53,7 +54,7 @@ _LABELS = {  # of results.json, in the order of the page
     "queries_folder": "Queries folder",
 }
 _SHOWN_ELSEWHERE = {
-    *("dataset", "recalls", "risk_coverage", "notes", "model_file", "fc_output_dim"),
+    *("dataset", "recalls", "risk_coverage", "notes", "poses", "model_file", "fc_output_dim"),
 }
 _IMAGE_SIZES_SHOWN = 3
 _RECALL_TOLERANCE = 0.01  # percent
@@ -78,6 +79,7 @@ def render_page(run: RunArrays, num_gallery: int) -> str:
         num_predictions=run.distances_m.shape[1],
         notes=run.results.get("notes", []) + check_recalls(run),
         facts=describe_protocol(run.results),
+        poses=describe_poses(run.results),
         charts=make_charts(run),
         why_no_positions=run.why_no_positions,
         map=pack_map(run) if run.positions else None,
@@ -127,6 +129,22 @@ def describe_protocol(results: dict[str, Any]) -> list[tuple[str, str]]:
         for name in names
     ]
     return [(label, text) for label, text in facts if text]
+
+
+def describe_poses(results: dict[str, Any]) -> dict[str, Any] | None:
+    """Return table, protocol and notes of the errors of poses; None if there are none.
+
+    Raises:
+        ValueError: If they are not as eval.py writes them.
+    """
+    if "poses" not in results:
+        return None
+    poses = results["poses"]
+    try:
+        rows, notes = tabulate_poses(poses), [str(note) for note in poses["notes"]]
+        return {"rows": rows, "protocol": str(poses["protocol"]), "notes": notes}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ValueError("poses in results.json are damaged: evaluate again") from None
 
 
 def _describe(name: str, value: Any) -> str:

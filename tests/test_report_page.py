@@ -8,7 +8,13 @@ from PIL import Image
 from report_runs import change_arrays, write_run
 
 from reports.pictures import format_metres
-from reports.report_page import _make_thumbnail, choose_queries, make_cards
+from reports.report_page import (
+    _make_thumbnail,
+    choose_queries,
+    describe_poses,
+    make_cards,
+    render_page,
+)
 from reports.run_files import read_run_arrays
 
 
@@ -59,6 +65,23 @@ def test_without_labels_the_surest_and_the_least_sure_are_chosen(tmp_path):
     assert choose_queries(run, 4).tolist() == [surest[0], surest[1], surest[7], surest[6]]
     assert sorted(choose_queries(run, 100)) == list(range(8))
     assert sorted(choose_queries(run, 7)) == sorted(surest[:3] + surest[4:])
+
+
+def test_poses_are_a_table_and_damaged_ones_a_sentence(tmp_path):
+    assert describe_poses({}) is None
+    errors = {"heading_error_deg": {"median": 1.5, "q90": None}}
+    errors["rotation_error_deg"] = errors["position_error_m"] = errors["heading_error_deg"]
+    errors["within_percent"] = {"5 m, 10 deg": 12.34}
+    poses = {"top1": errors, "fused": errors, "top_k": 7, "protocol": "a<b", "notes": ["n"]}
+    rows = describe_poses({"poses": poses})["rows"]
+    assert rows[0] == ["poses", "top-1", "top-7 fused"]
+    assert rows[1] == ["position error, m: median (q90)", "1.50 (-)", "1.50 (-)"]
+    assert rows[-1] == ["within 5 m, 10 deg, % of queries", "12.3", "12.3"]
+    page = render_page(read_run_arrays(write_run(tmp_path, poses=poses)), 0)
+    assert "<th>poses</th><td>top-1</td><td>top-7 fused</td>" in page and "a&lt;b. n." in page
+    for damaged in (None, [], {}, poses | {"top1": 3}, poses | {"fused": {"a": "b"}}):
+        with pytest.raises(ValueError, match="poses in results.json are damaged"):
+            describe_poses({"poses": damaged})
 
 
 def test_metres_are_as_precise_as_file_names():
