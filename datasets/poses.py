@@ -24,6 +24,7 @@ from scipy.spatial.transform import Rotation
 from datasets.image_lists import ImagePaths
 from datasets.image_names import parse_float
 from datasets.positions import read_utm
+from datasets.tables import TABLE, unescape_cell
 
 ENDINGS = ("_poses.txt", "_poses.csv")  # of the folder's name; the first file that exists is read
 _COLUMNS = ("image", "utm_east_m", "utm_north_m", "qw", "qx", "qy", "qz")
@@ -89,7 +90,7 @@ def read_poses(path: Path) -> PoseFile:
     """
     names: dict[str, int] = {}
     values = []
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+    with open(path, **TABLE | {"encoding": "utf-8-sig"}) as lines:
         rows = _read_csv(path, lines) if path.suffix == ".csv" else _read_reference(path, lines)
         for line, name, cells in rows:
             numbers = [parse_float(os.fsencode(cell)) for cell in cells]
@@ -122,7 +123,7 @@ def _read_csv(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, str, list
             raise ValueError(f"{path} has no column {', '.join(missing)}")
         for row in reader:
             cells = [row[name] or "" for name in _COLUMNS]
-            yield reader.line_num, cells[0], [*cells[3:], *cells[1:3]]
+            yield reader.line_num, unescape_cell(cells[0]), [*cells[3:], *cells[1:3]]
     except csv.Error as error:
         raise ValueError(f"{path} is not a table: {error}") from None
 
