@@ -26,7 +26,7 @@ ARROWS = {  # room: the rooms that it may import, beside itself; the first part 
         "commons cosface_loss parser methods datasets model runs evaluation training reports",
     ),
     "reports": "commons parser datasets model runs evaluation",
-    "tools": "commons parser datasets model runs evaluation",
+    "tools": "commons parser datasets model runs evaluation reports",
     "mini_city": "commons parser datasets",
     "docs": "commons datasets reports",
     "paper": "commons parser methods datasets model runs evaluation training reports mini_city",
