@@ -566,6 +566,27 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
         "others)",
     )
     add(
+        "--log_every",
+        type=not_negative_int,
+        default=100,
+        help="iterations from one point of the curves in iterations.jsonl and TensorBoard to the "
+        "next (0: only epochs)",
+    )
+    add(
+        "--wandb",
+        nargs="?",
+        const="vpr",
+        metavar="PROJECT",
+        help="write the curves to a project of Weights & Biases, too (without a value: vpr)",
+    )
+    add(
+        "--num_val_preds_to_save",
+        type=not_negative_int,
+        default=0,
+        metavar="N",
+        help="draw some validation queries with their top-N predictions after each epoch (0: none)",
+    )
+    add(
         "--max_bad_images",
         type=fraction,
         default=0.01,

@@ -27,7 +27,13 @@ import commons
 from datasets.eval_set import EvalSet
 from evaluation import Evaluation, Protocol, evaluate
 from evaluation.descriptors import Inference, Model
-from evaluation.results import NUM_RANKED, format_result, write_results
+from evaluation.results import (
+    NUM_RANKED,
+    PREDICTIONS_COLUMNS,
+    format_result,
+    list_predictions,
+    write_results,
+)
 from evaluation.views import View
 from evaluation.whiten import fit_to_images
 from methods import METHODS
@@ -37,7 +43,7 @@ from model.inference import optimize
 from model.network import add_whitening
 from model.other_models import describe_model
 from parser import parse_train_arguments
-from reports.pictures import save_pictures
+from reports.pictures import save_pictures, save_sheet
 from runs.folders import locked, run_folder
 from runs.provenance import describe_software, peak_memory, record_start
 from runs.signals import StopSignals
@@ -71,6 +77,8 @@ from training.setup import (
     read_settings,
 )
 from training.state import Training
+
+NUM_DRAWN = 12  # validation queries of each epoch's picture
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -116,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.checkpoint_every,
             UnreadableImages(folder, args.max_bad_images, objective.images_per_epoch),
             signals,
+            replace(settings.curves, flags=flags),
         )
         checkpointer.start(training, checkpoint)
         del checkpoint  # as large as the training itself
@@ -126,9 +135,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             eval_set=val_set,
             protocol=settings.protocol,
             inference=settings.inference,
-            min_predictions=args.best_by,
+            min_predictions=max(args.best_by, args.num_val_preds_to_save),
         )
-        fit(training, checkpointer, validate, args.epochs_num, args.best_by)
+        draw = partial(draw_validation, folder=folder, num_preds=args.num_val_preds_to_save)
+        fit(training, checkpointer, validate, args.epochs_num, args.best_by, draw)
         model_file = whiten_best(folder, objective, settings, args.whiten_images)
         pictures = (args.num_preds_to_save, args.save_only_wrong_preds)
         provenance = {"method": args.method, "seed": args.seed} | software
@@ -157,6 +167,7 @@ def fit(
     validate: Callable[[Model], Evaluation],
     epochs_num: int,
     best_by: int = 1,
+    draw: Callable[[Evaluation, int], None] = lambda validation, epoch: None,
 ) -> None:
     """Train and validate epoch after epoch, from where the training is.
 
@@ -166,6 +177,7 @@ def fit(
         validate: Called after each epoch.
         epochs_num: Epoch to end before; 0: the network is the best as it is.
         best_by: N: the network with the highest R@N is the best.
+        draw: Gets the validation of each epoch, and its number, for pictures.
     """
     while training.epoch_num < epochs_num and not training.has_stalled:
         epoch = training.epoch_num
@@ -179,6 +191,7 @@ def fit(
             memory, recalls = peak_memory(training.device), validation.result["recalls"]
             numbers = turn | stats._asdict() | memory | recalls
             is_best = checkpointer.end_epoch(training, validation.recall_at(best_by), numbers)
+            draw(validation, epoch)
         epoch_s = stats.seconds + turn.get("mining_seconds", 0.0)
         seconds_left = (epochs_num - training.epoch_num) * epoch_s
         described = "".join(f"{name} {value}, " for name, value in turn.items())
@@ -195,6 +208,32 @@ def fit(
             f"Stopped: no epoch since {training.best_epoch} had a higher R@{best_by} (--patience "
             f"{training.optimization.patience})"
         )
+
+
+def draw_validation(validation: Evaluation, epoch: int, folder: Path, num_preds: int) -> None:
+    """Draw some queries, in each epoch the same, with their predictions.
+
+    Args:
+        validation: Of the epoch.
+        epoch: Counted from 0.
+        folder: Of the run, gets `val_preds/epoch_<number>.jpg`.
+        num_preds: Predictions of each query; 0: draw nothing.
+    """
+    if not num_preds or commons.rank() > 0:
+        return
+    num_queries = len(validation.predictions)
+    queries = range(0, num_queries, max(1, num_queries // NUM_DRAWN))[:NUM_DRAWN]
+    listed = [
+        [
+            dict(zip(PREDICTIONS_COLUMNS, map(str, row), strict=True))
+            for row in list_predictions(validation, query, num_preds)
+        ]
+        for query in queries
+    ]
+    try:
+        save_sheet(list(filter(None, listed)), folder / "val_preds" / f"epoch_{epoch:03d}.jpg")
+    except (OSError, ValueError) as error:
+        logging.warning(f"The pictures of epoch {epoch} are not drawn: {error}")
 
 
 def train_one_epoch(

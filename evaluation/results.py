@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,11 @@ def write_results(
         What `results.json` holds.
     """
     result = evaluation.result | provenance
-    rows = _list_predictions(evaluation, num_listed)
+    listed = (
+        list_predictions(evaluation, query_num, num_listed)
+        for query_num in range(len(evaluation.predictions))
+    )
+    rows = chain.from_iterable(listed)
     write_table(folder / "predictions.csv", PREDICTIONS_COLUMNS, rows)
     arrays = _collect_arrays(evaluation)
     with commons.atomic_write(folder / "predictions.npz") as path, open(path, "wb") as file:
@@ -135,34 +140,29 @@ def _format_quantiles(quantiles: dict[str, float | None], others: Sequence[str])
     return f"{texts['median']} ({', '.join(texts[key] for key in others)})"
 
 
-def _list_predictions(evaluation: Evaluation, num_listed: int) -> Iterator[tuple[Any, ...]]:
-    """Yield one row per query and rank; `rank` counts from 1, `correct` is 0 or 1."""
-    eval_set = evaluation.eval_set
-    num_queries, k = evaluation.predictions.shape
-    listed = slice(num_listed)
-    unknown = np.full((num_queries, min(k, num_listed)), "", dtype=object)
+def list_predictions(evaluation: Evaluation, query_num: int, num_listed: int) -> Iterator[tuple]:
+    """Yield the predictions of a query by rank, with the columns PREDICTIONS_COLUMNS."""
+    eval_set, listed = evaluation.eval_set, slice(num_listed)
     metres, correct = evaluation.distances_m, evaluation.correct
-    metres_cells = unknown if metres is None else metres[:, listed]
-    correct_cells = unknown if correct is None else correct[:, listed].astype(int)
-    for query_num, query in enumerate(eval_set.queries):
-        columns = zip(
+    query = eval_set.queries[query_num]
+    for rank, (prediction, distance) in enumerate(
+        zip(
             evaluation.predictions[query_num, listed].tolist(),
             evaluation.distances[query_num, listed].tolist(),
-            metres_cells[query_num].tolist(),
-            correct_cells[query_num].tolist(),
             strict=True,
-        )
-        for rank, (prediction, distance, distance_m, is_correct) in enumerate(columns, 1):
-            if prediction >= 0:
-                yield (
-                    query_num,
-                    query,
-                    rank,
-                    eval_set.database[prediction],
-                    f"{distance:.6f}",
-                    distance_m if metres is None else f"{distance_m:.2f}",
-                    is_correct,
-                )
+        ),
+        start=1,
+    ):
+        if prediction >= 0:
+            yield (
+                query_num,
+                query,
+                rank,
+                eval_set.database[prediction],
+                f"{distance:.6f}",
+                "" if metres is None else f"{metres[query_num, rank - 1]:.2f}",
+                "" if correct is None else int(correct[query_num, rank - 1]),
+            )
 
 
 def _collect_arrays(evaluation: Evaluation) -> dict[str, np.ndarray]:

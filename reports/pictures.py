@@ -61,6 +61,24 @@ def save_pictures(run_folder: Path, num_preds: int, only_wrong: bool = False) ->
     return len(queries)
 
 
+def save_sheet(queries: Sequence[list[dict[str, str]]], file: Path) -> None:
+    """Draw some queries with their predictions, one below the other, into one picture.
+
+    Args:
+        queries: For each, its rows of `predictions.csv` by rank.
+        file: Of the picture, a JPEG; its folder is made.
+    """
+    pictures = [draw_predictions(rows) for rows in queries]
+    size = (max(one.width for one in pictures), sum(one.height for one in pictures))
+    sheet, y = Image.new("RGB", size, "white"), 0
+    for picture in pictures:
+        sheet.paste(picture, (0, y))
+        y += picture.height
+    file.parent.mkdir(exist_ok=True)
+    with commons.atomic_write(file) as temporary:
+        sheet.save(temporary, "JPEG", quality=90)
+
+
 def draw_predictions(rows: list[dict[str, str]]) -> Image.Image:
     """Draw a query and its predictions side by side.
 

@@ -18,6 +18,7 @@ from model.checkpoint_files import (
 from model.other_models import hash_state
 from runs.folders import noticing_loss
 from runs.signals import StopSignals
+from training.curves import EPOCHS_ONLY, Curves, CurvesParams
 from training.metrics import Metrics, NotFiniteError, UnreadableImages
 from training.state import Training
 
@@ -33,7 +34,7 @@ NO_INFLUENCE = {  # flags that say where, how fast or how long, but do not chang
     *("device", "num_workers", "augmentation_device", "infer_batch_size"),
     *("compile", "deterministic", "checkpoint_every", "max_bad_images", "io_retries"),
     *("test_set_folder", "queries_folder", "num_preds_to_save", "save_only_wrong_preds"),
-    *("recall_values", "save_format"),
+    *("recall_values", "save_format", "log_every", "wandb", "num_val_preds_to_save"),
 }
 _KINDS = {  # of the entries of a checkpoint; its tensors are compared with the training's
     "args": dict,
@@ -62,6 +63,7 @@ class Checkpointer:
         checkpoint_every: int,
         unreadable: UnreadableImages,
         signals: StopSignals,
+        curves: CurvesParams = EPOCHS_ONLY,
     ) -> None:
         """Prepare; `start` begins.
 
@@ -71,6 +73,7 @@ class Checkpointer:
             checkpoint_every: Iterations from one checkpoint to the next within an epoch; 0: none.
             unreadable: Counts images that could not be read.
             signals: That ask to stop.
+            curves: What is written of iterations and epochs, beside metrics.jsonl.
         """
         self.folder = folder
         self._settings, self._every = settings, checkpoint_every
@@ -78,11 +81,16 @@ class Checkpointer:
         self._saved = (-1, -1)  # epoch and iteration of the last checkpoint
         self._metrics: Metrics | None = None  # of the main process
         self._best_sha256 = ""  # of the tensors of the best network; in the main process
+        self._curves_params = curves
+        self._curves: Curves | None = None  # of the main process
 
     def start(self, training: Training, checkpoint: dict[str, Any] | None) -> None:
         """Begin a run; or bring its folder to the state of the checkpoint it is resumed from."""
         if commons.rank() == 0:
             self._metrics = Metrics(self.folder, checkpoint["metrics"] if checkpoint else [])
+            position = (training.epoch_num, training.progress.iteration)
+            per_epoch = training.objective.num_iterations(0)
+            self._curves = Curves(self.folder, self._curves_params, position, per_epoch)
         if checkpoint is None:
             return
         self._unreadable.count = checkpoint["num_unreadable"] // commons.num_ranks()
@@ -116,6 +124,9 @@ class Checkpointer:
         num_before = training.epoch_num * self._unreadable.images_per_epoch
         self._unreadable.note(unreadable, num_before + progress.num_images)
         progress.check()
+        every = self._curves_params.log_every
+        if self._curves is not None and every and progress.iteration % every == 0:
+            self._curves.write_iteration(training)
         if self._every and progress.iteration % self._every == 0:
             self.save(training)
         self.stop_if_asked(training)
@@ -163,6 +174,7 @@ class Checkpointer:
         self.save(training)
         if self._metrics is not None:
             self._metrics.write_last()
+            self._curves.write_epoch(self._metrics.lines[-1])
         if is_best:
             self.save_best(training)
         return is_best

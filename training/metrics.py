@@ -7,17 +7,13 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
 import commons
-from packages import explain_import_error
 from training.objective import Batch
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter  # not needed to train
 
 CHECK_EVERY = 20  # iterations: reading a number waits for the device
 NUM_LOGGED = 10  # unreadable images in the log; the file has all
@@ -109,6 +105,7 @@ class Progress:
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
         self._num_bad_before = 0  # at the last check
         self._num_bad_loaded = 0  # checked before the run was resumed
+        self._last_point = self._totals()
 
     def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Start the clock; yield batches and measure how long they are waited for.
@@ -176,6 +173,27 @@ class Progress:
         num_skipped = int(self._num_bad)
         return EpochStats(loss, norm, speed, wait_share, seconds, per_iteration_s, num_skipped)
 
+    def stats_since_last(self) -> EpochStats:
+        """Return the numbers since the last call, in this process; reading them waits for it."""
+        totals = self._totals()
+        since = [now - before for now, before in zip(totals, self._last_point, strict=True)]
+        self._last_point = totals
+        loss, num_losses, norm, num_norms, num_bad, images, iterations, wait_s, seconds = since
+        return EpochStats(
+            loss / max(1, num_losses),
+            norm / max(1, num_norms),
+            images / (seconds or math.inf),
+            wait_s / (seconds or math.inf),
+            seconds,
+            seconds / max(1, iterations),
+            int(num_bad),
+        )
+
+    def _totals(self) -> list[float]:
+        counts = (self._loss_sum, self._num_losses, self._norm_sum, self._num_norms, self._num_bad)
+        known = torch.stack([count.double() for count in counts]).tolist()  # waits only once
+        return [*known, self.num_images, self.iteration, self._wait_s, self._elapsed_s()]
+
     def describe(self) -> dict[str, str]:
         """Return what a progress bar shows; this process only."""
         mean = self._loss_sum.item() / max(1, int(self._num_losses))
@@ -217,6 +235,7 @@ class Progress:
         self._num_bad_before = state["num_bad_before"]
         self._wait_s, self._before_s = state["seconds"]["wait"], state["seconds"]["elapsed"]
         self._start_s = None
+        self._last_point = self._totals()
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
@@ -239,7 +258,7 @@ def _mean_of_all(total: torch.Tensor, count: torch.Tensor) -> float:
 
 
 class Metrics:
-    """Writes `metrics.jsonl`, one line per epoch, and event files for TensorBoard.
+    """Writes `metrics.jsonl`, one line per epoch.
 
     Checkpoints have the lines as well: a resumed run rewrites the file from them, so that each
     epoch has one line whatever happened to the run.
@@ -251,42 +270,11 @@ class Metrics:
         self._file = folder / "metrics.jsonl"
         with commons.atomic_write(self._file) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        self._events = _open_events(folder, purge_step=len(lines))
 
     def write_last(self) -> None:
-        """Append the last of `lines` to the files."""
-        line = self.lines[-1]
+        """Append the last of `lines` to the file."""
         with open(self._file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        if self._events is None:
-            return
-        try:
-            for name, value in line.items():
-                self._events.add_scalar(name, value, line["epoch"])
-            self._events.flush()
-        except OSError as error:  # metrics.jsonl and the checkpoint have the numbers
-            logging.warning(f"TensorBoard's events are not written: {error}")
-
-
-def _open_events(folder: Path, purge_step: int) -> "SummaryWriter | None":
-    """Return a writer of TensorBoard's events; warn and return None if there can be none.
-
-    Args:
-        folder: Of the run.
-        purge_step: Epoch from which on TensorBoard forgets earlier events.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-
-        name = str(folder)
-        if not name.isascii() and name != os.fsencode(name).decode(errors="replace"):
-            name = f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}"  # it takes UTF-8 alone
-        return SummaryWriter(name, purge_step=purge_step)
-    except (ImportError, OSError) as error:  # metrics.jsonl and the checkpoint have the numbers
-        is_missing = isinstance(error, ImportError)
-        reason = (explain_import_error(error) if is_missing else "") or error
-        logging.warning(f"No events for TensorBoard are written: {reason}")
-        return None
+            file.write(json.dumps(self.lines[-1]) + "\n")
 
 
 class UnreadableImages:

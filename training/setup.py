@@ -33,6 +33,7 @@ from model.network import (
 )
 from model.whitening import WhiteningParams, check_dims
 from training.classification import ClassificationSettings
+from training.curves import CurvesParams
 from training.objective import ImageSize, Objective, ObjectiveSettings
 from training.optimizers import OptimizerParams
 from training.sfrs import SFRSSettings
@@ -63,6 +64,7 @@ class Settings:
     inference: Inference  # of validation, test, and what is fitted to training images
     starts_new: bool  # whether the network of a new run is new, too, clusters included
     semantic_labels: str | None  # folder of label maps, for aggregations that start from them
+    curves: CurvesParams  # what is written of iterations and epochs
     seed: int
 
     def for_network(self, network: GeoLocalizationNet) -> "Settings":
@@ -111,6 +113,7 @@ def read_settings(flags: dict[str, Any]) -> Settings:
         ),
         starts_new=flags["resume_model"] is None and flags["cluster_file"] is None,
         semantic_labels=flags["semantic_labels"],
+        curves=CurvesParams(flags["log_every"], flags["wandb"]),
         seed=flags["seed"],
     )
     settings.optimization.check(settings.device)
