@@ -6,7 +6,6 @@ the model and the search.
 """
 
 import contextlib
-import json
 import logging
 import os
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 import commons
 from datasets.image_lists import ImagePaths, read_text, split_lines
 from datasets.positions import read_positions
+from datasets.tables import read_json
 from evaluation.descriptor_files import map_array, write_array
 from evaluation.search import Index
 
@@ -108,6 +108,7 @@ def save_place_index(folder: str | os.PathLike, place_index: PlaceIndex) -> None
             "names_sha256": commons.sha256_of(names),
             "index_file": file.name,
             "index_bytes": file.stat().st_size,
+            "index_sha256": commons.sha256_of(file),
             "search": place_index.search,
             "metadata": place_index.metadata,
         }
@@ -115,7 +116,7 @@ def save_place_index(folder: str | os.PathLike, place_index: PlaceIndex) -> None
 
 
 def load_place_index(folder: str | os.PathLike) -> PlaceIndex:
-    """Open a place index; it stays on disk until it is searched.
+    """Open a place index, whose files are read once to be checked; searching maps them.
 
     Raises:
         FileNotFoundError: If there is none, or a file of it is missing.
@@ -131,7 +132,15 @@ def load_place_index(folder: str | os.PathLike) -> PlaceIndex:
             f"{folder / _NAMES} was changed since the place index was made: make it again"
         )
     paths = split_lines(facts["database_folder"], read_text(folder / _NAMES))
-    index = _read_index(folder / facts["index_file"], facts["index_bytes"])
+    file = folder / facts["index_file"]
+    expected = facts.get("index_sha256")  # an older version did not save it
+    is_whole = file.stat().st_size == facts["index_bytes"]  # else it is named below
+    if is_whole and expected and commons.sha256_of(file) != expected:
+        raise ValueError(
+            f"{file} is damaged: its SHA-256 is not the one it was written with; make the place "
+            "index again"
+        )
+    index = _read_index(file, facts["index_bytes"])
     (num_descriptors, dim), num_images = _shape(index), facts["num_images"]
     if not num_descriptors == len(paths) == num_images or dim != facts["descriptor_dim"]:
         raise ValueError(
@@ -147,10 +156,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     file = folder / _FACTS
     if not file.is_file():
         raise FileNotFoundError(f"{folder} is no place index: it has no {_FACTS}")
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(f"{file} is damaged: it is not JSON") from None
+    facts = read_json(file, object)
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise ValueError(f"{file} does not describe a place index")
     if facts.get("format_version") != FORMAT_VERSION:

@@ -122,6 +122,13 @@ def test_a_failed_save_leaves_the_older_index(saved, paths, descriptors, monkeyp
     assert sorted(os.listdir(saved.parent)) == ["database", "index"]
 
 
+def flip(file):
+    """Flip a bit, which faiss would not notice, of the last code."""
+    content = bytearray(file.read_bytes())
+    content[-60] ^= 1
+    file.write_bytes(content)
+
+
 def shorten(file):
     file.write_bytes(file.read_bytes()[:-4])
 
@@ -133,6 +140,16 @@ def change(**facts):
     return write
 
 
+def replace_array(array):
+    """Return what writes another array of as many bytes into an index of an older version."""
+
+    def write(file):
+        np.save(file, array)
+        change(index_sha256=None)(file.with_name("index.json"))
+
+    return write
+
+
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
@@ -140,7 +157,7 @@ def change(**facts):
         ("index.faiss", os.remove, "has lost its index.faiss"),
         ("descriptors.npy", os.remove, "has lost its descriptors.npy"),
         ("images_paths.txt", os.remove, "has lost its images_paths.txt"),
-        ("index.json", shorten, "index.json is damaged: it is not JSON"),
+        ("index.json", shorten, "index.json is not JSON"),
         ("index.json", lambda file: file.write_text("[]"), "does not describe a place index"),
         ("index.json", change(format="other"), "does not describe a place index"),
         ("index.json", change(format_version=2), "of version 2, this code reads version 3"),
@@ -150,6 +167,10 @@ def change(**facts):
         ("index.json", change(search={}), "damaged: search is missing or wrong"),
         ("images_paths.txt", shorten, "images_paths.txt was changed since"),
         ("index.json", change(index_bytes="5"), "damaged: index_bytes is missing or wrong"),
+        ("index.json", change(index_sha256=7), "its SHA-256 is not"),
+        ("index.json", lambda file: file.write_text("[" * 99_999), "is not JSON: it is nested"),
+        ("index.faiss", flip, "index.faiss is damaged: its SHA-256 is not the one it was written"),
+        ("descriptors.npy", flip, "descriptors.npy is damaged: its SHA-256 is not the one"),
         ("index.json", change(index_file="../a"), "damaged: index_file is missing or wrong"),
         ("index.json", change(index_file=["a"]), "damaged: index_file is missing or wrong"),
         ("index.faiss", shorten, "index.faiss is damaged: it has .* bytes"),
@@ -157,22 +178,22 @@ def change(**facts):
         (
             "descriptors.npy",
             lambda file: file.write_bytes(b"x" * len(file.read_bytes())),
-            "descriptors.npy is damaged: it cannot be read",
+            "descriptors.npy is damaged: its SHA-256 is not",
         ),
         (
             "descriptors.npy",
-            lambda file: np.save(file, np.zeros((15, 16), np.float32)),
+            replace_array(np.zeros((15, 16), np.float32)),
             "does not hold together: 15 descriptors of length 16, 30 names; .* 30 images",
         ),
         (
             "descriptors.npy",
-            lambda file: np.save(file, np.zeros((30, 4))),
+            replace_array(np.zeros((30, 4))),
             "descriptors.npy is damaged: it holds no matrix of descriptors",
         ),
         (
             "index.faiss",
             lambda file: file.write_bytes(b"x" * len(file.read_bytes())),
-            "index.faiss is damaged: it cannot be read",
+            "index.faiss is damaged: its SHA-256 is not",
         ),
     ],
 )
