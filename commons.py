@@ -1,6 +1,6 @@
-"""What the entry points share: exits, processes, logs, atomic writes, locks, devices.
+"""What the entry points share: exits, processes, logs, atomic writes, locks.
 
-Of this project it imports `packages` alone.
+Of this project it imports `packages` alone; torch only where it is used: --help is quick.
 """
 
 import contextlib
@@ -23,8 +23,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 from packages import explain_import_error
@@ -97,6 +95,8 @@ def run_command(main: Callable[[], None]) -> None:
     setup_logging()
     try:
         if num_ranks() > 1:
+            import torch.distributed as dist
+
             dist.init_process_group(timeout=LONGEST_WAIT)
         main()
         if num_ranks() > 1:
@@ -177,12 +177,12 @@ def _describe_place(error: Exception) -> str:
 
 def rank() -> int:
     """Return the number of this process in its job, 0 for the main one."""
-    return int(os.environ["RANK"]) if dist.is_torchelastic_launched() else 0
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def num_ranks() -> int:
     """Return how many processes torchrun started for this job, on all nodes; 1 without it."""
-    return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 def of_main_process(make: Callable[[], T]) -> T:
@@ -193,6 +193,8 @@ def of_main_process(make: Callable[[], T]) -> T:
     """
     if num_ranks() == 1:
         return make()
+    import torch.distributed as dist
+
     result = [make() if rank() == 0 else None]
     dist.broadcast_object_list(result)
     return result[0]
@@ -209,11 +211,16 @@ def main_process_first() -> Iterator[None]:
 
 
 def _wait_for_all() -> None:
+    import torch
+    import torch.distributed as dist
+
     dist.all_reduce(torch.zeros(1))  # on the CPU: a barrier may choose GPUs that are not in use
 
 
 def is_lost_connection(error: Exception) -> bool:
     """Tell whether this is what processes meet when another one of the job is gone."""
+    import torch.distributed as dist
+
     words = ("connection closed", "connection reset", "connection was refused", "broken pipe")
     is_of_group = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
     return is_of_group and any(word in str(error).lower() for word in words)
@@ -453,41 +460,12 @@ def seed_everything(seed: int, is_deterministic: bool = False) -> None:
         seed: Decides every random choice.
         is_deterministic: Refuse operations that give other bits each time, as some do on GPUs.
     """
+    import torch
+
     torch.manual_seed(seed)
     if is_deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS needs it
     torch.use_deterministic_algorithms(is_deterministic)
-
-
-def choose_device(name: str) -> torch.device:
-    """Return a device by name; "auto" is CUDA, Apple's GPU or the CPU, the first that is there.
-
-    Of several processes on a node, each gets a CUDA device of its own.
-
-    Raises:
-        ValueError: If there is no such device.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return _own_cuda_device()
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(name, True):
-        raise ValueError(f"--device {name}: no such device is available; try --device auto or cpu")
-    return _own_cuda_device() if name == "cuda" else torch.device(name)
-
-
-def _own_cuda_device() -> torch.device:
-    if num_ranks() == 1:
-        return torch.device("cuda")
-    local_rank, num_devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if local_rank >= num_devices:
-        raise ValueError(
-            f"torchrun started more processes on a node than it has GPUs ({num_devices}): "
-            f"--nproc_per_node {num_devices}, or --device cpu"
-        )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
 
 
 def sha256_of(path: str | os.PathLike) -> str:

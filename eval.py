@@ -12,7 +12,12 @@ The same command starts an evaluation over that was stopped or killed, also with
 
 import packages  # first: says which package of those below is missing
 
-# isort: split
+if __name__ == "__main__":  # before torch is imported, which takes seconds
+    import machine
+    from parser import parse_eval_arguments
+
+    machine.prepare()
+    parse_eval_arguments()  # ends here for --help and for flags that are wrong
 
 import logging
 import time
@@ -26,6 +31,7 @@ import numpy as np
 from torch import nn
 
 import commons
+import machine
 from datasets.catalog import look_up_test_set
 from datasets.eval_set import EvalSet, Labels, load_named_sets, load_own_sets
 from evaluation import Evaluation, Protocol
@@ -47,6 +53,7 @@ from model.network import build_network, choose_architecture, choose_resize
 from model.other_models import hash_tensors, identify, load_model, parse_model_spec
 from parser import parse_eval_arguments
 from reports.pictures import save_pictures
+from reports.report import write_report
 from runs.folders import run_folder
 from runs.provenance import describe_software, peak_memory, record_start
 from runs.signals import StopSignals
@@ -71,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.majority_weight or DEFAULT_MAJORITY_WEIGHT,
             args.search,
         )
-        device = commons.choose_device(args.device)
+        device = machine.choose_device(args.device)
         inference = Inference(
             device,
             args.infer_batch_size,
@@ -265,13 +272,11 @@ def draw(folder: Path, num_preds: int, only_wrong: bool, has_report: bool) -> No
     if not has_report:
         return
     try:
-        from reports.report import write_report  # here: only the page needs what draws it
-    except ImportError as error:
+        logging.info(f"Report: {write_report(folder)}")
+    except ImportError as error:  # only the page needs what draws it
         if not (sentence := packages.explain_import_error(error)):
             raise
         logging.warning(f"No report page is written. {sentence}")
-    else:
-        logging.info(f"Report: {write_report(folder)}")
 
 
 def save_database(folder: str, provenance: dict[str, Any], database: Database) -> None:

@@ -10,7 +10,12 @@ second one no longer needs the images.
 
 import packages  # noqa: F401, first: says which package of those below is missing
 
-# isort: split
+if __name__ == "__main__":  # before torch is imported, which takes seconds
+    import machine
+    from parser import parse_localize_arguments
+
+    machine.prepare()
+    parse_localize_arguments()  # ends here for --help and for flags that are wrong
 
 import dataclasses
 import logging
@@ -22,6 +27,7 @@ from typing import Any
 import numpy as np
 
 import commons
+import machine
 from datasets.image_lists import ImagePaths, image_paths_of, list_images
 from datasets.positions import read_positions
 from evaluation.descriptors import Inference, Model, extract_descriptors
@@ -64,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.model:
             parse_model_spec(args.model)
         check_search(args.search)
-        device = commons.choose_device(args.device)
+        device = machine.choose_device(args.device)
     photos = list_photos(args.photos)
     if args.save_place_index:
         check_place_index_folder(args.save_place_index)

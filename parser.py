@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from datasets.catalog import TRAIN_SETS
+from machine import num_usable_cores
 from methods import DEFAULT_METHOD, METHODS
 from model.aggregation import AGGREGATIONS
 from model.backbones import BACKBONES, INPUT_SCALINGS
@@ -973,13 +974,27 @@ def _add_run(cli: argparse.ArgumentParser) -> None:
 
 def add_device(add: Callable[..., argparse.Action]) -> None:
     """Add --device and --num_workers."""
-    add("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="where to compute")
+    add(
+        "--device",
+        type=device_name,
+        default="auto",
+        metavar="{auto,cuda,cuda:N,cpu,mps}",
+        help="where to compute; cuda:1 is the second GPU",
+    )
     add(
         "--num_workers",
         type=not_negative_int,
-        default=min(8, os.cpu_count() or 1),
+        default=min(8, num_usable_cores()),
         help="loader processes, of each process that torchrun starts",
     )
+
+
+def device_name(text: str) -> str:
+    """Read a device: auto, cpu, mps, cuda, or a GPU by number, such as cuda:1."""
+    kind, colon, number = text.partition(":")
+    if text in ("auto", "cuda", "cpu", "mps") or kind == "cuda" and colon and number.isdecimal():
+        return text
+    raise argparse.ArgumentTypeError(f"is auto, cuda, cuda:N, cpu or mps, not {text}")
 
 
 def positive_int(text: str) -> int:

@@ -9,7 +9,12 @@ torchrun --nproc_per_node 8 train.py                     the same run on 8 GPUs
 
 import packages  # noqa: F401, first: says which package of those below is missing
 
-# isort: split
+if __name__ == "__main__":  # before torch is imported, which takes seconds
+    import machine
+    from parser import parse_train_arguments
+
+    machine.prepare()
+    parse_train_arguments()  # ends here for --help and for flags that are wrong
 
 import argparse
 import contextlib

@@ -8,14 +8,16 @@ import stat
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import simplejpeg
-import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from datasets.image_lists import HAS_AVIF, HAS_HEIF
+
+if TYPE_CHECKING:
+    import torch  # imported where it is used: tools that only read headers start sooner
 
 # The formats that Pillow may decode, whatever the extension of a file. It knows 40 others, among
 # them PostScript, a program that it would run.
@@ -48,7 +50,7 @@ def open_image(path: str | os.PathLike) -> Image.Image:
         return _decode(read_file(path))
 
 
-def load_image(path: str | os.PathLike, io_retries: int = 0) -> torch.Tensor:
+def load_image(path: str | os.PathLike, io_retries: int = 0) -> "torch.Tensor":
     """Read an image as `open_image` does, the most common kind of files faster.
 
     Args:
@@ -68,6 +70,8 @@ def load_image(path: str | os.PathLike, io_retries: int = 0) -> torch.Tensor:
         pixels = _decode_plain_jpeg(data)
         if pixels is None:
             pixels = np.array(_decode(data))
+    import torch
+
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -91,12 +95,14 @@ def errors_naming(path: str | os.PathLike) -> Iterator[None]:
         raise ValueError(f"The image {path} cannot be read: {_reason(error)}") from None
 
 
-def stack_images(images: Sequence[torch.Tensor]) -> torch.Tensor:
+def stack_images(images: "Sequence[torch.Tensor]") -> "torch.Tensor":
     """Join images of one size, [3, H, W], into [B, 3, H, W].
 
     If the colours of a pixel are side by side in memory, as `load_image` leaves them, they stay so
     (channels_last): a plain copy, while `torch.stack` would separate them.
     """
+    import torch
+
     if images[0].is_contiguous():
         return torch.stack(images)
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)

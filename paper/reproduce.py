@@ -11,11 +11,11 @@ python -m paper.reproduce methods --scale demo    all methods compared on that c
 import argparse
 import dataclasses
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import commons
+import machine
 from mini_city import generate
 from paper.costs import describe_plan
 from paper.results_of_runs import Study
@@ -23,7 +23,7 @@ from paper.run_log import RunLog
 from paper.runs_to_do import FAILED, RunOptions, carry_out, make_steps, take_shard
 from paper.scales import SCALES
 from paper.targets import ALL_TARGETS, list_needs, targets_of, write_target
-from parser import CommandLine, default_datasets_folder, not_negative_int
+from parser import CommandLine, add_device, default_datasets_folder, not_negative_int
 from runs.signals import StopSignals
 
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = targets_of(scale) if "all" in args.targets else args.targets
     targets = tuple(dict.fromkeys(asked))
     with commons.usage_errors():
-        device = str(commons.choose_device(args.device))
+        device = str(machine.choose_device(args.device))
     root, name = Path(args.datasets_folder).resolve(), "paper"
     if scale.city:
         name = f"paper_{scale.name}"
@@ -122,13 +122,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="I/N",
         help="do every N-th run, from the I-th",
     )
-    add("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="as of train.py")
-    add(
-        "--num_workers",
-        type=not_negative_int,
-        default=min(8, os.cpu_count() or 1),
-        help="as of train.py",
-    )
+    add_device(add)
     add(
         "--datasets_folder",
         default=default_datasets_folder(),

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import commons
 from parser import CommandLine
-from reports.report_page import render_page
 from reports.run_files import read_run_arrays
 from reports.runs import find_sets
 
@@ -30,8 +29,11 @@ def write_report(run_folder: Path, num_gallery: int = NUM_GALLERY) -> Path:
 
     Raises:
         FileNotFoundError: If one of the three files is missing.
+        ImportError: If a package is missing that draws the page.
         ValueError: If one of them is damaged, or they are of different runs.
     """
+    from reports.report_page import render_page  # seconds, and packages that draw
+
     page = render_page(read_run_arrays(run_folder), num_gallery)
     path = run_folder / "report.html"
     with commons.atomic_write(path) as temporary:

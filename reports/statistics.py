@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import binomtest
 
 LEVEL_PERCENT = 95
 _COUNTS_PER_BLOCK = 1 << 22  # 32 MB of int64
@@ -24,6 +23,8 @@ def mcnemar(wins: int, losses: int) -> float:
     """
     if wins + losses == 0:
         return 1.0
+    from scipy.stats import binomtest  # takes a second, and no --help should
+
     return float(binomtest(wins, wins + losses).pvalue)
 
 

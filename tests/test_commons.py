@@ -13,6 +13,7 @@ import torch
 from conftest import REPOSITORY
 
 import commons
+import machine
 from commons import Stopped
 from eval import main as eval_main
 from model.other_models import describe_model
@@ -233,12 +234,30 @@ def test_entry_points_are_seeded_as_flags_say(main, flags, monkeypatch):
 
 
 def test_devices():
-    assert commons.choose_device("cpu") == torch.device("cpu")
+    assert machine.choose_device("cpu") == torch.device("cpu")
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     if not torch.backends.mps.is_available():
-        assert commons.choose_device("auto") == torch.device(expected)
+        assert machine.choose_device("auto") == torch.device(expected)
         with pytest.raises(ValueError, match="--device mps: no such device"):
-            commons.choose_device("mps")
+            machine.choose_device("mps")
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    return chosen
+
+
+def test_a_gpu_by_number(two_gpus, monkeypatch):
+    assert machine.choose_device("cuda:1") == torch.device("cuda", 1) and two_gpus == [1]
+    with pytest.raises(ValueError, match="the last GPU of this machine is cuda:1"):
+        machine.choose_device("cuda:2")
+    monkeypatch.setattr(commons, "num_ranks", lambda: 2)
+    with pytest.raises(ValueError, match="with torchrun give --device cuda"):
+        machine.choose_device("cuda:1")
 
 
 def test_models_and_software_are_described(tmp_path):

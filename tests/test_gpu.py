@@ -18,7 +18,7 @@ from forked_commands import run_forked, run_job, wait_for_all
 from torch.utils.data import DataLoader
 from training_runs import SMALL, assert_same_state, metrics_of, position_of, small_training
 
-import commons
+import machine
 from datasets.augmentation import Augmentation, AugmentationParams
 from datasets.groups import Sample, collate
 from datasets.image_lists import list_images
@@ -271,7 +271,7 @@ def test_deterministic_runs_are_equal_to_the_last_bit_also_if_resumed(
 
 def share_the_gpu():
     """Let all processes compute on one GPU, and talk by gloo: NCCL wants a GPU for each."""
-    commons._own_cuda_device = lambda: torch.device("cuda", 0)
+    machine._own_cuda_device = lambda: torch.device("cuda", 0)
     dist.init_process_group = partial(dist.init_process_group, "gloo")
 
 

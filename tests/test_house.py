@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import REPOSITORY
 
 ENTRY_POINTS = {"train", "eval", "localize", "hubconf"}
@@ -14,22 +15,25 @@ ARROWS = {  # room: the rooms that it may import, beside itself; the first part 
     "packages": "",  # any room may import it
     "commons": "",
     "cosface_loss": "",
-    "parser": "methods datasets model",  # their tables of names, see test_parser_needs_no_torch
+    "machine": "commons",
+    "parser": "machine methods datasets model",  # tables of names, see test_parser_needs_no_torch
     "methods": "",
     "datasets": "commons",
     "model": "commons",
     "runs": "commons",
     "evaluation": "commons datasets model",
-    "training": "commons cosface_loss methods datasets model evaluation runs",
+    "training": "commons machine cosface_loss methods datasets model evaluation runs",
     **dict.fromkeys(
         ENTRY_POINTS,
-        "commons cosface_loss parser methods datasets model runs evaluation training reports",
+        "commons machine cosface_loss parser methods datasets model runs evaluation training "
+        "reports",
     ),
     "reports": "commons parser datasets model runs evaluation",
-    "tools": "commons parser datasets model runs evaluation reports",
+    "tools": "commons machine parser datasets model runs evaluation reports",
     "mini_city": "commons parser datasets",
     "docs": "commons datasets reports",
-    "paper": "commons parser methods datasets model runs evaluation training reports mini_city",
+    "paper": "commons machine parser methods datasets model runs evaluation training reports "
+    "mini_city",
     "benchmarks": "commons cosface_loss parser methods datasets model runs evaluation training "
     "reports tools mini_city paper train",  # train: its loop is measured
 }
@@ -120,6 +124,23 @@ def test_parser_needs_no_torch():
     """So that --help is quick; it reads the tables of names instead of repeating them."""
     command = "import sys, parser; assert not {'torch', 'numpy', 'PIL'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", command], cwd=REPOSITORY, check=True)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["train", "eval", "localize", "mini_city", "tools.check", "tools.convert", "reports.report"]
+    + ["reports.compare"],
+)
+def test_help_is_shown_before_torch_is_imported(module):
+    """Importing it takes seconds; so does scipy.stats."""
+    command = (
+        "import atexit, os, runpy, sys; sys.argv[1:] = ['--help']\n"
+        "slow = {'torch', 'scipy.stats'}\n"
+        "atexit.register(lambda: slow & sys.modules.keys() and os._exit(3))\n"
+        f"runpy.run_module('{module}', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", command], cwd=REPOSITORY, capture_output=True)
+    assert done.returncode == 0 and b"show this help message" in done.stdout
 
 
 def test_a_class_name_names_one_class():

@@ -167,6 +167,9 @@ def test_defaults_of_a_resumed_run_give_way_to_flags():
         "--dataset paris",
         "--positive_dist_threshold -5",
         "--epochs 3",
+        "--device gpu",
+        "--device cuda:",
+        "--device cpu:1",
     ],
 )
 def test_bad_flags_end_with_code_2(flags, capsys):

@@ -23,6 +23,7 @@ from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, deeplabv
 from tqdm import tqdm
 
 import commons
+import machine
 from datasets.image_lists import ImagePaths, list_images
 from evaluation.descriptors import Inference, load_windows
 from evaluation.views import View
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with commons.usage_errors():
         view = View(args.resize)
         inference = Inference(
-            commons.choose_device(args.device),
+            machine.choose_device(args.device),
             args.infer_batch_size,
             args.num_workers,
             io_retries=args.io_retries,

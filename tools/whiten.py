@@ -20,6 +20,7 @@ from typing import Any
 from torch import nn
 
 import commons
+import machine
 from datasets.catalog import TRAIN_SETS, find_train_folder
 from datasets.image_lists import list_images
 from evaluation.descriptors import Inference
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse_arguments(argv)
     with commons.usage_errors():
         params = WhiteningParams(args.kind, args.dim, args.kept_dims, args.power)
-        device = commons.choose_device(args.device)
+        device = machine.choose_device(args.device)
         View(args.resize_test_imgs or "none")
         checkpoint, spec = split_model(args.model)
         save = Path(args.save or default_name(checkpoint, spec, params))

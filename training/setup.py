@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import commons
+import machine
 from datasets.catalog import TRAIN_SETS
 from datasets.eval_set import EvalSet, Labels, load_own_set, load_test_set
 from datasets.image_lists import ImagePaths
@@ -106,7 +107,7 @@ def read_settings(flags: dict[str, Any]) -> Settings:
         resize=flags["resize_test_imgs"],
         whitening=read_whitening(flags),
         inference=Inference(
-            commons.choose_device(flags["device"]),
+            machine.choose_device(flags["device"]),
             flags["infer_batch_size"],
             flags["num_workers"],
             io_retries=flags["io_retries"],

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Sampler
 
 import commons
+import machine
 from datasets.augmentation import Augmentation, AugmentationParams
 from datasets.catalog import find_train_folder
 from datasets.image_lists import ImagePaths
@@ -87,7 +88,7 @@ class TupleSettings:
                 AugmentationParams, {**flags, "image_size": 1, "random_resized_crop": 0.0}
             ),
             "inference": Inference(
-                commons.choose_device(flags["device"]),
+                machine.choose_device(flags["device"]),
                 flags["infer_batch_size"],
                 flags["num_workers"],
                 skip_unreadable=True,
