@@ -1,9 +1,11 @@
 """Photos with a table that says where they were taken, and the names that they must get."""
 
 import os
+import struct
 
 import utm
 from conftest import write_image
+from PIL import Image
 
 from datasets.image_names import ImageName, format_image_name
 from tools.convert.__main__ import main
@@ -58,3 +60,22 @@ def expected_names(rows=ROWS):
         )  # fmt: skip
         names.append(format_image_name(fields))
     return names
+
+
+UNKNOWN = 123457.0  # is written as 0/0, what cameras put for a number that they do not know
+
+
+def write_photo(path, gps=None, details=None):
+    """Write a photo with tags of the GPS and of the Exif directory."""
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    exif.get_ifd(0x8825).update(gps or {})
+    exif.get_ifd(0x8769).update(details or {})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (32, 24)).save(path, exif=exif)
+    if UNKNOWN in (gps or {}).values() or UNKNOWN in (gps or {}).get(2, ()):
+        content = path.read_bytes()
+        unknown = content.replace(struct.pack(">2I", int(UNKNOWN), 1), bytes(8))
+        unknown = unknown.replace(struct.pack("<2I", int(UNKNOWN), 1), bytes(8))
+        assert unknown != content
+        path.write_bytes(unknown)

@@ -180,7 +180,7 @@ def test_a_converted_folder_is_trained_on(datasets_folder, flags, tmp_path):
 
 
 def test_help_says_what_is_needed(capsys):
-    for command in ("csv", "exif", "mapillary", "geojson", "panoramas"):
+    for command in ("csv", "exif", "mapillary", "geojson", "gpx", "panoramas"):
         with pytest.raises(SystemExit) as exit_code:
             main([command, "--help"])
         assert exit_code.value.code == 0

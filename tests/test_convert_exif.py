@@ -1,33 +1,15 @@
+import json
 import os
 import struct
 
 import pytest
 import utm
 from conftest import write_image
-from PIL import Image
+from photo_tables import UNKNOWN, write_photo
 
 from datasets.image_lists import list_images
 from datasets.image_names import parse_image_name
 from tools.convert.__main__ import main
-
-UNKNOWN = 123457.0  # is written as 0/0, what cameras put for a number that they do not know
-
-
-def write_photo(path, gps=None, details=None):
-    """Write a photo with tags of the GPS and of the Exif directory."""
-    exif = Image.Exif()
-    exif[0x010F] = "Maker"
-    exif.get_ifd(0x8825).update(gps or {})
-    exif.get_ifd(0x8769).update(details or {})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (32, 24)).save(path, exif=exif)
-    if UNKNOWN in (gps or {}).values() or UNKNOWN in (gps or {}).get(2, ()):
-        content = path.read_bytes()
-        unknown = content.replace(struct.pack(">2I", int(UNKNOWN), 1), bytes(8))
-        unknown = unknown.replace(struct.pack("<2I", int(UNKNOWN), 1), bytes(8))
-        assert unknown != content
-        path.write_bytes(unknown)
-
 
 SYDNEY = {1: "S", 2: (33.0, 51.0, 24.408), 3: "E", 4: (151.0, 12.0, 55.08)}
 
@@ -136,3 +118,55 @@ def test_a_folder_without_any_position_or_with_a_broken_image_is_refused(tmp_pat
     error = refused(main, ["exif", "photos", "--out=out", "--skip_without_gps"], 1)
     assert "00.jpg cannot be read" in error
     assert os.listdir(tmp_path) == ["photos"]
+
+
+# ---- Google Takeout ----
+
+PLACE = {"latitude": 55.70584, "longitude": -13.19321, "altitude": 12.5, "latitudeSpan": 0.0}
+NOWHERE = {"latitude": 0.0, "longitude": 0.0, "altitude": 0.0}
+TAKEN = {"timestamp": "1525358823", "formatted": "3 May 2018, 14:47:03 UTC"}
+
+
+def write_side_file(path, **content):
+    path.write_text(json.dumps({"title": "any", "description": "", **content}))
+
+
+@pytest.mark.parametrize(
+    ("photo", "side_file"),
+    [
+        ("a.jpg", "a.jpg.json"),
+        ("a.jpg", "a.jpg.supplemental-metadata.json"),
+        ("a(2).jpg", "a.jpg(2).json"),
+        ("a(2).jpg", "a.jpg.supplemental-metadata(2).json"),
+        ("a(2).jpg", "a(2).jpg.json"),
+        ("a-edited.jpg", "a.jpg.supplemental-metadata.json"),
+        ("PXL_20230501_123456789.NIGHT.jpg", "PXL_20230501_123456789.NIGHT.jpg.supplemental-.json"),
+        (f"{'x' * 60}.jpg", f"{'x' * 46}.json"),
+    ],
+)
+def test_positions_of_google_takeout_complete_exif(tmp_path, caplog, photo, side_file):
+    caplog.set_level("INFO")
+    write_photo(tmp_path / "photos" / photo, {17: 90.0})
+    write_photo(tmp_path / "photos" / "z.jpg", SYDNEY, {0x9003: "2024:05:01 12:30:00"})
+    write_side_file(tmp_path / "photos" / "z.jpg.json", geoData=PLACE, photoTakenTime=TAKEN)
+    (tmp_path / "photos" / "notes.txt").touch()
+    write_side_file(tmp_path / "photos" / side_file, geoData=PLACE, photoTakenTime=TAKEN)
+    fields, sydney = convert(tmp_path)
+    assert (fields.latitude_deg, fields.longitude_deg) == (55.70584, -13.19321)
+    assert (fields.height_m, fields.heading_deg) == (12.5, 90)
+    assert fields.timestamp == "20180503_144703"
+    assert (sydney.latitude_deg, sydney.timestamp) == (-33.85678, "20240501_123000")
+    assert "1 positions and 1 times are those of Google Takeout" in caplog.text
+    assert "photos: 1 .json, 1 .txt not read" in caplog.text
+
+
+def test_side_files_without_a_position_add_none(tmp_path, refused):
+    write_photo(tmp_path / "photos/a.jpg")
+    write_photo(tmp_path / "photos/b.jpg")
+    write_side_file(tmp_path / "photos/a.jpg.json", geoData=NOWHERE, geoDataExif=PLACE)
+    write_side_file(tmp_path / "photos/b.jpg.json", geoData=NOWHERE, photoTakenTime=3)
+    (fields,) = convert(tmp_path, "--skip_without_gps")
+    assert (fields.pano_id, fields.height_m, fields.timestamp) == ("a", 12.5, "")
+    (tmp_path / "photos/b.jpg.json").write_text("{")
+    error = refused(main, ["exif", "photos", "--out=again"], 1)
+    assert "b.jpg.json is no JSON" in error

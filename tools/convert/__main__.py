@@ -4,6 +4,7 @@ python -m tools.convert csv photos.csv --out city/database
 python -m tools.convert exif photos --out city/queries --mode symlink
 python -m tools.convert mapillary mapillary_image_description.json --out city/database
 python -m tools.convert geojson photos.geojson --out city/database
+python -m tools.convert gpx track.gpx --images photos --time_offset_s -7200 --out city/queries
 python -m tools.convert panoramas panoramas --out city/train --jobs 8
 """
 
@@ -24,6 +25,7 @@ from tools.convert.panoramas import CropParams, crop_panoramas
 from tools.convert.photos import MODES, Photos, check_free, format_names, write_images
 from tools.convert.records import READERS
 from tools.convert.table import ALIASES, read_table
+from tools.convert.tracks import PlacementParams, read_along_tracks
 
 _DESCRIPTION = """Give photos the '@' file names of SF-XL, which hold the position of each:
 @UTM_east@UTM_north@zone@letter@latitude@longitude@pano_id@tile@heading@pitch@roll@height@timestamp@note@.jpg
@@ -51,7 +53,13 @@ _GEOJSON = """Photos that are point features in degrees, with a property for the
 filename, image, photo...). Properties have the names of the columns of csv.
 """
 _EXIF = """Photos of a folder and its sub-folders, with the latitudes and longitudes of their EXIF.
-Direction (GPSImgDirection), altitude and DateTimeOriginal are used where present.
+Direction (GPSImgDirection), altitude and DateTimeOriginal are used where present. Position and time
+of Google Takeout's .json files beside the photos complete EXIF that has none.
+"""
+_GPX = """Photos of a folder and its sub-folders, placed along tracks by their times. A position is
+interpolated between the fix before a photo and the one after it; photos before the track, after it
+and in its gaps have none. EXIF without a time zone is taken as UTC: for a camera on local time of
+UTC+2 say --time_offset_s -7200. Times in the names are UTC.
 """
 _COMMON = """
 Images in neighbouring UTM zones are projected to the zone of most of them. Headings are copied.
@@ -84,6 +92,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 args.skip_without_gps,
                 args.zone_letters,
             )
+        elif args.source == "gpx":
+            with commons.usage_errors():
+                params = commons.from_flags(PlacementParams, vars(args))
+            images = args.images or os.path.dirname(args.input[0]) or "."
+            photos = read_along_tracks(args.input, images, params, args.zone, args.skip_without_gps)
         else:
             photos = read_exif(args.input, args.zone, args.skip_without_gps, args.hemisphere)
         write_images(photos.files, format_names(photos), folder, args.mode)
@@ -121,7 +134,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="",
         help="of photos whose EXIF has degrees without their letters",
     )
-    for source in (*tables, exif):
+    gpx = _add_gpx(sources)
+    for source in (*tables, exif, gpx):
         source.add_argument(
             "--skip_without_gps", action="store_true", help="leave out photos without a position"
         )
@@ -184,7 +198,7 @@ def _add_source(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    cli.add_argument("input", metavar=metavar)
+    cli.add_argument("input", metavar=metavar, nargs="+" if name == "gpx" else None)
     cli.add_argument("--out", required=True, metavar="FOLDER", help="where to write; must be empty")
     return cli
 
@@ -207,6 +221,38 @@ def _add_table_flags(table: argparse.ArgumentParser) -> None:
         default="",
         help="what N and S after a UTM zone mean (default: latitude bands, where that fits)",
     )
+
+
+def _add_gpx(sources: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    cli = _add_source(sources, "gpx", "TRACK", "photos by time along GPX tracks", _GPX + _COMMON)
+    default = PlacementParams()
+    cli.add_argument(
+        "--images", metavar="FOLDER", help="the photos (default: where the first TRACK is)"
+    )
+    cli.add_argument(
+        "--time_offset_s",
+        type=float,
+        default=default.time_offset_s,
+        help="seconds to add to the times of the photos (default 0)",
+    )
+    cli.add_argument(
+        "--max_gap_s",
+        type=float,
+        default=default.max_gap_s,
+        help="longest time between the fixes before and after a photo (default 60)",
+    )
+    cli.add_argument(
+        "--photo_times",
+        choices=("exif", "file"),
+        default=default.photo_times,
+        help="times of the photos: DateTimeOriginal, or last change of the file (default exif)",
+    )
+    cli.add_argument(
+        "--heading_from_course",
+        action="store_true",
+        help="take the direction of movement as heading, for cameras that look ahead",
+    )
+    return cli
 
 
 def _add_panoramas(sources: argparse._SubParsersAction) -> None:

@@ -1,21 +1,29 @@
-"""Photos of a folder with the positions in their EXIF."""
+"""Photos of a folder with the positions in their EXIF, or in Google Takeout's JSON beside them."""
 
+import contextlib
 import logging
 import math
 import os
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
-from datasets.image_lists import list_images
+from datasets.image_lists import ImagePaths, describe_left_out, list_images, walk_images
 from datasets.images import FORMATS, errors_naming, open_file
 from tools.convert.photos import Photos
-from tools.convert.positions import project
-from tools.convert.times import format_timestamp
+from tools.convert.positions import parse_number, project
+from tools.convert.records import parse_json, read_text
+from tools.convert.times import PhotoTime, read_time
 
-_NUM_SHOWN = 20
+NUM_SHOWN = 20
+_SIDE_FILE = ".supplemental-metadata"  # and .json; Takeout cuts names, and older ones lack this
+_SIDE_FILE_LENGTH = 46  # of the name before .json
 _GPS = ExifTags.GPS
 
 _log = logging.getLogger(__name__)
@@ -30,7 +38,7 @@ class Geotag:
     heading_deg: float  # of the middle of the photo
     is_heading_magnetic: bool
     height_m: float  # above the sea
-    timestamp: str
+    time: PhotoTime | None
     lacks_hemisphere: bool = False  # it has degrees, and not whether north or south, east or west
 
     @property
@@ -59,13 +67,17 @@ def read_exif(
         ValueError: If an image cannot be read or has no position.
     """
     paths = list_images(folder)
-    if paths.left_out:
-        _log.warning(paths.left_out)
     geotags = {path: read_geotag(path, hemisphere) for path in tqdm(paths, desc="EXIF", unit="img")}
     if num_assumed := sum(tag.lacks_hemisphere for tag in geotags.values()) if hemisphere else 0:
         _log.warning(f"{num_assumed:,} images do not say their hemisphere: {hemisphere} is assumed")
+    log_left_out(paths, _read_side_files(geotags))
     _check_positions(geotags, paths.folder, skip_without_gps)
     geotags = {path: geotag for path, geotag in geotags.items() if geotag.has_position}
+    return make_photos(geotags, zone)
+
+
+def make_photos(geotags: Mapping[str, Geotag], zone: int | None) -> Photos:
+    """Make photos of files with geotags, all with positions; see `project` for the zone."""
     tags = list(geotags.values())
     if num_magnetic := sum(tag.is_heading_magnetic for tag in tags):
         _log.warning(
@@ -84,9 +96,19 @@ def read_exif(
         roll_deg=unknown,
         height_m=np.array([tag.height_m for tag in tags]),
         pano_ids=empty,
-        timestamps=[tag.timestamp for tag in tags],
+        timestamps=[tag.time.format() if tag.time else "" for tag in tags],
         notes=empty,
     )
+
+
+def log_left_out(paths: ImagePaths, used: Iterable[str | os.PathLike]) -> None:
+    """Log what a folder has beside its images, and beside files that were used otherwise."""
+    left_out = paths.left_out
+    endings = Counter(Path(file).suffix.lower() for file in used)
+    if left_out and endings:
+        left_out = describe_left_out(paths.folder, walk_images(paths.folder)[1] - endings)
+    if left_out:
+        _log.warning(left_out)
 
 
 def read_geotag(path: str | os.PathLike, hemisphere: str = "") -> Geotag:
@@ -113,7 +135,7 @@ def read_geotag(path: str | os.PathLike, hemisphere: str = "") -> Geotag:
         heading_deg=_number(gps.get(_GPS.GPSImgDirection)),
         is_heading_magnetic=_text(gps.get(_GPS.GPSImgDirectionRef)) == "M",
         height_m=_number(gps.get(_GPS.GPSAltitude)) * (-1 if below_sea else 1),
-        timestamp=_timestamp(_text(details.get(ExifTags.Base.DateTimeOriginal))),
+        time=_read_time(details),
         lacks_hemisphere=_GPS.GPSLatitude in gps
         and not {_GPS.GPSLatitudeRef, _GPS.GPSLongitudeRef} <= gps.keys(),
     )
@@ -141,20 +163,85 @@ def _text(value: object) -> str:
     return value.strip("\0 ") if isinstance(value, str) else ""
 
 
-def _timestamp(text: str) -> str:
-    try:
-        return format_timestamp(text)
-    except ValueError:  # the clock of the camera was never set: 0000:00:00 00:00:00
-        return ""
+def _read_time(details: Mapping[int, object]) -> PhotoTime | None:
+    """Return the time of an exposure; None also if the clock of the camera was never set."""
+    names = ("DateTimeOriginal", "SubsecTimeOriginal", "OffsetTimeOriginal")
+    text, fraction, offset = (_text(details.get(ExifTags.Base[name])) for name in names)
+    fraction = f".{fraction}" if fraction.isdecimal() else ""
+    for form in (f"{text}{fraction}{offset}", text):
+        try:
+            return read_time(form)
+        except ValueError:
+            continue
+    return None
+
+
+def _read_side_files(geotags: dict[str, Geotag]) -> list[str]:
+    """Complete geotags by Google Takeout's JSON files; return the files that were read."""
+    files, num_positions, num_times = [], 0, 0
+    for path, tag in geotags.items():
+        if tag.has_position and tag.time or not (file := _find_side_file(path)):
+            continue
+        content = parse_json(read_text(Path(file)), Path(file))
+        files.append(file)
+        geotags[path] = _complete(tag, content if isinstance(content, dict) else {})
+        num_positions += geotags[path].has_position and not tag.has_position
+        num_times += geotags[path].time is not None and tag.time is None
+    if files:
+        _log.info(
+            f"{num_positions:,} positions and {num_times:,} times are those of Google Takeout's "
+            f".json files, for images whose EXIF has none"
+        )
+    return files
+
+
+def _complete(tag: Geotag, content: Mapping[str, object]) -> Geotag:
+    """Add position and time of a JSON file of Takeout; 0, 0 is no position there."""
+    for name in ("geoData", "geoDataExif"):
+        place = content.get(name)
+        if tag.has_position or not isinstance(place, dict):
+            continue
+        latitude_deg, longitude_deg, height_m = (
+            parse_number(str(place.get(key))) for key in ("latitude", "longitude", "altitude")
+        )
+        moved = replace(tag, latitude_deg=latitude_deg, longitude_deg=longitude_deg)
+        if moved.has_position:
+            tag = replace(moved, height_m=height_m or math.nan, lacks_hemisphere=False)
+    taken = content.get("photoTakenTime")
+    if tag.time is None and isinstance(taken, dict):
+        with contextlib.suppress(ValueError):
+            tag = replace(tag, time=read_time(str(taken.get("timestamp"))))
+    return tag
+
+
+def _find_side_file(path: str) -> str:
+    """Return the JSON file that Takeout wrote beside an image; "" if there is none.
+
+    That of a.jpg is a.jpg.json or a.jpg.supplemental-metadata.json, both cut; that of a(1).jpg is
+    a.jpg(1).json.
+    """
+    stem, ending = os.path.splitext(os.path.basename(path))
+    tries = [(f"{stem}{ending}", "")]
+    if match := re.fullmatch(r"(.*)(\(\d+\))", stem, re.DOTALL):
+        tries.append((f"{match[1]}{ending}", match[2]))
+    if stem.endswith("-edited"):
+        tries.append((f"{stem.removesuffix('-edited')}{ending}", ""))
+    for name, number in tries:
+        full = (name + _SIDE_FILE)[:_SIDE_FILE_LENGTH]
+        for length in range(len(full), min(len(name), _SIDE_FILE_LENGTH) - 1, -1):
+            file = os.path.join(os.path.dirname(path), f"{full[:length]}{number}.json")
+            if os.path.isfile(file):
+                return file
+    return ""
 
 
 def _check_positions(geotags: dict[str, Geotag], folder: os.PathLike, skip: bool) -> None:
     without = [path for path, geotag in geotags.items() if not geotag.has_position]
     if not without:
         return
-    listed = "".join(f"\n  {path}" for path in without[:_NUM_SHOWN])
-    if len(without) > _NUM_SHOWN:
-        listed += f"\n  and {len(without) - _NUM_SHOWN:,} more"
+    listed = "".join(f"\n  {path}" for path in without[:NUM_SHOWN])
+    if len(without) > NUM_SHOWN:
+        listed += f"\n  and {len(without) - NUM_SHOWN:,} more"
     message = f"{len(without):,} of {len(geotags):,} images of {folder} have no GPS position"
     if num_lacking := sum(geotags[path].lacks_hemisphere for path in without):
         message += (

@@ -93,6 +93,20 @@ UNITS = {"csv": ("line", "lines"), "mapillary": ("entry", "entries")}
 UNITS["geojson"] = ("feature", "features")
 
 
+def read_text(file: Path) -> str:
+    """Return the content of a text file; see `open_text`.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If it starts as UTF-16 and is not.
+    """
+    try:
+        with open_text(file) as text:
+            return text.read()
+    except UnicodeError as error:
+        raise ValueError(f"{file} starts as UTF-16 but is not UTF-16: {error}") from None
+
+
 def open_text(file: Path) -> TextIO:
     """Open UTF-8 or UTF-16, with or without a byte order mark; other bytes are kept."""
     if not file.is_file():
@@ -136,11 +150,7 @@ def _find_delimiter(text: TextIO) -> str:
 
 def _read_entries(file: Path, key: str) -> list[dict[str, Any]]:
     """Return the objects of a JSON file: a list, a list under a key, one, or one a line."""
-    try:
-        with open_text(file) as opened:
-            text = opened.read()
-    except UnicodeError as error:
-        raise ValueError(f"{file} starts as UTF-16 but is not UTF-16: {error}") from None
+    text = read_text(file)
     lines = [line for line in text.splitlines() if line.strip(" \x1e")]  # RFC 8142 begins so
     if len(lines) > 1 and all(line.strip(" \x1e").startswith("{") for line in lines):
         content = [parse_json(line.strip(" \x1e"), file) for line in lines]
