@@ -112,9 +112,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = optimize(model.to(device))
 
     flags = vars(args) | provenance
+    label = f"eval_{args.model or flags['backbone'] or 'model'}"
     with (
         StopSignals(*how_to_resume(args.save_descriptors)),
-        run_folder(args.save_dir, "eval", flags) as folder,
+        run_folder(args.save_dir, label, flags) as folder,
     ):
         commons.setup_logging(folder)
         record_start(folder, device)

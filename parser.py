@@ -969,7 +969,7 @@ def _add_run(cli: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only operations that give the same bits each time, slower; CPUs do so anyway",
     )
-    add("--save_dir", help="folder of this run (default: logs/<script>_<time>)")
+    add("--save_dir", help="folder of this run (default: logs/<script>_<model>_<time>)")
 
 
 def add_device(add: Callable[..., argparse.Action]) -> None:

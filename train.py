@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         flags |= {"image_size": settings.image_size}
         flags = note_changes(flags, checkpoint, val_set.digest)
         folder = stack.enter_context(
-            run_folder(args.save_dir, "train", flags)
+            run_folder(args.save_dir, f"train_{args.method}_{flags['backbone']}", flags)
             if path is None
             else reopened_folder(path.parent, flags)
         )

@@ -74,18 +74,25 @@ def format_result(result: dict[str, Any]) -> str:
 
 
 def format_table(results: Sequence[dict[str, Any]], form: str) -> str:
-    """Return one row per test set: counts and recalls.
+    """Return one row per test set: protocol, counts and recalls; the model in tables of files.
 
     Args:
         results: Of evaluations by one protocol.
         form: "text" for the terminal, "markdown" or "csv".
     """
     names = list(dict.fromkeys(name for result in results for name in result["recalls"]))
-    header = ["data set", "protocol", "queries", "database", *names]
+    in_file = form != "text"
+    header = ["data set", "protocol", *["model"] * in_file]
+    num_texts = len(header)
+    header += ["dim", "threshold_m", "resize", "queries", "database", *names]
     rows = [
         [
             result["dataset"],
             result["protocol"],
+            *[str(result.get("model") or "")] * in_file,
+            str(result["descriptor_dim"]),
+            "" if result.get("threshold_m") is None else f"{result['threshold_m']:g}",
+            result["resize"],
             *_format_counts(result, form),
             *(_format_recall(result["recalls"].get(name)) for name in names),
         ]
@@ -96,12 +103,12 @@ def format_table(results: Sequence[dict[str, Any]], form: str) -> str:
         write_rows(text, header, rows, "\n")
         return text.getvalue()
     if form == "markdown":
-        rule = ["---", "---", *("---:" for _ in header[2:])]
+        rule = [*["---"] * num_texts, *("---:" for _ in header[num_texts:])]
         return "".join(f"| {' | '.join(row)} |\n" for row in [header, rule, *rows])
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
+            cell.ljust(width) if column < num_texts else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in [header, *rows]

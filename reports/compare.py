@@ -1,6 +1,6 @@
 """Compare runs on the same test sets: recalls with intervals, queries won and lost.
 
-python -m reports.compare RUN_A RUN_B
+python -m reports.compare RUN_A RUN_B --names before after
 python -m reports.compare RUN_A RUN_B RUN_C --out FOLDER    # tables and a page with pictures
 """
 
@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument(
         "runs", nargs="+", type=Path, help="folders of runs; the first is the baseline"
     )
+    cli.add_argument(
+        "--names", nargs="+", metavar="NAME", help="of the runs (default: those of their folders)"
+    )
     cli.add_argument("--out", type=Path, help=f"write {', '.join(FILES)} into this folder")
     cli.add_argument(
         "--num_pictures",
@@ -56,10 +59,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             cli.error(f"--{flag} must be at least {smallest}, it is {value}")
     if len({os.path.realpath(run) for run in args.runs}) < len(args.runs):
         cli.error("a run is given twice")
+    if args.names and len(set(args.names)) != len(args.runs):
+        cli.error(f"--names: give {len(args.runs)} different names, one for each run")
     if args.out:
         check_free(args.out)
     bootstrap = Bootstrap(args.num_resamples, args.seed)
-    comparisons = compare_folders(args.runs, bootstrap)
+    comparisons = compare_folders(args.runs, bootstrap, args.names)
     logging.info(printable(format_comparisons(comparisons, bootstrap)))
     if args.out:
         write_files(comparisons, bootstrap, args.num_pictures, args.out)
@@ -78,22 +83,29 @@ def check_free(out: Path) -> None:
         raise FileExistsError(f"{out} already holds {taken[0]}: give another --out")
 
 
-def compare_folders(runs: Sequence[Path], bootstrap: Bootstrap) -> list[Comparison]:
+def compare_folders(
+    runs: Sequence[Path], bootstrap: Bootstrap, names: Sequence[str] | None = None
+) -> list[Comparison]:
     """Compare runs on every test set that they share.
+
+    Args:
+        runs: Their folders.
+        bootstrap: How intervals are found.
+        names: Of the runs; None for those of their folders.
 
     Raises:
         FileNotFoundError: If a run has no results.
         ValueError: If they have no test set in common, or a file is broken.
     """
-    labels = name_runs(runs)
+    labels = names or name_runs(runs)
     sets = [find_sets(run) for run in runs]
     if all(len(folders) == 1 for folders in sets):  # on different sets too: the table says so
-        names = {next(iter(sets[0])): [next(iter(folders.values())) for folders in sets]}
+        shared = {next(iter(sets[0])): [next(iter(folders.values())) for folders in sets]}
     else:
         common = [name for name in sets[0] if all(name in folders for folders in sets)]
-        names = {name: [folders[name] for folders in sets] for name in common}
-        _report_left_out(labels, [folders.keys() - names.keys() for folders in sets])
-    if not names:
+        shared = {name: [folders[name] for folders in sets] for name in common}
+        _report_left_out(labels, [folders.keys() - shared.keys() for folders in sets])
+    if not shared:
         held = "; ".join(
             f"{label} has {', '.join(folders)}" for label, folders in zip(labels, sets, strict=True)
         )
@@ -101,7 +113,7 @@ def compare_folders(runs: Sequence[Path], bootstrap: Bootstrap) -> list[Comparis
     return correct_p_values(
         [
             compare_runs(name, list(map(read_run, labels, folders)), bootstrap)
-            for name, folders in names.items()
+            for name, folders in shared.items()
         ]
     )
 

@@ -42,7 +42,10 @@ _SETTINGS = {  # row of the table: (key of results.json, format)
     "database images": ("num_database", "{:,}"),
     "correct within": ("threshold_m", "{:g} m"),
     "resize": ("resize", "{}"),
+    "method": ("method", "{}"),
+    "model": ("model", "{}"),
     "backbone": ("backbone", "{}"),
+    "aggregation": ("aggregation", "{}"),
     "dimensions": ("descriptor_dim", "{}"),
 }
 Table = list[list[str]]

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ _RESULTS = (
     *("table.md", "table.csv", "places.csv", "places.geojson", "map.html"),
 )
 _LEFT_OVER = re.compile(r"\..*\.(pth|jsonl?|csv|npz|html|md|geojson|txt|unfinished)_\d+")
+_EARLY_S = 60
 _WAIT_S = 10  # loader processes of a killed run may hold its lock for some seconds
 
 
@@ -31,8 +33,9 @@ def run_folder(save_dir: str | None, label: str, flags: dict[str, Any]) -> Itera
     results are removed, its logs continue. Of several processes, the main one does all of this.
 
     Args:
-        save_dir: The folder; logs/<label>_<time> if None.
-        label: The kind of run.
+        save_dir: The folder; logs/<label>_<time> if None, which goes again if the run fails within
+            a minute and leaves nothing but logs.
+        label: The kind of run, and what tells it from others.
         flags: The flags of the run, plain values.
 
     Yields:
@@ -44,8 +47,15 @@ def run_folder(save_dir: str | None, label: str, flags: dict[str, Any]) -> Itera
     """
     with contextlib.ExitStack() as held:
         folder = commons.of_main_process(lambda: _begin(save_dir, label, flags, held))
-        with noticing_loss(folder):
-            yield folder
+        start_s = time.monotonic()
+        try:
+            with noticing_loss(folder):
+                yield folder
+        except (OSError, ValueError):  # what a user can mend
+            has_begun = time.monotonic() - start_s > _EARLY_S
+            if save_dir is None and commons.rank() == 0 and not has_begun:
+                _remove_if_only_logs(folder)
+            raise
 
 
 @contextlib.contextmanager
@@ -91,6 +101,7 @@ def _begin(
     save_dir: str | None, label: str, flags: dict[str, Any], held: contextlib.ExitStack
 ) -> Path:
     now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    label = re.sub(r"[^\w.-]+", "_", label).strip("_")
     folder = Path(save_dir or f"logs/{label}_{now}")
     with _explaining(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,6 +111,13 @@ def _begin(
         _remove_results(folder)
         commons.write_json(flags, folder / "args.json")
     return folder
+
+
+def _remove_if_only_logs(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        names = {path.name for path in folder.iterdir()}
+        if names <= {"args.json", "environment.json", "info.log", "debug.log", _LOCK, _UNFINISHED}:
+            shutil.rmtree(folder)
 
 
 @contextlib.contextmanager

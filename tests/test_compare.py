@@ -153,6 +153,13 @@ def test_unreadable_queries_count_as_misses(tmp_path, caplog):
     )
 
 
+def test_runs_get_names(two_runs, caplog, refused):
+    text, _ = compare([*two_runs, "--num_resamples=100", "--names", "old", "new b"], caplog)
+    assert "new b - old" in text
+    line = [*map(str, two_runs), "--names", "one", "one"]
+    assert "give 2 different names" in refused(main, line, 2)
+
+
 def test_runs_without_labels_and_mismatched_files_have_no_test(two_runs, tmp_path, caplog):
     blind = make_run(
         tmp_path / "blind", dict.fromkeys(range(40)), tmp_path, labels=False, recalls={}

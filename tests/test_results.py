@@ -20,6 +20,7 @@ RESULT = {
     "descriptor_dim": 512,
     "search": "exact L2",
     "search_agreement": None,
+    "threshold_m": 25.0,
 }
 KNOWN = {"model": "m.pth", "model_sha256": "ab" * 32, "code_version": "0.1", "seed": 0}
 
@@ -53,11 +54,18 @@ OTHER = RESULT | {"dataset": "st_lucia", "num_queries": 1464, "recalls": {"R@1":
 
 def test_tables_of_several_sets():
     text = format_table([RESULT, OTHER], "text").splitlines()
-    assert text[0].split() == ["data", "set", "protocol", "queries", "database", "R@1", "R@5"]
-    assert text[1].split() == ["pitts30k", "all", "queries", "6,816", "10,000", "88.4", "94.5"]
+    words = ["data", "set", "protocol", "dim", "threshold_m", "resize", "queries", "database"]
+    assert text[0].split() == [*words, "R@1", "R@5"]
+    words = ["pitts30k", "all", "queries", "512", "25", "none", "6,816", "10,000", "88.4", "94.5"]
+    assert text[1].split() == words
     assert text[2].endswith("98.8"), "there is no R@5"
-    markdown = format_table([RESULT, OTHER], "markdown").splitlines()
-    assert markdown[1] == "| --- | --- | ---: | ---: | ---: | ---: |"
-    assert markdown[3] == "| st_lucia | all queries | 1,464 | 10,000 | 98.8 |  |"
-    rows = list(csv.DictReader(format_table([RESULT, OTHER], "csv").splitlines()))
+    markdown = format_table([RESULT, OTHER | KNOWN], "markdown").splitlines()
+    assert markdown[1] == "| --- | --- | --- |" + 7 * " ---: |"
+    assert (
+        markdown[3]
+        == "| st_lucia | all queries | m.pth | 512 | 25 | none | 1,464 | 10,000 | 98.8 |  |"
+    )
+    rows = list(csv.DictReader(format_table([RESULT | KNOWN, OTHER], "csv").splitlines()))
+    assert rows[0]["model"] == "m.pth" and rows[1]["model"] == ""
+    assert rows[0]["dim"] == "512" and rows[0]["threshold_m"] == "25" == rows[1]["threshold_m"]
     assert rows[0]["queries"] == "6816" and rows[1]["R@1"] == "98.8" and rows[1]["R@5"] == ""

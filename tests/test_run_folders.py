@@ -60,6 +60,31 @@ def test_a_finished_run_keeps_its_folder(tmp_path, monkeypatch):
     assert len(names) == 5 and all(name.startswith("logs/eval_20") for name in names)
 
 
+def test_a_folder_is_named_by_what_runs_and_goes_with_an_early_failure(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with run_folder(None, "eval_hub:o/n:Model(x=1)", {}) as folder:
+        assert folder.name.startswith("eval_hub_o_n_Model_x_1_2")
+    for error, left, is_kept in (
+        (ValueError, "info.log", False),
+        (FileNotFoundError, "debug.log", False),
+        (ValueError, "results.json", True),
+        (ValueError, "bad_batch_epoch0_iteration1.txt", True),
+        (RuntimeError, "info.log", True),  # a fault of ours: its traceback is in debug.log
+        (KeyboardInterrupt, "info.log", True),
+    ):
+        with pytest.raises(error), run_folder(None, "eval", {}) as folder:
+            (folder / left).touch()
+            raise error
+        assert folder.exists() is is_kept, (error, left)
+    with pytest.raises(ValueError), run_folder("logs/mine", "eval", {}) as folder:
+        raise ValueError
+    assert (tmp_path / "logs" / "mine" / "args.json").exists()
+    monkeypatch.setattr("runs.folders._EARLY_S", -1)
+    with pytest.raises(ValueError), run_folder(None, "eval", {}) as folder:
+        raise ValueError
+    assert folder.exists()
+
+
 @pytest.mark.parametrize("name", ["last_checkpoint.pth", "previous_checkpoint.pth"])
 def test_an_interrupted_training_is_to_be_continued(tmp_path, name):
     fail(tmp_path / "a", {}, name)
