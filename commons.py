@@ -49,6 +49,12 @@ _REMEDIES = {  # parts of messages whose errors have no type of their own; the f
     ("killed by signal: Killed", "exited unexpectedly"): (
         f"A loader process was killed, most likely as the memory was full: {_SMALLER}"
     ),
+    ("BrokenProcessPool",): (
+        "A process was killed, most likely as the memory was full: lower --num_workers"
+    ),
+    ("Too many open files", "items of ancdata"): (
+        "Too many files are open: allow more by ulimit -n 4096, or lower --num_workers"
+    ),
     ("OutOfMemoryError", "out of memory", "STATUS_ALLOC_FAILED"): (
         "The memory of the GPU is full: lower --batch_size or --infer_batch_size"
     ),
@@ -81,10 +87,6 @@ class Stopped(BaseException):  # no Exception, so that libraries do not handle i
         return 130 if self.signal_number == signal.SIGINT else int(not self.can_resume)
 
 
-class ConsoleClosed(BrokenPipeError):
-    """The reader of the output has gone, as `head` does when it has enough."""
-
-
 def run_command(main: Callable[[], None]) -> None:
     """Run an entry point; however it ends, a sentence says why.
 
@@ -108,9 +110,6 @@ def run_command(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         logging.error("Interrupted")
         sys.exit(130)
-    except ConsoleClosed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
-        sys.exit(1)
     except Exception as error:
         _log_error(error)
         sys.exit(1)
@@ -247,15 +246,11 @@ class LogStream(logging.StreamHandler):
     has_failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, the name of logging
-        """Warn once that lines are lost, instead of a traceback for each.
-
-        Raises:
-            ConsoleClosed: If the reader of stdout has gone.
-        """
+        """Warn once that lines are lost, instead of a traceback; say nothing if a reader left."""
         error = sys.exc_info()[1]
-        if isinstance(error, BrokenPipeError) and self.stream is sys.stdout:
-            raise ConsoleClosed from None
-        if not isinstance(error, OSError):
+        if isinstance(error, BrokenPipeError):  # as `head` leaves when it has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        elif not isinstance(error, OSError):
             super().handleError(record)
         elif not self.has_failed:
             self.has_failed = True

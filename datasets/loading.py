@@ -5,14 +5,26 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import FrameType
+from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from datasets.image_lists import ImagePaths
 from datasets.images import load_image, stack_images
+from datasets.workers import (
+    explaining_starts,
+    limit_workers,
+    must_copy,
+    send_again_on_errors,
+    send_copies,
+)
+
+T = TypeVar("T")
 
 
 class ImageDataset(Dataset):
@@ -55,6 +67,65 @@ def collate_by_size(
         (torch.tensor([index for index, _ in same]), stack_images([image for _, image in same]))
         for same in by_size.values()
     ]
+
+
+class Loader(DataLoader):
+    """A loader of batches, with as many processes as the machine has room for."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batches: Iterable[Any],
+        num_workers: int,
+        collate: Callable[[list], Any],
+        device: torch.device,
+        keeps_workers: bool = False,
+    ) -> None:
+        """Prepare; iterating starts the processes.
+
+        Args:
+            dataset: Gives samples.
+            batches: Of indices for the data set, see `DataLoader`.
+            num_workers: Loader processes, at most.
+            collate: Makes a batch of samples.
+            device: Where batches will go.
+            keeps_workers: Whether the processes live as long as the loader, through all epochs.
+        """
+        num_workers = limit_workers(num_workers) if num_workers else 0
+        copies = num_workers > 0 and must_copy()
+        super().__init__(
+            dataset,
+            batch_sampler=batches,
+            num_workers=num_workers,
+            persistent_workers=keeps_workers and num_workers > 0,
+            collate_fn=collate,
+            # A process that is killed while it writes into a pipe would hold the thread that pins.
+            pin_memory=device.type == "cuda" and not copies,
+            worker_init_fn=partial(_begin_worker, copies=copies),
+            generator=torch.Generator(),  # so that the loader leaves the global one alone
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        """Start the processes, and yield batches; raises an OSError if they cannot be started."""
+        with defer_interrupts(), explaining_starts():
+            batches = super().__iter__()
+        return _name_losses(batches)
+
+
+def _name_losses(batches: Iterator[T]) -> Iterator[T]:
+    """Yield batches; raise torch's RuntimeError also where a connection ends before its process."""
+    try:
+        yield from batches
+    except (ConnectionError, EOFError) as error:
+        time.sleep(1)  # the system is about to report the process, to which torch listens
+        raise RuntimeError("DataLoader worker exited unexpectedly") from error
+
+
+def _begin_worker(worker_id: int, copies: bool) -> None:
+    ignore_job_signals(worker_id)
+    send_again_on_errors()
+    if copies:
+        send_copies()
 
 
 def ignore_job_signals(worker_id: int) -> None:

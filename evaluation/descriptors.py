@@ -20,12 +20,11 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import commons
 from datasets.image_lists import ImagePaths
-from datasets.loading import ImageDataset, collate_by_size, defer_interrupts, ignore_job_signals
+from datasets.loading import ImageDataset, Loader, collate_by_size
 from evaluation.views import View
 
 UNREADABLE = -1  # height and width of an image that cannot be read
@@ -264,17 +263,9 @@ def load_windows(
         FileNotFoundError, ValueError: If an image cannot be read; names it.
     """
     size = inference.batch_size
-    loader = DataLoader(
-        ImageDataset(paths, inference.skip_unreadable, inference.io_retries),
-        batch_sampler=(load for window in windows for load in split_range(window, size)),
-        num_workers=inference.num_workers,
-        collate_fn=collate_by_size,
-        pin_memory=inference.device.type == "cuda",
-        worker_init_fn=ignore_job_signals,
-        generator=torch.Generator(),  # so that the loader leaves the global one alone
-    )
-    with defer_interrupts():
-        loads = iter(loader)
+    batches = (load for window in windows for load in split_range(window, size))
+    images = ImageDataset(paths, inference.skip_unreadable, inference.io_retries)
+    loads = iter(Loader(images, batches, inference.num_workers, collate_by_size, inference.device))
     for window in windows:
         yield window, batch_by_size(islice(loads, len(split_range(window, size))), size)
 

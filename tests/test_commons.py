@@ -175,9 +175,10 @@ def test_a_mistake_in_a_log_line_is_still_shown(capfd):
     assert "Logging error" in capfd.readouterr().err
 
 
-def test_a_reader_that_has_enough_ends_the_command_quietly():
-    lines = "for number in range(99999): logging.info(number)"
-    code = f"import commons, logging\ndef main():\n  {lines}\ncommons.run_command(main)"
+def test_a_reader_that_has_enough_does_not_end_the_command(tmp_path):
+    lines = "for number in range(9999): logging.info(number)"
+    end = f"open({str(tmp_path / 'end')!r}, 'w')"
+    code = f"import commons, logging\ndef main():\n  {lines}\n  {end}\ncommons.run_command(main)"
     command = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=REPOSITORY,
@@ -187,7 +188,8 @@ def test_a_reader_that_has_enough_ends_the_command_quietly():
     )
     assert command.stdout.readline() == "0\n"
     command.stdout.close()
-    assert command.stderr.read() == "" and command.wait() == 1
+    assert command.stderr.read() == "" and command.wait() == 0
+    assert (tmp_path / "end").exists()
 
 
 def test_names_that_are_no_text_can_be_logged(tmp_path):

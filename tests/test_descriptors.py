@@ -313,14 +313,13 @@ def test_collate_keeps_images_as_they_are(paths):
 
 
 def test_ctrl_c_waits_until_the_loader_has_started(paths, monkeypatch):
-    class Loader(DataLoader):
-        def __iter__(self):
-            os.kill(os.getpid(), signal.SIGINT)
-            started.append(super().__iter__())
-            return started[0]
+    def start_interrupted(loader):
+        os.kill(os.getpid(), signal.SIGINT)
+        started.append(start(loader))
+        return started[0]
 
-    started = []
-    monkeypatch.setattr(descriptors, "DataLoader", Loader)
+    start, started = DataLoader.__iter__, []
+    monkeypatch.setattr(DataLoader, "__iter__", start_interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(load_windows(paths, WINDOWS, Inference(CPU, 2)))
     assert len(started) == 1

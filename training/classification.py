@@ -21,8 +21,9 @@ from cosface_loss import MarginCosineProduct
 from datasets.augmentation import Augmentation, AugmentationParams
 from datasets.catalog import find_train_folder
 from datasets.class_index import ClassIndex, load_index
-from datasets.groups import GroupSampler, TrainDataset
+from datasets.groups import GroupSampler, TrainDataset, collate
 from datasets.image_lists import ImagePaths, image_paths_of
+from datasets.loading import Loader
 from datasets.partition import PartitionParams
 from training.objective import (
     Batch,
@@ -30,7 +31,6 @@ from training.objective import (
     augments_on_device,
     batches_on_device,
     check_share,
-    make_loader,
 )
 from training.optimizers import adam, load_optimizer, move
 
@@ -135,8 +135,8 @@ class Classification:
             self.index, None if on_device else augmentation, settings.io_retries
         )
         self._sampler = self._make_sampler((commons.rank(), commons.num_ranks()))
-        self._loader = make_loader(
-            self._dataset, self._sampler, settings.num_workers, pin_memory=device.type == "cuda"
+        self._loader = Loader(
+            self._dataset, self._sampler, settings.num_workers, collate, device, keeps_workers=True
         )
 
     def sample_images(self, num: int) -> ImagePaths:

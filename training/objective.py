@@ -12,13 +12,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 import commons
 from datasets.augmentation import Augmentation
-from datasets.groups import collate
 from datasets.image_lists import ImagePaths
-from datasets.loading import ignore_job_signals
 
 ImageSize = tuple[int, int]  # height and width, in pixels
 
@@ -145,29 +143,6 @@ def check_share(batch_size: int, noun: str) -> None:
 def augments_on_device(asked: str, device: torch.device) -> bool:
     """Return whether batches are augmented on the device rather than in the loader's workers."""
     return {"auto": device.type == "cuda", "cuda": True, "cpu": False}[asked]
-
-
-def make_loader(
-    dataset: Dataset, sampler: Sampler, num_workers: int, pin_memory: bool
-) -> DataLoader:
-    """Make a loader whose workers live as long as it does, through all epochs.
-
-    Args:
-        dataset: Gives `datasets.groups.Sample`s.
-        sampler: Of batches.
-        num_workers: Loader processes.
-        pin_memory: For copies to a CUDA device.
-    """
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        worker_init_fn=ignore_job_signals,
-        generator=torch.Generator(),  # so that the loader leaves the global one alone
-    )
 
 
 def batches_on_device(

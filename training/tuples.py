@@ -23,7 +23,9 @@ import commons
 import machine
 from datasets.augmentation import Augmentation, AugmentationParams
 from datasets.catalog import find_train_folder
+from datasets.groups import collate
 from datasets.image_lists import ImagePaths
+from datasets.loading import Loader
 from datasets.tuples import TupleDataset, TupleDraw, TupleSet, TupleSetParams, open_tuple_set
 from evaluation.descriptors import Inference, gather
 from evaluation.evaluate import extract_shard
@@ -32,7 +34,7 @@ from model.inference import optimize
 from training.losses import LossParams, tuple_loss, tuple_statistics
 from training.metrics import sum_over_processes
 from training.mining import Draws, Miner, MiningParams, cross_distances
-from training.objective import Batch, ImageSize, batches_on_device, check_share, make_loader
+from training.objective import Batch, ImageSize, batches_on_device, check_share
 
 FULL_MINING = 20_000  # images of the largest database that --mining auto searches whole
 
@@ -177,8 +179,8 @@ class Tuples:
             settings.augment,
             settings.io_retries,
         )
-        self._loader = make_loader(
-            dataset, self._sampler, settings.num_workers, pin_memory=device.type == "cuda"
+        self._loader = Loader(
+            dataset, self._sampler, settings.num_workers, collate, device, keeps_workers=True
         )
         # share of violating negatives, distances to positives and to negatives; iterations
         self._sums = torch.zeros(4, device=device)

@@ -1,5 +1,6 @@
 """What is done to a process before it starts its command; see `run_forked`."""
 
+import contextlib
 import ctypes
 import importlib
 import operator
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _CAPABILITY_VERSION = 0x20080522  # of linux/capability.h: two sets of three 32-bit words
+_NEW_MOUNTS, _PRIVATE = 0x20000, 1 << 18 | 1 << 14  # CLONE_NEWNS, MS_PRIVATE | MS_REC
 _CAN_WRITE_ANYWHERE, _CAN_READ_ANYWHERE = 1 << 1, 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 
 
@@ -60,6 +62,34 @@ def wait_for(file: Path) -> None:
 def fill_disk(max_file_bytes: int) -> None:
     """Let no file grow beyond a size; writing more is an error, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+
+
+def allow_handles(number: int) -> None:
+    """Let no more files be open at once."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
+
+
+def shrink_shared_memory(num_bytes: int) -> None:
+    """Mount a small /dev/shm for this process and its children, as containers have; needs root."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    options = f"size={num_bytes}".encode()
+    if (
+        libc.unshare(_NEW_MOUNTS)
+        or libc.mount(b"none", b"/", None, _PRIVATE, None)
+        or libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, options)
+    ):
+        raise OSError(ctypes.get_errno(), "mount")
+
+
+def can_mount() -> bool:
+    """Return whether this process may mount a file system for itself."""
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(OSError, AttributeError):
+            shrink_shared_memory(1 << 20)
+            os._exit(0)
+        os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
 
 
 def obey_permissions() -> None:
