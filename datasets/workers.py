@@ -14,7 +14,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
 from typing import TypeVar
@@ -136,8 +136,19 @@ def map_in_processes(
         return
     with explaining_starts():
         pool = ProcessPoolExecutor(num_workers, initializer=_leave_signals_to_the_main_process)
-    waiting: deque[Future] = deque()  # a few for each process: there may be millions of tasks
+    yield from map_in_pool(pool, function, tasks, num_workers, chunksize)
+
+
+def map_in_pool(
+    pool: Executor,
+    function: Callable[[S], T],
+    tasks: Iterable[S],
+    num_workers: int,
+    chunksize: int,
+) -> Iterator[T]:
+    """Yield results in order, as `map_in_processes` does; then shut the pool down."""
     tasks = iter(tasks)
+    waiting: deque[Future] = deque()  # a few for each worker: there may be millions of tasks
     try:
         while chunk := list(islice(tasks, chunksize)):
             with explaining_starts():

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import commons
+from datasets.workers import map_in_processes
 from mini_city.params import PRESETS, CityParams
 from mini_city.shots import PoseRow, Shot, plan, take
 
@@ -96,12 +96,8 @@ def _take_all(
 ) -> Iterator[list[PoseRow]]:
     """Yield the pose rows of every shot, in order, as they are written."""
     take_one = partial(_take_one, folder=folder, params=params, seed=seed)
-    if workers == 1:
-        yield from map(take_one, shots)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        chunksize = -(-len(shots) // (workers * _CHUNKS_PER_WORKER))
-        yield from pool.map(take_one, shots, chunksize=chunksize)
+    chunksize = -(-len(shots) // (workers * _CHUNKS_PER_WORKER))
+    yield from map_in_processes(take_one, shots, workers, chunksize)
 
 
 def _take_one(shot: Shot, folder: Path, params: CityParams, seed: int) -> list[PoseRow]:

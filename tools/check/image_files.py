@@ -4,10 +4,11 @@ import hashlib
 import os
 import stat
 import warnings
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from datasets.image_lists import ImagePaths
 from datasets.images import FORMATS, open_image
+from datasets.workers import map_in_pool, map_in_processes
 from tools.check.files import find_repeated
 from tools.check.findings import (
     ERROR,
@@ -230,29 +232,23 @@ def _hash_file(path: str) -> int:
     return int.from_bytes(digest.digest(), "little", signed=True)
 
 
-def _inspect_task(paths: Sequence[str], decode: bool) -> list[ImageReport]:
-    return [inspect_image(path, decode) for path in paths]
-
-
 def _inspect_all(
     paths: ImagePaths, indices: np.ndarray, decode: bool, num_workers: int
 ) -> Iterator[ImageReport]:
-    if not num_workers:
-        yield from (inspect_image(paths[index], decode) for index in indices)
-        return
-    executor = ThreadPoolExecutor(num_workers)  # headers: waiting for the disk
+    files = (paths[index] for index in indices)
     if decode:
-        ignore = {"initializer": warnings.simplefilter, "initargs": ("ignore",)}
-        executor = ProcessPoolExecutor(num_workers, **ignore)
-    waiting = deque()  # a few tasks for each worker, not one for each of millions of images
-    with executor:
-        for first in range(0, len(indices), _FILES_PER_TASK):
-            task = [paths[index] for index in indices[first : first + _FILES_PER_TASK]]
-            waiting.append(executor.submit(_inspect_task, task, decode))
-            if len(waiting) > 4 * num_workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+        return map_in_processes(_decode_quietly, files, num_workers, _FILES_PER_TASK)
+    if not num_workers:
+        return (inspect_image(file, False) for file in files)
+    threads = ThreadPoolExecutor(num_workers)  # they wait for the disk
+    read_header = partial(inspect_image, decode=False)
+    return map_in_pool(threads, read_header, files, num_workers, _FILES_PER_TASK)
+
+
+def _decode_quietly(path: str) -> ImageReport:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return inspect_image(path, decode=True)
 
 
 def _tally(

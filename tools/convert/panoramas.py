@@ -12,10 +12,8 @@ cut already; the rows around its middle are used.
 """
 
 import os
-import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +26,7 @@ import commons
 from datasets.image_lists import ImagePaths
 from datasets.image_names import ImageName, format_image_name, parse_image_name, read_numbers
 from datasets.images import open_image
+from datasets.workers import map_in_processes
 from tools.convert.photos import check_free
 
 SF_XL_WIDTH_PX, SF_XL_CROP_PX = 3328, 512
@@ -184,15 +183,7 @@ def _crop_all(
 ) -> Iterator[str | None]:
     """Yield, in order, the problem of each panorama; None once its crops are written."""
     crop_one = partial(_crop_one, params=params)
-    if jobs == 1:
-        yield from map(crop_one, tasks)
-        return
-    ignore_interrupts = (signal.SIGINT, signal.SIG_IGN)  # this process stops the pool
-    pool = ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=ignore_interrupts)
-    try:
-        yield from pool.map(crop_one, tasks, chunksize=_PANORAMAS_PER_TASK)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    yield from map_in_processes(crop_one, tasks, jobs, _PANORAMAS_PER_TASK)
 
 
 def _crop_one(task: tuple[str, Path, ImageName], params: CropParams) -> str | None:
