@@ -1,28 +1,30 @@
-"""Load images with DataLoader processes: a dataset, batches of one size, signals."""
+"""Load images with DataLoader processes: a dataset, batches of one size, signals.
+
+Tensors come from loader processes by /dev/shm and a handle each. Where either is scarce, as in
+docker's 64 MB, they come through a pipe: it takes the time of a copy, and nothing else.
+"""
 
 import contextlib
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
 from types import FrameType
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.image_lists import ImagePaths
 from datasets.images import load_image, stack_images
-from datasets.workers import (
-    explaining_starts,
-    limit_workers,
-    must_copy,
-    send_again_on_errors,
-    send_copies,
-)
+from datasets.workers import explaining_starts, limit_workers, must_copy
 
 T = TypeVar("T")
 
@@ -123,9 +125,39 @@ def _name_losses(batches: Iterator[T]) -> Iterator[T]:
 
 def _begin_worker(worker_id: int, copies: bool) -> None:
     ignore_job_signals(worker_id)
-    send_again_on_errors()
+    _send_again_on_errors()
     if copies:
-        send_copies()
+        _send_copies()
+
+
+def _send_copies() -> None:
+    """Let this process send tensors through pipes from now on."""
+    ForkingPickler.register(torch.Tensor, _reduce_to_array)
+
+
+def _send_again_on_errors() -> None:
+    """Let this process send through a pipe what does not find room in shared memory.
+
+    `multiprocessing` would show a traceback and drop it, and the receiver would wait for ever.
+    """
+    multiprocessing.queues.Queue._on_queue_feeder_error = _send_again
+
+
+def _send_again(queue: multiprocessing.queues.Queue, error: Exception, batch: object) -> None:
+    """Send a batch through the pipe, or, if it was sent so before, the error."""
+    if isinstance(batch, tuple) and len(batch) == 2:  # as torch numbers its batches
+        is_copied = ForkingPickler._extra_reducers.get(torch.Tensor) is _reduce_to_array
+        _send_copies()
+        queue.put((batch[0], ExceptionWrapper()) if is_copied else batch)
+
+
+def _reduce_to_array(tensor: torch.Tensor) -> tuple[Callable, tuple]:
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)  # as it is in memory
+    return _from_array, (tensor.permute(order).numpy(), np.argsort(order).tolist())
+
+
+def _from_array(array: np.ndarray, order: list[int]) -> torch.Tensor:
+    return torch.from_numpy(array).permute(order)
 
 
 def ignore_job_signals(worker_id: int) -> None:

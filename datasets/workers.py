@@ -1,27 +1,19 @@
-"""Processes that work for this one: how many the machine allows, how they hand over, how they end.
+"""Processes that work for this one: how many the machine allows, and pools of them.
 
-Each takes handles and, under Linux, some pages of /dev/shm for its locks. Tensors come from loader
-processes by /dev/shm and a handle each. Where either is scarce, as in docker's 64 MB, they come
-through a pipe: it takes the time of a copy, and nothing else.
+Each takes handles and, under Linux, some pages of /dev/shm for its locks. Imports no torch.
 """
 
 import contextlib
 import errno
 import functools
 import logging
-import multiprocessing.queues
 import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from itertools import islice
-from multiprocessing.reduction import ForkingPickler
 from typing import TypeVar
-
-import numpy as np
-import torch
-from torch._utils import ExceptionWrapper
 
 try:
     import resource
@@ -62,36 +54,6 @@ def must_copy() -> bool:
             "--shm-size=8g is faster"
         )
     return is_small or _most_handles() < _ENOUGH_HANDLES
-
-
-def send_copies() -> None:
-    """Let this process send tensors through pipes from now on."""
-    ForkingPickler.register(torch.Tensor, _reduce_to_array)
-
-
-def send_again_on_errors() -> None:
-    """Let this process send through a pipe what does not find room in shared memory.
-
-    `multiprocessing` would show a traceback and drop it, and the receiver would wait for ever.
-    """
-    multiprocessing.queues.Queue._on_queue_feeder_error = _send_again
-
-
-def _send_again(queue: multiprocessing.queues.Queue, error: Exception, batch: object) -> None:
-    """Send a batch through the pipe, or, if it was sent so before, the error."""
-    if isinstance(batch, tuple) and len(batch) == 2:  # as torch numbers its batches
-        is_copied = ForkingPickler._extra_reducers.get(torch.Tensor) is _reduce_to_array
-        send_copies()
-        queue.put((batch[0], ExceptionWrapper()) if is_copied else batch)
-
-
-def _reduce_to_array(tensor: torch.Tensor) -> tuple[Callable, tuple]:
-    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)  # as it is in memory
-    return _from_array, (tensor.permute(order).numpy(), np.argsort(order).tolist())
-
-
-def _from_array(array: np.ndarray, order: list[int]) -> torch.Tensor:
-    return torch.from_numpy(array).permute(order)
 
 
 @contextlib.contextmanager
