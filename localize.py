@@ -3,6 +3,7 @@
 python localize.py PHOTO_OR_FOLDER ... --resume model.pth --database IMAGES --save_place_index INDEX
 python localize.py PHOTO_OR_FOLDER ... --resume model.pth --place_index INDEX
 python localize.py PHOTO_OR_FOLDER ... --resume model.pth --place_index INDEX --csv - | sort
+python localize.py PHOTO_OR_FOLDER ... --resume model.pth --place_index INDEX --calibration FILE
 
 The first call extracts the descriptors of a folder of images with '@' names and saves them; the
 second one no longer needs the images.
@@ -30,6 +31,7 @@ import commons
 import machine
 from datasets.image_lists import ImagePaths, image_paths_of, list_images
 from datasets.positions import read_positions
+from evaluation.calibration import Calibration, describe_origin, load_calibration
 from evaluation.descriptors import Inference, Model, extract_descriptors
 from evaluation.localization import Localization, localize
 from evaluation.place_index import (
@@ -75,18 +77,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.save_place_index:
         check_place_index_folder(args.save_place_index)
     model, model_facts = load_model(args.resume_model, args.model)
-    model = model.to(device)
     if args.place_index:
         place_index = open_place_index(args.place_index, model_facts)
+        database_resize = place_index.metadata["resize"]
     else:
         database = list_database(args.database, args.search, model)
+        database_resize = choose_resize(args.resize, None, model) or "none"
+    calibration = open_calibration(args.calibration, model_facts | {"resize": database_resize})
     with (
         StopSignals("Start again", can_resume=False),
         run_folder(args.save_dir, "localize", vars(args)) as folder,
     ):
         commons.setup_logging(folder, quiet)
         record_start(folder, device)
-        extractor = optimize(model)
+        extractor = optimize(model.to(device))
         inference = Inference(
             device,
             args.infer_batch_size,
@@ -95,23 +99,24 @@ def main(argv: Sequence[str] | None = None) -> None:
             show_progress=not quiet,
         )
         if args.database:
-            resize = choose_resize(args.resize, None, model) or "none"
-            metadata = model_facts | software | {"resize": resize}
+            metadata = model_facts | software | {"resize": database_resize}
             place_index = index_database(extractor, database, args.search, inference, metadata)
         if args.save_place_index:
             save_place_index(args.save_place_index, place_index)
             logging.info(f"The place index is in {args.save_place_index}")
-        resize = args.resize or place_index.metadata["resize"]
-        if resize != place_index.metadata["resize"]:
-            logging.warning(
-                f"Photos are resized by the rule '{resize}', the database was by "
-                f"'{place_index.metadata['resize']}': descriptors may not compare"
-            )
+        resize = args.resize or database_resize
+        say_how(resize, database_resize, calibration)
         logging.info(f"Searching for {len(photos):,} photos among {place_index}")
-        skipping = dataclasses.replace(inference, skip_unreadable=args.skip_unreadable)
-        photos, descriptors = extract_photos(extractor, photos, resize, skipping)
+        inference = dataclasses.replace(inference, skip_unreadable=args.skip_unreadable)
+        photos, descriptors = extract_photos(extractor, photos, resize, inference)
         localizations = localize(
-            place_index, list(photos), descriptors, args.top_k, args.positive_dist_threshold
+            place_index,
+            list(photos),
+            descriptors,
+            args.top_k,
+            args.positive_dist_threshold,
+            calibration,
+            args.min_confidence,
         )
         write_run(folder, place_index, localizations, args.csv)
 
@@ -159,6 +164,28 @@ def open_place_index(folder: str, model_facts: dict[str, Any]) -> PlaceIndex:
         )
     _ = place_index.positions_m
     return place_index
+
+
+def open_calibration(file: str | None, facts: dict[str, Any]) -> Calibration | None:
+    """Read a calibration, if there is one, and check that it is of this model."""
+    return None if file is None else load_calibration(file, describe_origin(facts))
+
+
+def say_how(resize: str, database_resize: str, calibration: Calibration | None) -> None:
+    """Say what confidences are; warn if photos are resized by another rule than the database."""
+    if resize != database_resize:
+        logging.warning(
+            f"Photos are resized by the rule '{resize}', the database was by '{database_resize}': "
+            "descriptors may not compare"
+        )
+    if calibration is None:
+        logging.info("Confidences are a heuristic: python -m tools.calibrate fits probabilities")
+        return
+    logging.info(
+        f"Confidences are probabilities of a distance of at most {calibration.threshold_m:g} m, "
+        f"calibrated on {calibration.facts.get('num_queries')} queries of "
+        f"{calibration.facts.get('dataset')}"
+    )
 
 
 def list_database(folder: str, search: str, model: Model) -> ImagePaths:
@@ -225,6 +252,12 @@ def write_run(
         temporary.write_text(page, encoding="utf-8")
     for localization in localizations:
         logging.info(printable(format_localization(localization)) + "\n")
+    verdicts = [localization.is_in_database for localization in localizations]
+    if known := [verdict for verdict in verdicts if verdict is not None]:
+        logging.info(
+            f"{known.count(False):,} of {len(verdicts):,} photos are taken to be not in the "
+            f"database: their confidence is below {localizations[0].min_confidence:.2f}"
+        )
     if table == "-":
         print_places(localizations)
     elif table:

@@ -146,7 +146,17 @@ def parse_localize_arguments(argv: Sequence[str] | None = None) -> argparse.Name
         "--positive_dist_threshold",
         type=positive_float,
         default=25.0,
-        help="largest distance within one place in the confidence, in metres",
+        help="largest distance within one place in the heuristic confidence, in metres",
+    )
+    add(
+        "--calibration",
+        metavar="FILE",
+        help="makes confidences probabilities; written by python -m tools.calibrate",
+    )
+    add(
+        "--min_confidence",
+        type=fraction,
+        help="below it, a photo is said to be not in the database (default: the calibration's)",
     )
     add(
         "--resize",

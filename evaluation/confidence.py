@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 COVERAGES = (25, 50, 75, 100)  # percent, of the points in results.json
+DEFAULT_THRESHOLD_M = 25.0  # largest distance within one place, where nothing says another
+NUM_RANKS = 10  # predictions that features are measured on
+FEATURES = ("distance", "distance_ratio", "agreement")  # see `measure_features`
 
 
 def risk_curve(distances: np.ndarray, correct: np.ndarray) -> np.ndarray:
@@ -97,3 +100,27 @@ def measure_confidence(
     votes = (first / np.maximum(distances, first)) ** 2 if first > 0 else distances == 0
     near = np.linalg.norm(positions_m - positions_m[0], axis=1) <= threshold_m
     return float(votes[near].sum() / votes.sum())
+
+
+def measure_features(
+    positions_m: np.ndarray, descriptor_distances: np.ndarray, threshold_m: float
+) -> np.ndarray:
+    """Return what a calibrated confidence is computed from.
+
+    Args:
+        positions_m: UTM east and north of at most NUM_RANKS predictions, by rank. float64 [K, 2].
+        descriptor_distances: Of these. float [K].
+        threshold_m: Largest distance within one place, metres.
+
+    Returns:
+        The descriptor distance of the top-1; its ratio to the least distance of a prediction at
+        another place, or to the largest distance if all are at one place; the agreement of
+        `measure_confidence`. float64 [3], NaN for fewer than two predictions.
+    """
+    agreement = measure_confidence(positions_m, descriptor_distances, threshold_m)
+    if agreement is None:
+        return np.full(len(FEATURES), np.nan)
+    distances = np.asarray(descriptor_distances, np.float64)
+    is_other = np.linalg.norm(positions_m - positions_m[0], axis=1) > threshold_m
+    other = distances[is_other].min() if is_other.any() else distances.max()
+    return np.array([distances[0], distances[0] / other if other > 0 else 1.0, agreement])

@@ -6,7 +6,14 @@ import numpy as np
 import utm
 
 from datasets.image_names import ImageName, parse_image_name
-from evaluation.confidence import measure_confidence, measure_spread
+from evaluation.calibration import Calibration
+from evaluation.confidence import (
+    DEFAULT_THRESHOLD_M,
+    NUM_RANKS,
+    measure_confidence,
+    measure_features,
+    measure_spread,
+)
 from evaluation.place_index import PlaceIndex
 from evaluation.search import find_neighbors
 
@@ -36,12 +43,21 @@ class Place:
 
 @dataclass(frozen=True)
 class Localization:
-    """The ranked places of one photo, and two measures of their agreement."""
+    """The ranked places of one photo, how far they agree, and whether to believe the first."""
 
     photo: str
     places: list[Place]  # nearest descriptor first; empty if an approximate index found none
     spread_m: float | None  # see `measure_spread`
-    confidence: float | None  # see `measure_confidence`
+    confidence: float | None  # calibrated: probability of the top-1; else `measure_confidence`
+    is_calibrated: bool = False
+    min_confidence: float | None = None  # below it the photo is taken to be not in the database
+
+    @property
+    def is_in_database(self) -> bool | None:
+        """Whether the confidence reaches its threshold; None if one of them is not known."""
+        if self.confidence is None or self.min_confidence is None:
+            return None
+        return self.confidence >= self.min_confidence
 
 
 def localize(
@@ -49,7 +65,9 @@ def localize(
     photos: list[str],
     descriptors: np.ndarray,
     top_k: int,
-    threshold_m: float = 25.0,
+    threshold_m: float = DEFAULT_THRESHOLD_M,
+    calibration: Calibration | None = None,
+    min_confidence: float | None = None,
 ) -> list[Localization]:
     """Rank the places of photos.
 
@@ -58,7 +76,9 @@ def localize(
         photos: Their paths.
         descriptors: Of the photos, by the model of the index. float32 [num_photos, D].
         top_k: Number of places a photo.
-        threshold_m: Largest distance within one place, metres.
+        threshold_m: Largest distance within one place, metres; a calibration has its own.
+        calibration: Makes the confidence a probability.
+        min_confidence: See `Localization`; None: that of the calibration, if there is one.
 
     Returns:
         One localization per photo, in order.
@@ -66,19 +86,44 @@ def localize(
     Raises:
         ValueError: If the descriptors do not fit the index, or names lack positions.
     """
-    predictions, distances = find_neighbors(place_index.index, descriptors, top_k)
+    num_ranks = top_k if calibration is None else max(top_k, NUM_RANKS)
+    predictions, distances = find_neighbors(place_index.index, descriptors, num_ranks)
+    if min_confidence is None and calibration is not None:
+        min_confidence = calibration.min_confidence
     localizations = []
     for photo, row, row_distances in zip(photos, predictions, distances, strict=True):
         row, row_distances = row[row >= 0], row_distances[row >= 0]
         positions_m = place_index.positions_m[row]
         places = [
             _place(place_index, int(image), rank, float(distance))
-            for rank, (image, distance) in enumerate(zip(row, row_distances, strict=True), start=1)
+            for rank, (image, distance) in enumerate(
+                zip(row[:top_k], row_distances[:top_k], strict=True), start=1
+            )
         ]
-        spread_m = measure_spread(positions_m)
-        confidence = measure_confidence(positions_m, row_distances, threshold_m)
-        localizations.append(Localization(photo, places, spread_m, confidence))
+        confidence = (
+            measure_confidence(positions_m, row_distances, threshold_m)
+            if calibration is None
+            else _calibrate(calibration, positions_m[:NUM_RANKS], row_distances[:NUM_RANKS])
+        )
+        localizations.append(
+            Localization(
+                photo,
+                places,
+                measure_spread(positions_m[:top_k]),
+                confidence,
+                calibration is not None,
+                min_confidence,
+            )
+        )
     return localizations
+
+
+def _calibrate(
+    calibration: Calibration, positions_m: np.ndarray, distances: np.ndarray
+) -> float | None:
+    features = measure_features(positions_m, distances, calibration.threshold_m)
+    confidence = float(calibration.confidence(features))
+    return None if np.isnan(confidence) else confidence
 
 
 def _place(place_index: PlaceIndex, image: int, rank: int, distance: float) -> Place:

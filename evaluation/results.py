@@ -10,6 +10,7 @@ import numpy as np
 
 import commons
 from datasets.tables import write_rows, write_table
+from evaluation.confidence import DEFAULT_THRESHOLD_M, FEATURES, NUM_RANKS, measure_features
 from evaluation.evaluate import Evaluation
 
 NUM_RANKED = 100  # predictions of each query in predictions.npz, for the curves of reports
@@ -192,7 +193,20 @@ def _collect_arrays(evaluation: Evaluation) -> dict[str, np.ndarray]:
         arrays["queries_m"] = eval_set.positions.queries_m
         arrays["first_predictions_m"] = np.where(first[:, None] < 0, np.nan, places_m[first])
         arrays["places_m"] = np.unique(places_m, axis=0)
+        arrays["confidence_features"] = _measure_features(evaluation, places_m)
     return arrays
+
+
+def _measure_features(evaluation: Evaluation, places_m: np.ndarray) -> np.ndarray:
+    """Return the features of a calibration, float64 [num_queries, 3]; NaN: no predictions."""
+    threshold_m = evaluation.result["threshold_m"] or DEFAULT_THRESHOLD_M
+    ranks = slice(NUM_RANKS)
+    rows = zip(evaluation.predictions[:, ranks], evaluation.distances[:, ranks], strict=True)
+    features = [
+        measure_features(places_m[row[row >= 0]], distances[row >= 0], threshold_m)
+        for row, distances in rows
+    ]
+    return np.reshape(features, (-1, len(FEATURES)))
 
 
 def _format_counts(result: dict[str, Any], form: str) -> list[str]:

@@ -24,6 +24,8 @@ PLACES_COLUMNS = (
     "database_image",
     "spread_m",
     "confidence",
+    "confidence_kind",
+    "in_database",
 )
 
 
@@ -68,9 +70,12 @@ def describe_agreement(localization: Localization) -> str:
         where = f"UTM {place.utm_m[0]:.2f} {place.utm_m[1]:.2f} {place.zone}".rstrip()
     if localization.spread_m is None:
         return where
-    return (
-        f"{where}, spread {localization.spread_m:.1f} m, confidence {localization.confidence:.2f}"
-    )
+    where += f", spread {localization.spread_m:.1f} m"
+    confidence = f"{_kind(localization)} confidence {localization.confidence:.2f}"
+    if localization.is_in_database is False:
+        threshold = f"{localization.min_confidence:.2f}"
+        return f"not in the database ({confidence}, below {threshold}); nearest: {where}"
+    return f"{where}, {confidence}"
 
 
 def printable(text: str) -> str:
@@ -126,6 +131,8 @@ def _feature(localization: Localization) -> dict[str, Any]:
             "heading_deg": place.name.heading_deg,
             "spread_m": localization.spread_m,
             "confidence": localization.confidence,
+            "confidence_kind": _kind(localization),
+            "in_database": localization.is_in_database,
         },
     }
 
@@ -140,7 +147,16 @@ def _csv_rows(localization: Localization) -> Iterator[tuple[Any, ...]]:
             place.database_image,
             _number(localization.spread_m, "{:.1f}"),
             _number(localization.confidence, "{:.3f}"),
+            _kind(localization),
+            "" if localization.is_in_database is None else int(localization.is_in_database),
         )
+
+
+def _kind(localization: Localization) -> str:
+    """Return what a confidence is; empty if there is none."""
+    if localization.confidence is None:
+        return ""
+    return "calibrated" if localization.is_calibrated else "heuristic"
 
 
 def _number(value: float | None, template: str) -> str:
