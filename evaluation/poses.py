@@ -7,6 +7,7 @@ optical axis. A rotation turns vectors of the camera into vectors of the world; 
 Database images without such a pose have the position and the heading of their '@' names, level.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,8 @@ def load_poses(eval_set: EvalSet) -> Poses | None:
         ValueError: If a file is malformed, or names none of the queries.
     """
     path = find_poses(eval_set.queries.folder)
+    if path is not None and eval_set.positions is None:
+        logging.warning(f"{path} is not used: {eval_set.name} has no positions to compare with")
     if path is None or eval_set.positions is None:
         return None
     file, database_path = read_poses(path), find_poses(eval_set.database.folder)

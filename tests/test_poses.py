@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -327,7 +328,7 @@ def test_queries_without_predictions_are_not_within(tmp_path):
     assert poses["notes"] == ["1 queries have no prediction: they count as not within"]
 
 
-def test_sets_without_poses_and_files_of_other_sets(tmp_path):
+def test_sets_without_poses_and_files_of_other_sets(tmp_path, caplog):
     folder = make_set(tmp_path / "set")
     eval_set = load_own_set(folder)
     assert load_poses(eval_set) is None
@@ -335,6 +336,8 @@ def test_sets_without_poses_and_files_of_other_sets(tmp_path):
     (folder / "queries_poses.txt").write_text(reference_line("elsewhere", 0))
     with pytest.raises(ValueError, match="names none of the 3 queries: it has 'elsewhere'"):
         load_poses(eval_set)
+    assert load_poses(replace(eval_set, positions=None)) is None
+    assert "queries_poses.txt is not used: " in caplog.text
 
 
 def test_quaternions_of_another_convention_are_noted(tmp_path):
