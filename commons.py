@@ -38,7 +38,6 @@ LONGEST_WAIT = datetime.timedelta(hours=2)  # for the main process; torchrun end
 _FREEING_S = 0.2  # torch 2.4 waits for its threads, and these for this one, if they free tensors
 _DISK_IS_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
-_USER_ERRORS = (ValueError, OSError)  # bad data, missing files: their text is a sentence
 
 _SMALLER = "lower --batch_size, --infer_batch_size or --num_workers"
 _REMEDIES = {  # parts of messages whose errors have no type of their own; the first match counts
@@ -144,7 +143,8 @@ def _log_error(error: Exception) -> None:
 
 def describe_failure(error: Exception) -> str:
     """Return a sentence on an error that the user can do something about, else an empty text."""
-    if isinstance(error, _USER_ERRORS) and getattr(error, "errno", None) != errno.ENOMEM:
+    is_of_data = isinstance(error, (ValueError, OSError))  # their text is a sentence
+    if is_of_data and getattr(error, "errno", None) != errno.ENOMEM:
         return _describe_user_error(error)
     if isinstance(error, ImportError) and (sentence := explain_import_error(error)):
         return sentence
@@ -276,10 +276,8 @@ def setup_logging(folder: Path | None = None, quiet: bool = False) -> None:
     console.setLevel(logging.INFO)
     console.addFilter(lambda record: record.levelno < logging.ERROR)
     handlers: list[logging.Handler] = [errors] if quiet or rank() > 0 else [console, errors]
-    if rank() > 0:
-        folder = None
     for name, level in (("info.log", logging.INFO), ("debug.log", logging.DEBUG)):
-        if folder is not None:
+        if folder is not None and rank() == 0:
             file = LogFile(folder / name, encoding="utf-8", errors="backslashreplace")
             file.setLevel(level)
             file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -330,10 +328,7 @@ def atomic_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         OSError: If the folder cannot be made or renamed; FileExistsError if it is not empty.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.unfinished_*.lock"):
-        with contextlib.suppress(TimeoutError), file_lock(left, 0) as is_locked:
-            if is_locked:  # where the disk has no locks, its writer may be alive
-                _remove_unfinished(left, folder)
+    remove_unfinished(folder.parent, glob.escape(folder.name))
     lock = folder.with_name(f".{folder.name}.unfinished_{uuid.uuid4().hex[:12]}.lock")
     with file_lock(lock):
         try:
@@ -349,10 +344,17 @@ def atomic_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
             _remove_unfinished(lock, folder)
 
 
+def remove_unfinished(parent: Path, names: str = "*") -> None:
+    """Remove what killed writers of folders left beside them, as `atomic_folder` does."""
+    for left in parent.glob(f".{names}.unfinished_*.lock"):
+        with contextlib.suppress(TimeoutError, PermissionError), file_lock(left, 0) as is_locked:
+            if is_locked:  # where the disk has no locks, its writer may be alive
+                _remove_unfinished(left, left.with_name(left.name[1:].rsplit(".unfinished_", 1)[0]))
+
+
 def _remove_unfinished(lock: Path, folder: Path) -> None:
     """Remove a temporary folder and its lock; the old folder comes back unless it is replaced."""
-    old = lock.with_suffix(".old")
-    if os.path.lexists(old) and not os.path.lexists(folder):
+    if os.path.lexists(old := lock.with_suffix(".old")) and not os.path.lexists(folder):
         os.replace(old, folder)
     shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
@@ -410,9 +412,8 @@ def _explain_write_error(error: OSError, temporary: Path, path: Path) -> OSError
 
 def write_json(content: Any, path: Path) -> None:
     """Write plain values as JSON, whole or not at all."""
-    text = json.dumps(content, indent=2) + "\n"
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

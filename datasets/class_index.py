@@ -182,6 +182,7 @@ def load_index(
         )
     real_folder, list_file = find_folder(folder)
     stem = Path(cache_folder) / _name_index(real_folder, list_file, params)
+    commons.remove_unfinished(stem.parent)
     stamp = _stamp(list_file) if list_file else None
     built = _find_built(stem)
     for index_folder in built if stamp else ():

@@ -6,6 +6,7 @@ run resumes; in the end they are joined.
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import logging
@@ -100,7 +101,8 @@ class DescriptorFiles:
             lock.enter_context(_extracting(stem))
         if _is_whole(stem):
             _log.info(f"Descriptors of {facts['folder']} are loaded from {stem}.npy")
-            shutil.rmtree(_chunks_of(stem), ignore_errors=True)  # a run was killed at its end
+            if _chunks_of(stem).is_dir() or _file(stem, "lock").exists():
+                _clear(stem)  # a run was killed at its end
         elif _chunks_of(stem).is_dir():
             _log.info(f"{_chunks_of(stem)} is from an interrupted run: it is resumed")
         return stem
@@ -207,10 +209,27 @@ def _extracting(stem: Path) -> Iterator[None]:
                 raise TimeoutError(
                     f"Another evaluation still extracts {_file(stem, 'npy')}: wait for it"
                 ) from None
+        _remove_temporary(stem)
         yield
     if _is_whole(stem):  # nobody needs it any more
         with contextlib.suppress(OSError):
             lock.unlink()
+
+
+def _clear(stem: Path) -> None:
+    """Remove what a run left that was killed when the descriptors were whole, if none uses it."""
+    with contextlib.suppress(OSError):  # another process has the lock, or the disk is read-only
+        with commons.file_lock(_file(stem, "lock"), 0):
+            _remove_temporary(stem)
+            shutil.rmtree(_chunks_of(stem), ignore_errors=True)
+        _file(stem, "lock").unlink()
+
+
+def _remove_temporary(stem: Path) -> None:
+    """Remove files that killed runs wrote, see `commons.temporary_path`; the lock is held."""
+    for suffix in ("npy", "json"):
+        for file in stem.parent.glob(f".{glob.escape(_file(stem, suffix).name)}_*"):
+            file.unlink(missing_ok=True)
 
 
 def _extract_to_file(

@@ -20,7 +20,9 @@ _RESULTS = (
     *("results.json", "predictions.csv", "predictions.npz", "report.html", "preds"),
     *("table.md", "table.csv", "places.csv", "places.geojson", "map.html"),
 )
-_LEFT_OVER = re.compile(r"\..*\.(pth|jsonl?|csv|npz|html|md|geojson|txt|unfinished)_\d+")
+_LEFT_OVER = re.compile(
+    r"\..*\.(pth|jsonl?|csv|npz|html|md|geojson|txt|safetensors|unfinished)_\d+"
+)
 _EARLY_S = 60
 _WAIT_S = 10  # loader processes of a killed run may hold its lock for some seconds
 
@@ -142,9 +144,10 @@ def _lock(folder: Path, held: contextlib.ExitStack) -> None:
             f"{folder} is in use by {_read_holder(folder)}: wait until it ends, or give another "
             "--save_dir"
         ) from None
-    for file in folder.iterdir():  # partly written by killed runs, see `commons.temporary_path`
-        if _LEFT_OVER.fullmatch(file.name):
-            file.unlink()
+    for place in (folder, *_find_set_folders(folder)):
+        for file in place.glob(".*_*"):  # by killed runs, see `commons.temporary_path`
+            if _LEFT_OVER.fullmatch(file.name):
+                file.unlink()
 
 
 def _read_holder(folder: Path) -> str:
@@ -182,9 +185,14 @@ def _find_checkpoints(folder: Path) -> list[Path]:
 
 def _find_results(folder: Path) -> Iterator[Path]:
     """Yield results of a run, first those of its single test sets; not of runs in subfolders."""
-    sets = [file.parent for file in folder.glob("*/results.json")]
-    places = [*(place for place in sets if not (place / "args.json").exists()), folder]
+    places = [*_find_set_folders(folder, "results.json"), folder]
     yield from (path for place in places for name in _RESULTS if (path := place / name).exists())
+
+
+def _find_set_folders(folder: Path, file: str = ".*") -> list[Path]:
+    """Return the folders of single test sets that have such a file; those of runs are left out."""
+    places = dict.fromkeys(found.parent for found in folder.glob(f"*/{file}"))
+    return [place for place in places if not (place / "args.json").exists()]
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import name
 
+import commons
 from benchmarks.make_names import make_odd_lines
 from datasets.class_index import ARRAYS, ClassIndex, load_index
 from datasets.image_names import parse_image_name
@@ -186,6 +187,20 @@ def test_failed_build_leaves_nothing(train_folder, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         load_index(train_folder, PARAMS, tmp_path / "cache")
     assert os.listdir(tmp_path / "cache") == []
+
+
+def test_what_killed_builders_left_is_removed_whatever_they_built(train_folder, tmp_path):
+    cache = tmp_path / "cache"
+    load_index(train_folder, PARAMS, cache)
+    whole = os.listdir(cache)
+    for number in (1, 2):
+        (cache / f".train_of_old_names.unfinished_{number}").mkdir()
+        (cache / f".train_of_old_names.unfinished_{number}.lock").touch()
+    with commons.file_lock(cache / ".train_of_old_names.unfinished_2.lock"):
+        load_index(train_folder, PARAMS, cache)
+        assert len(os.listdir(cache)) == len(whole) + 2
+    load_index(train_folder, PARAMS, cache)
+    assert os.listdir(cache) == whole
 
 
 def test_names_without_heading_build_nothing(train_folder, tmp_path):

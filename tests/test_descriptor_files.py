@@ -2,6 +2,7 @@ import datetime
 import errno
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -219,6 +220,28 @@ def test_an_interruption_at_the_very_end_loses_nothing(paths, tmp_path, monkeypa
     files = DescriptorFiles("abc", tmp_path / "saved")
     expect(files.get(paths, View(), resume(extracted), ALL))
     assert extracted == [[*UNREADABLE_IMAGES]]
+
+
+def test_what_killed_runs_left_is_removed_unless_another_one_extracts(paths, tmp_path):
+    save(paths, tmp_path / "made")
+    stem = next((tmp_path / "made").glob("*.npy")).with_suffix("")
+    folder = stem.parent
+    whole = set(os.listdir(folder))
+    left = [f"{stem.name}.lock", f".{stem.name}.npy_123", f".{stem.name}.json_77"]
+    chunk = folder / f"{stem.name}.chunks" / "0-4.sizes.npy"
+    chunk.parent.mkdir()
+    for file in [*left, ".other.npy_123", chunk]:
+        (folder / file).write_bytes(b"")
+    with commons.file_lock(folder / left[0]):
+        DescriptorFiles("abc", save_folder=folder).get(paths, View(), forbidden, ALL)
+        assert set(os.listdir(folder)) == whole | {*left, ".other.npy_123", chunk.parent.name}
+    DescriptorFiles("abc", save_folder=folder).get(paths, View(), forbidden, ALL)
+    assert set(os.listdir(folder)) == whole | {".other.npy_123"}
+
+    (folder / f"{stem.name}.npy").unlink()
+    (folder / left[1]).write_bytes(b"")
+    save(paths, folder)
+    assert set(os.listdir(folder)) == whole | {".other.npy_123"}
 
 
 def test_a_disk_that_fails_is_named_and_what_it_has_remains(paths, tmp_path, monkeypatch):

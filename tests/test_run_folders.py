@@ -251,9 +251,17 @@ def test_partly_written_files_of_killed_runs_are_removed(tmp_path, is_continued)
     left = [".last_checkpoint.pth_7", ".metrics.jsonl_123456", ".previous_checkpoint.pth_7"]
     left.append("..unfinished_7")
     left.append(f".args.json_{os.getpid()}")  # of an earlier boot, with the same number
-    for name in [*others, *left]:
+    left += [".best_model.safetensors_7", "pitts30k/.predictions.csv_7"]
+    others += ["pitts30k", "another_run"]
+    for name in ("pitts30k", "another_run"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "another_run" / "args.json").touch()
+    (tmp_path / "another_run" / ".results.json_7").touch()
+    for name in [*(name for name in others if "_run" not in name and "30k" not in name), *left]:
         (tmp_path / name).write_bytes(b"")
     run = locked(tmp_path) if is_continued else run_folder(str(tmp_path), "train", {})
     with run:
         found = {path.name for path in tmp_path.iterdir()}
     assert found - {".lock", ".unfinished", "args.json"} == set(others)
+    assert os.listdir(tmp_path / "pitts30k") == []
+    assert len(os.listdir(tmp_path / "another_run")) == 2
