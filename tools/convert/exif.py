@@ -125,7 +125,7 @@ def read_geotag(path: str | os.PathLike, hemisphere: str = "") -> Geotag:
         exif = image.getexif()
         gps, details = exif.get_ifd(ExifTags.IFD.GPSInfo), exif.get_ifd(ExifTags.IFD.Exif)
     latitude_ref, longitude_ref = (
-        _text(gps.get(tag)).upper() or hemisphere[at : at + 1]
+        _text(gps.get(tag)).upper()[:1] or hemisphere[at : at + 1]
         for at, tag in enumerate((_GPS.GPSLatitudeRef, _GPS.GPSLongitudeRef))
     )
     below_sea = gps.get(_GPS.GPSAltitudeRef) in (1, b"\x01")

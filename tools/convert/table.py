@@ -170,7 +170,7 @@ class _Table:
     def check_positions(self, first: str, second: str, skip: bool) -> None:
         """Note the lines without a position as problems, or leave them out and count them."""
         pairs = list(zip(self.texts(first), self.texts(second), strict=True))
-        is_zero = [first == "lat" and parse_angle(a) == parse_angle(b) == 0 for a, b in pairs]
+        is_zero = [first == "lat" and _is_zero(a) and _is_zero(b) for a, b in pairs]
         is_empty = [_is_unknown(a) and _is_unknown(b) for a, b in pairs]
         if not skip:
             advice = "no position; --skip_without_gps leaves it out"
@@ -415,17 +415,22 @@ def _read_times(table: _Table) -> list[str]:
 def _find_image(root: str, path: str) -> str:
     """Return the absolute path of an image; its ending may be missing, slashes may be Windows'."""
     full = os.path.join(root, path)
-    if not os.path.isfile(full) and os.path.isfile(os.path.join(root, path.replace("\\", "/"))):
-        full = os.path.join(root, path.replace("\\", "/"))
-    if not full.lower().endswith(IMAGE_EXTENSIONS):
-        endings = itertools.chain(IMAGE_EXTENSIONS, map(str.upper, IMAGE_EXTENSIONS))
-        completed = next((full + one for one in endings if os.path.isfile(full + one)), None)
-        if completed is None:
-            raise ValueError(f"{full} is not {' or '.join(IMAGE_EXTENSIONS)}: convert it first")
-        return completed
-    if not os.path.isfile(full):
-        raise ValueError(f"there is no image {full}")
-    return full
+    is_image = full.lower().endswith(IMAGE_EXTENSIONS)
+    if is_image and os.path.isfile(full):
+        return full
+    stem = os.path.join(root, path.replace("\\", "/"))
+    endings = ("",) if is_image else (*IMAGE_EXTENSIONS, *map(str.upper, IMAGE_EXTENSIONS))
+    for file in (stem + ending for ending in endings):
+        if os.path.isfile(file):
+            return file
+    if not is_image:
+        raise ValueError(f"{full} is not {' or '.join(IMAGE_EXTENSIONS)}: convert it first")
+    raise ValueError(f"there is no image {full}")
+
+
+def _is_zero(text: str) -> bool:
+    """Whether an angle is 0, also as 0° 0' 0.00" N."""
+    return "0" in text and parse_angle(text) == 0
 
 
 def _is_unknown(text: str) -> bool:

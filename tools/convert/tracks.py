@@ -27,6 +27,7 @@ _METRES_PER_DEGREE = 111_195.0
 _GUESSES_S = 900.0 * np.array(sorted(range(-56, 57), key=abs))  # all time zones are among them
 _MAX_OFFSET_S = 1e9  # 31 years
 _UTC = datetime.timezone.utc
+_FIRST_S, _LAST_S = -62_135_596_800, 253_402_300_799  # of the years 1 and 9999
 
 _log = logging.getLogger(__name__)
 
@@ -293,5 +294,6 @@ def _seconds(time: PhotoTime | None) -> float:
 def _time_of(seconds: float) -> PhotoTime | None:
     if not math.isfinite(seconds):
         return None
-    moment = datetime.datetime(1970, 1, 1, tzinfo=_UTC) + datetime.timedelta(seconds=float(seconds))
+    seconds = min(max(float(seconds), _FIRST_S), _LAST_S)
+    moment = datetime.datetime(1970, 1, 1, tzinfo=_UTC) + datetime.timedelta(seconds=seconds)
     return PhotoTime(tuple(moment.timetuple()[:6]), moment.microsecond / 1e6, _UTC)
