@@ -464,6 +464,15 @@ def seed_everything(seed: int, is_deterministic: bool = False) -> None:
     torch.use_deterministic_algorithms(is_deterministic)
 
 
+def plural(num: int, noun: str) -> str:
+    """Return a count with its noun: "1 image", "2,000 images", "3 queries", "4 classes"."""
+    if num == 1:
+        return f"1 {noun}"
+    if noun.endswith("y"):
+        return f"{num:,} {noun[:-1]}ies"
+    return f"{num:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def sha256_of(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()

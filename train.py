@@ -69,7 +69,6 @@ from training.metrics import (
     CHECK_EVERY,
     EpochStats,
     UnreadableImages,
-    describe_seconds,
     hint_at_data_wait,
 )
 from training.objective import Objective
@@ -82,6 +81,7 @@ from training.setup import (
     read_settings,
 )
 from training.state import Training
+from training.summary import format_epoch, format_start
 
 NUM_DRAWN = 12  # validation queries of each epoch's picture
 
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         checkpointer.start(training, checkpoint)
         del checkpoint  # as large as the training itself
-        logging.info(f"{objective.describe()}\nValidation: {val_set}. Test: {test_set}")
+        logging.info(format_start(flags, training, settings.protocol, (val_set, test_set), folder))
 
         validate = partial(
             evaluate,
@@ -199,11 +199,9 @@ def fit(
             draw(validation, epoch)
         epoch_s = stats.seconds + turn.get("mining_seconds", 0.0)
         seconds_left = (epochs_num - training.epoch_num) * epoch_s
-        described = "".join(f"{name} {value}, " for name, value in turn.items())
-        logging.info(
-            f"Epoch {epoch}: {described}{stats}; {describe_seconds(seconds_left)} of training are "
-            f"left. {format_result(validation.result)}{' (best)' if is_best else ''}"
-        )
+        place = (epoch, epochs_num - 1)
+        logging.info(format_epoch(place, turn, stats, recalls, is_best, seconds_left))
+        logging.debug(f"{numbers} {format_result(validation.result)}")
         if hint := hint_at_data_wait(stats):
             logging.warning(hint)
     if training.epoch_num == epochs_num == 0:
@@ -274,6 +272,8 @@ def train_one_epoch(
             bar.update()
             if progress.iteration % CHECK_EVERY == 0:
                 bar.set_postfix(progress.describe())
+    if hint := progress.hint_at_neighbours():
+        logging.warning(hint)
     return progress.stats()
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 import commons
+from machine import num_usable_cores
 
 try:
     import resource
@@ -63,6 +64,20 @@ def describe_software() -> dict[str, str]:
         "torch": str(torch.__version__),
         "numpy": np.__version__,
     }
+
+
+def name_device(device: torch.device) -> str:
+    """Return a device with its name and size: a GPU's memory, a processor's threads and cores."""
+    found = _describe_device(device)
+    if device.type == "cuda":
+        text = f"{device}, {found['device_name']}, {found['vram_gb']:g} GB"
+    elif device.type == "cpu":
+        threads = commons.plural(torch.get_num_threads(), "thread")
+        text = f"cpu, {_processor()}, {threads} on {commons.plural(num_usable_cores(), 'core')}"
+    else:
+        text = str(device)
+    num_processes = commons.num_ranks()
+    return f"{num_processes} processes; the first on {text}" if num_processes > 1 else text
 
 
 def record_start(folder: Path, device: torch.device) -> None:
@@ -142,9 +157,8 @@ def _describe_machine() -> dict[str, Any]:
         "os": platform.platform(),
         "cpu": _processor(),
         "num_cores": os.cpu_count(),
+        "num_usable_cores": num_usable_cores(),
     }
-    if hasattr(os, "sched_getaffinity"):
-        facts["num_usable_cores"] = len(os.sched_getaffinity(0))
     with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows
         facts["ram_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     return facts

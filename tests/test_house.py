@@ -20,7 +20,7 @@ ARROWS = {  # room: the rooms that it may import, beside itself; the first part 
     "methods": "",
     "datasets": "commons",
     "model": "commons",
-    "runs": "commons",
+    "runs": "commons machine",
     "evaluation": "commons datasets model",
     "training": "commons machine cosface_loss methods datasets model evaluation runs",
     **dict.fromkeys(

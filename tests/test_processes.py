@@ -98,8 +98,8 @@ def test_several_processes_train_like_one(places):
     flags = [*flags, "--num_preds_to_save=1", f"--save_dir={several}"]
     job = run_job(2, "train", flags, folder / "said")
     wait_for_all(job)
-    assert [command.stdout.count("Epoch 3: group 1") for command in job] == [1, 0]
-    assert (several / "info.log").read_text().count("Epoch 3: group 1") == 1
+    assert [command.stdout.count("Epoch 3/3  group 1") for command in job] == [1, 0]
+    assert (several / "info.log").read_text().count("Epoch 3/3  group 1") == 1
     assert len(list(several.glob("events.out.*"))) == 1
     assert_same_training(several, folder / "one")
 

@@ -23,7 +23,7 @@ def test_trains_validates_and_tests_as_a_user_runs_it(flags, tmp_path):
     flags = [flag.replace("Tiny", "ResNet18") for flag in flags]
     result = run("train.py", *flags, "--save_dir", tmp_path / "run", "--num_preds_to_save", 2)
     assert result.returncode == 0, result.stderr
-    assert "Epoch 3: group 1" in result.stdout and "Test of the best network" in result.stdout
+    assert "Epoch 3/3  group 1" in result.stdout and "Test of the best network" in result.stdout
     folder = tmp_path / "run"
     assert json.loads((folder / "args.json").read_text())["fc_output_dim"] == 16
     metrics = metrics_of(folder)
@@ -43,7 +43,17 @@ def test_trains_validates_and_tests_as_a_user_runs_it(flags, tmp_path):
     hidden = {file for file in os.listdir(folder) if file.startswith(".")}
     assert hidden <= {".lock"}, "filelock keeps or removes it, by version"
     info = (folder / "info.log").read_text()
-    assert "2 groups" not in info and "Epoch 0: group 0" in info
+    epochs = [line for line in info.splitlines() if "  loss " in line]
+    assert len(epochs) == 4 and max(map(len, epochs)) <= len("2026-11-29 12:00:00 ") + 120
+    assert all(
+        f"R@1 {line['R@1']:.1f}  R@5 {line['R@5']:.1f}  " in shown
+        for line, shown in zip(metrics, epochs, strict=True)
+    )
+    assert (
+        "Method      cosplace: ResNet18, gem, 16-D\n" in info and f"Run         {folder}\n" in info
+    )
+    assert info.count("UTM distance") == 1, "the protocol of the test only: results.json has it"
+    assert "2 groups" not in info and "Epoch 0/3  group 0" in info
 
 
 def test_options_of_the_aggregation_stay_with_the_network(flags, tmp_path, refused):

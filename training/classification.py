@@ -103,7 +103,13 @@ class Classification:
         if whole:
             last = self.settings.groups_num - 1
             return f"{self.index.describe()}\nTrained are groups 0 to {last}"
-        return self.index.describe(self.settings.groups_num)
+        groups = range(self.settings.groups_num)
+        num_classes = sum(len(self.index.classes(group)) for group in groups)
+        num_images = sum(self.index.num_images(group) for group in groups)
+        return (
+            f"{self.index.describe(len(groups))}\nTrained on "
+            f"{commons.plural(num_images, 'image')} of {commons.plural(num_classes, 'class')}"
+        )
 
     def module(self, network: nn.Module) -> nn.Module:
         """Return the network itself; see `Objective.module`."""

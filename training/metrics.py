@@ -13,8 +13,10 @@ import torch
 import torch.distributed as dist
 
 import commons
+from machine import num_usable_cores
 from training.objective import Batch
 
+SLOW, MIN_ITERATIONS = 3.0, 10  # times the fastest iteration; of an epoch, to judge its speed
 CHECK_EVERY = 20  # iterations: reading a number waits for the device
 NUM_LOGGED = 10  # unreadable images in the log; the file has all
 _TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
@@ -31,15 +33,6 @@ class EpochStats(NamedTuple):
     seconds_per_iteration: float
     skipped_steps: int  # whose gradients overflowed, in mixed precision
 
-    def __str__(self) -> str:
-        """Return them as a part of a sentence."""
-        skipped = f", {self.skipped_steps} steps skipped" if self.skipped_steps else ""
-        return (
-            f"loss {self.loss:.4f}, {self.images_per_second:.1f} images/s, "
-            f"{self.seconds_per_iteration:.2f} s an iteration with {self.data_wait_share:.0%} data "
-            f"wait{skipped}"
-        )
-
 
 def describe_seconds(seconds: float) -> str:
     """Return a duration in the unit that fits: "40 s", "12 min", "3.5 h", "2.1 days"."""
@@ -55,7 +48,7 @@ def hint_at_data_wait(stats: EpochStats) -> str | None:
         return None
     return (
         f"{stats.data_wait_share:.0%} of the epoch went into waiting for images. What may help: "
-        f"more --num_workers (of {os.cpu_count() or 1} cores), images on a faster disk, smaller "
+        f"more --num_workers (of {num_usable_cores()} cores), images on a faster disk, smaller "
         "images, or --augmentation_device cuda if there is a GPU"
     )
 
@@ -95,6 +88,7 @@ class Progress:
         self.epoch, self.iteration = epoch, 0
         self.num_images = 0  # trained on so far, in all processes
         self._wait_s, self._before_s = 0.0, 0.0  # waiting for images; before the epoch was resumed
+        self._fastest_s = math.inf  # iteration, without waiting for images
         self._start_s: float | None = None
         self._skips_steps = skips_steps
         self._loss_sum = torch.zeros((), device=device)  # of the finite ones
@@ -121,7 +115,9 @@ class Progress:
                 return
             self._wait_s -= batch.mining_s
             self._start_s += batch.mining_s
+            before_s = time.perf_counter()
             yield batch
+            self._fastest_s = min(self._fastest_s, time.perf_counter() - before_s)
 
     def note(self, loss: torch.Tensor, gradient_norm: torch.Tensor, num_images: int) -> None:
         """Count an iteration.
@@ -193,6 +189,25 @@ class Progress:
         counts = (self._loss_sum, self._num_losses, self._norm_sum, self._num_norms, self._num_bad)
         known = torch.stack([count.double() for count in counts]).tolist()  # waits only once
         return [*known, self.num_images, self.iteration, self._wait_s, self._elapsed_s()]
+
+    def hint_at_neighbours(self) -> str | None:
+        """Return what may help if iterations on a CPU took far longer than the fastest, else None.
+
+        Those of a GPU are not measured: the host runs ahead of it.
+        """
+        _, wait_share, seconds = self._speed()
+        per_iteration_s = seconds * (1 - wait_share) / max(1, self.iteration)
+        is_slow = SLOW * self._fastest_s < per_iteration_s
+        if self._loss_sum.device.type != "cpu" or self.iteration < MIN_ITERATIONS or not is_slow:
+            return None
+        load = f", the load is {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+        return (
+            f"An iteration took {per_iteration_s:.2f} s on average, the fastest one "
+            f"{self._fastest_s:.2f} s: other processes may need the same cores "
+            f"({commons.plural(torch.get_num_threads(), 'thread')} on "
+            f"{commons.plural(num_usable_cores(), 'core')}{load}). What may help: fewer threads, "
+            "by the variable OMP_NUM_THREADS, or fewer --num_workers"
+        )
 
     def describe(self) -> dict[str, str]:
         """Return what a progress bar shows; this process only."""

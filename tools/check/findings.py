@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from commons import plural as plural  # a word of findings, too
 from datasets.image_lists import ImagePaths
 
 ERROR = "ERROR"  # stops training or evaluation, or makes its results wrong
@@ -111,12 +112,3 @@ def _wrap(head: str, text: str) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def plural(num: int, noun: str) -> str:
-    """Return a count with its noun: "1 image", "2,000 images", "3 queries", "4 classes"."""
-    if num == 1:
-        return f"1 {noun}"
-    if noun.endswith("y"):
-        return f"{num:,} {noun[:-1]}ies"
-    return f"{num:,} {noun}{'es' if noun.endswith('s') else 's'}"

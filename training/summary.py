@@ -1,0 +1,91 @@
+"""What the terminal shows of a training: its settings at the start, and a line for each epoch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import commons
+from datasets.eval_set import EvalSet
+from evaluation import Protocol
+from model.network import GeoLocalizationNet
+from runs.provenance import describe_software, name_device
+from training.metrics import EpochStats, describe_seconds
+from training.state import Training
+
+MAX_EPOCH_LINE = 120  # characters
+
+
+def format_start(
+    flags: Mapping[str, Any],
+    training: Training,
+    protocol: Protocol,
+    sets: tuple[EvalSet, EvalSet],
+    folder: Path,
+) -> str:
+    """Return what is trained, where and how, in aligned lines.
+
+    Args:
+        flags: Of train.py.
+        training: About to begin, or to be resumed.
+        protocol: Of validation and test.
+        sets: For validation and test.
+        folder: Of the run.
+    """
+    network, objective = training.network, training.objective
+    software = describe_software()
+    threshold_m = flags["positive_dist_threshold"]
+    rule = f"positives within {threshold_m:g} m" if threshold_m else "positives as of the set"
+    resize = f"test images resized by {protocol.resize}" if protocol.resize else "as of the set"
+    rows = {
+        "Method": f"{flags['method']}: {_describe_network(network)}",
+        "Parameters": _count_parameters(network),
+        "Device": name_device(training.device),
+        "Versions": ", ".join(f"{name} {version}" for name, version in software.items()),
+        "Epochs": f"0 to {flags['epochs_num'] - 1}, of {objective.num_iterations(0):,} iterations "
+        f"of {flags['batch_size']}; training images of {flags['image_size']} pixels",
+        "Validation": str(sets[0]),
+        "Test": str(sets[1]),
+        "Protocol": f"{rule}; {resize}; {protocol.search} search; all of it in results.json",
+        "Run": str(folder),
+    }
+    width = max(map(len, rows))
+    lines = [f"{name.ljust(width)}  {text}" for name, text in rows.items()]
+    return "\n".join([*lines, objective.describe()])
+
+
+def _describe_network(network: GeoLocalizationNet) -> str:
+    architecture = network.architecture
+    return f"{architecture['backbone']}, {architecture['aggregation']}, {network.out_dim}-D"
+
+
+def _count_parameters(network: GeoLocalizationNet) -> str:
+    sizes = [(one.numel(), one.requires_grad) for one in network.parameters()]
+    total, trained = sum(size for size, _ in sizes), sum(size for size, is_on in sizes if is_on)
+    return f"{total:,}, of which {trained:,} are trained"
+
+
+def format_epoch(
+    place: tuple[int, int],
+    turn: Mapping[str, float],
+    stats: EpochStats,
+    recalls: Mapping[str, float],
+    is_best: bool,
+    seconds_left: float,
+) -> str:
+    """Return one line of at most `MAX_EPOCH_LINE` characters on an epoch.
+
+    Args:
+        place: Number of the epoch, and of the last one of the run, both from 0.
+        turn: What the objective says of the epoch; whole numbers are shown.
+        stats: Numbers of its training.
+        recalls: Of its validation, in percent: the first two are shown.
+        is_best: Whether its network is the best so far.
+        seconds_left: Of training.
+    """
+    shown = [f"{name} {value}" for name, value in turn.items() if isinstance(value, int)]
+    shown.append(f"loss {stats.loss:.4f}")
+    shown += [f"{name} {recall:.1f}" for name, recall in list(recalls.items())[:2]]
+    shown += ["(best)"] * is_best
+    shown += [describe_seconds(stats.seconds), f"{describe_seconds(seconds_left)} left"]
+    skipped = [f"skipped {commons.plural(stats.skipped_steps, 'step')}"] * (stats.skipped_steps > 0)
+    return "  ".join(["Epoch {}/{}".format(*place), *shown, *skipped])
