@@ -258,6 +258,27 @@ def test_a_converted_set_of_photos_with_other_names_is_sound(tmp_path, check):
     assert "every query has some within 25 m" in text and "3 queries with the name of" in text
 
 
+def test_images_are_judged_by_what_they_are_for(tmp_path, check):
+    write_photos(tmp_path)
+    folder = convert(tmp_path)  # one of three has no heading
+    code, text = check(folder)
+    assert code == 1 and f"training images in {folder}" in text
+    assert check(folder, "--for", "training")[0] == 1
+    code, text = check(folder, "--for", "evaluation")
+    assert code == 0 and f"database in {folder}" in text
+    assert check(folder, "--for", "localization")[0] == 0
+
+    (tmp_path / "own" / "queries").mkdir(parents=True)
+    folder.rename(tmp_path / "own" / "database")
+    write_image(tmp_path / "own" / "queries" / "photo.jpg")  # whose place is unknown
+    assert check(tmp_path / "own", "--for", "evaluation")[0] == 1
+    code, text = check(tmp_path / "own", "--for", "localization")
+    assert code == 0 and "queries" not in text
+    shutil.rmtree(tmp_path / "own" / "queries")
+    assert check(tmp_path / "own")[0] == 1
+    assert check(tmp_path / "own", "--for", "localization")[0] == 0
+
+
 def test_unknown_names_get_near_ones_first(tmp_path):
     with pytest.raises(ValueError, match="data set: did you mean tokyo247.*? All are: sf_xl, "):
         find_layout("tokyo_247", tmp_path)

@@ -13,7 +13,7 @@ from photo_tables import (
     write_csv,
     write_photos,
 )
-from PIL import Image
+from PIL import ExifTags, Image
 
 import eval as evaluation_command
 import train
@@ -22,7 +22,7 @@ from datasets.eval_set import load_own_set
 from datasets.image_lists import list_images
 from datasets.image_names import parse_image_name, read_numbers
 from datasets.partition import PartitionParams
-from tools.convert.__main__ import main
+from tools.convert.__main__ import describe_extent, main
 from tools.convert.photos import MODES
 
 
@@ -54,8 +54,53 @@ def test_summary_counts_and_says_what_comes_next(photos, tmp_path, caplog):
     np.testing.assert_allclose(
         read_numbers(list_images(out)).T, np.array(positions)[order], atol=0.005
     )
-    assert "3 images: 3 in UTM zone 33; heading of 2 (training needs" in caplog.text
-    assert f"Next: python -m tools.check {out}" in caplog.text
+    assert "3 images: 3 in UTM zone 33\nPlaces: 55.71 to 55.71 N, 13.19 to 13.19 E\n" in caplog.text
+    assert "2 of 3 have a heading: evaluate and localize with them; training" in caplog.text
+    assert f"Next: python -m tools.check {out} --for evaluation" in caplog.text
+    write_csv(tmp_path, "path,lat,lon,heading\nthree.png,-33.9,-18.4,5\n")
+    out = convert(tmp_path, out="other")
+    assert "1 image: 1 in UTM zone 27\nPlaces: 33.90 to 33.90 S, 18.40 to 18.40 W" in caplog.text
+    assert f"1 of 1 have a heading. 0 have a time\nThey are in {out}" in caplog.text
+    assert f"{out} --for training" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("latitude_deg", "longitude_deg", "expected"),
+    [
+        ([-1.234, 2.0], [-0.5, 0.25], "1.23 S to 2.00 N, 0.50 W to 0.25 E"),
+        ([-2.0, np.nan, -1.0], [10.0, np.nan, 9.0], "1.00 to 2.00 S, 9.00 to 10.00 E"),
+        ([np.nan], [np.nan], "latitudes and longitudes are unknown"),
+    ],
+)
+def test_the_range_of_places_is_said(latitude_deg, longitude_deg, expected):
+    assert describe_extent(np.array(latitude_deg), np.array(longitude_deg)) == expected
+
+
+@pytest.fixture
+def tagged_photos(photos):
+    """Return the photos, two of them with their positions in EXIF."""
+    for path, latitude, longitude, *_ in ROWS[:2]:
+        exif = Image.Exif()
+        gps = {1: "N", 2: (latitude, 0.0, 0.0), 3: "E", 4: (longitude, 0.0, 0.0)}
+        exif.get_ifd(ExifTags.IFD.GPSInfo).update(gps)
+        Image.new("RGB", (8, 8)).save(photos / path, exif=exif)
+    return photos
+
+
+def test_swapped_columns_are_found_by_the_photos_exif(tagged_photos, tmp_path, refused):
+    swapped = [(path, longitude, latitude) for path, latitude, longitude, *_ in ROWS]
+    file = write_csv(tmp_path, "path,lat,lon\n" + lines(swapped))
+    message = refused(main, ["csv", file, f"--out={tmp_path / 'out'}"], 1)
+    assert "Latitudes and longitudes are swapped: by the EXIF of 2 photos" in message
+    assert not (tmp_path / "out").exists()
+    convert(tmp_path, "--columns=lat=lon,lon=lat")
+
+
+def test_positions_far_from_those_of_the_exif_are_warned_of(tagged_photos, tmp_path, caplog):
+    elsewhere = [(path, latitude + 1, longitude) for path, latitude, longitude, *_ in ROWS]
+    write_csv(tmp_path, "path,lat,lon\n" + lines(elsewhere))
+    convert(tmp_path, out="elsewhere")
+    assert "positions are 111.2 km off (median)" in caplog.text  # a degree of a great circle
 
 
 # ---- no image is lost ----

@@ -155,7 +155,7 @@ def test_panoramas_that_cannot_be_cut_stop_everything_or_are_left_out(
     good = save(tmp_path / "in", make_panorama(0, 416, 64), east_m=1)
     save(tmp_path / "in", make_panorama(0, 416, 40), east_m=2)
     save(tmp_path / "in", make_panorama(0, 416, 64), east_m=3).write_bytes(b"no image")
-    command = ["panoramas", "in", f"--jobs={jobs}", "--crop_size_px=64"]
+    command = ["panoramas", "in", f"--jobs={jobs}", "--crop_size_px=64", "--fov=360"]
     error = refused(main, [*command, "--out=out"], 1)
     assert "it is 416 x 40 pixels, but crops of 64 x 64 need rows -12 to 52" in error
     assert os.listdir(tmp_path) == ["in"]
@@ -179,3 +179,32 @@ def test_panoramas_that_cannot_be_cut_stop_everything_or_are_left_out(
 def test_impossible_crops_are_refused(tmp_path, refused, flag, message):
     save(tmp_path / "in", make_panorama(0, 416, 64))
     assert message in refused(main, ["panoramas", "in", "--out=out", flag], 2)
+
+
+def test_part_of_the_circle_is_cut_where_it_is_seen():
+    """120 degrees around 90: from 30 to 150; crops are 40 degrees wide."""
+    whole = make_panorama(90, 3600, 600)
+    part = whole[:, 1200:2400]
+    params = CropParams(crop_width_share=1 / 9, fov_deg=120)
+    crops = cut_crops(part, 90, params)
+    seen = [number * 30 for number, crop in enumerate(crops) if crop is not None]
+    assert seen == [30, 60, 90]
+    for heading_deg in seen:
+        crop = crops[heading_deg // 30]
+        assert crop.shape == (400, 400, 3)
+        expected = heading_deg + np.arange(400) / 10
+        assert angle_between(headings_of(crop), expected).max() <= 0.06
+    with pytest.raises(ValueError, match="no crop of it is within 20 degrees"):
+        cut_crops(whole[:, 1701:1901], 90, CropParams(crop_width_share=1 / 12, fov_deg=20))
+
+
+def test_a_shape_that_is_no_full_circle_needs_a_field_of_view(tmp_path, refused):
+    save(tmp_path / "in", make_panorama(0, 900, 300), heading_deg=0)
+    line = ["panoramas", str(tmp_path / "in"), f"--out={tmp_path / 'out'}", "--jobs=1"]
+    message = refused(main, line, 1)
+    assert "900 x 300 pixels" in message and "--fov" in message
+    assert not (tmp_path / "out").exists()
+    assert "at most 360" in refused(main, [*line, "--fov=400"], 2)
+    main([*line, "--fov=180", "--crop_size_px=64"])
+    headings = read_numbers(list_images(tmp_path / "out"), ("heading",))[0].tolist()
+    assert headings == [0, 30, 270, 300, 330]  # 55 degrees wide, within 270 to 90

@@ -29,7 +29,7 @@ from tools.check.findings import (
     show,
 )
 from tools.check.image_files import ImageFacts, choose_sample, judge_images, measure_images
-from tools.check.layout import TRAIN, ImageFolder, find_layout
+from tools.check.layout import PURPOSES, TRAIN, ImageFolder, find_layout
 from tools.check.names import check_names
 from tools.check.pairs import (
     DEFAULT_THRESHOLD_M,
@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _check_can_be_written(Path(args.bad_list))
     max_images = None if args.decode else args.max_headers
     tree = find_layout(args.target, args.datasets_folder)
+    if args.purpose:
+        tree = tree.for_purpose(args.purpose)
     sections: list[Section] = []
 
     def add(section: Section) -> None:
@@ -139,6 +141,13 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--datasets_folder",
         default=default_datasets_folder(),
         help="folder of the data sets; also the variable DATASETS_FOLDER",
+    )
+    add(
+        "--for",
+        dest="purpose",
+        choices=PURPOSES,
+        help="what the images are judged for: only training needs headings, only evaluation "
+        "queries (default: what their folders are named for, training if for nothing)",
     )
     add("--decode", action="store_true", help="decode every image, and find copies")
     add("--bad_list", metavar="FILE", help="with --decode: write the images that cannot be read")

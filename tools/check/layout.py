@@ -2,13 +2,14 @@
 
 import difflib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datasets.catalog import TEST_SETS, TRAIN_SETS, find_test_set, find_train_folder
 from tools.check.findings import ERROR, OK, WARNING, Finding, show
 
 TRAIN, DATABASE, QUERIES = "training images", "database", "queries"
+PURPOSES = ("training", "evaluation", "localization")
 _CONTAINERS = ("images", "processed", "small", "raw")  # of VPR-datasets-downloader and of SF-XL
 _SPLITS = ("train", "val", "test")
 _MISNOMERS = {  # frequent names of folders -> those that are read
@@ -66,6 +67,24 @@ class FolderTree:
         if folder not in [other.folder for other in self.folders]:
             self.folders.append(images)
         return images
+
+    def for_purpose(self, purpose: str) -> "FolderTree":
+        """Return what has to be right for one of PURPOSES.
+
+        Args:
+            purpose: For training, images that are in no set to evaluate on are trained on. For
+                evaluation, they are searched in; for localization, only databases matter.
+        """
+        paired = {side for one in self.query_sets for side in (one.database, one.queries)}
+        role = TRAIN if purpose == "training" else DATABASE
+        folders = [
+            images if images in paired else replace(images, role=role) for images in self.folders
+        ]
+        if purpose != "localization":
+            return replace(self, folders=folders)
+        folders = [images for images in folders if images.role != QUERIES]
+        findings = [finding for finding in self.findings if finding.subject != "queries"]
+        return FolderTree(folders, [], findings)
 
 
 def find_layout(target: str, datasets_folder: str | os.PathLike) -> FolderTree:

@@ -20,7 +20,8 @@ import commons
 from datasets.image_lists import list_images
 from datasets.positions import NUM_ZONES
 from parser import CommandLine
-from tools.convert.exif import read_exif
+from tools.check.findings import plural
+from tools.convert.exif import compare_with_exif, read_exif
 from tools.convert.panoramas import CropParams, crop_panoramas
 from tools.convert.photos import MODES, Photos, check_free, format_names, write_images
 from tools.convert.records import READERS
@@ -99,12 +100,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             photos = read_along_tracks(args.input, images, params, args.zone, args.skip_without_gps)
         else:
             photos = read_exif(args.input, args.zone, args.skip_without_gps, args.hemisphere)
+        if args.source != "exif":
+            compare_with_exif(photos)
         write_images(photos.files, format_names(photos), folder, args.mode)
         logging.info(f"{describe(photos)}\nThey are in {folder} ({args.mode})")
-    logging.info(
-        f"Next: python -m tools.check {folder} (it treats them as training images; "
-        "evaluation needs no headings)"
-    )
+        has_headings = np.isfinite(photos.heading_deg).all()
+    purpose = "training" if args.source == "panoramas" or has_headings else "evaluation"
+    logging.info(f"Next: python -m tools.check {folder} --for {purpose}")
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -166,10 +168,8 @@ def convert_panoramas(
     if problems:
         shown = "".join(f"\n  {problem}" for problem in problems[:3])
         logging.warning(f"{len(problems):,} panoramas were left out:{shown}")
-    num_cut = len(paths) - len(problems)
-    logging.info(
-        f"{num_cut * params.crops_per_panorama:,} crops of {num_cut:,} panoramas are in {folder}"
-    )
+    num_cut, num_crops = len(paths) - len(problems), len(list_images(folder))
+    logging.info(f"{num_crops:,} crops of {num_cut:,} panoramas are in {folder}")
 
 
 def describe(photos: Photos) -> str:
@@ -181,11 +181,28 @@ def describe(photos: Photos) -> str:
     )
     num_headings = int(np.isfinite(photos.heading_deg).sum())
     num_times = sum(bool(timestamp) for timestamp in photos.timestamps)
-    needed = "" if num_headings == len(photos.files) else " (training needs the heading of each)"
+    has_all = num_headings == len(photos.files)
+    needed = "" if has_all else ": evaluate and localize with them; training needs all"
+    extent = describe_extent(photos.positions.latitude_deg, photos.positions.longitude_deg)
     return (
-        f"{len(photos.files):,} images: {places}; heading of {num_headings:,}{needed}, "
-        f"time of {num_times:,}"
+        f"{plural(len(photos.files), 'image')}: {places}\nPlaces: {extent}\n{num_headings:,} of "
+        f"{len(photos.files):,} have a heading{needed}. {num_times:,} have a time"
     )
+
+
+def describe_extent(latitude_deg: np.ndarray, longitude_deg: np.ndarray) -> str:
+    """Return the range of places, as "55.69 to 55.71 N, 13.18 to 13.21 E"; NaN are left out."""
+    if not np.isfinite(latitude_deg).any():
+        return "latitudes and longitudes are unknown"
+    ranges = []
+    for degrees, sides in ((latitude_deg, "NS"), (longitude_deg, "EW")):
+        low, high = np.nanmin(degrees), np.nanmax(degrees)
+        if low < 0 < high:
+            ranges.append(f"{-low:.2f} {sides[1]} to {high:.2f} {sides[0]}")
+        else:
+            near, far = sorted((abs(low), abs(high)))
+            ranges.append(f"{near:.2f} to {far:.2f} {sides[int(high <= 0)]}")
+    return ", ".join(ranges)
 
 
 def _add_source(
@@ -266,6 +283,14 @@ def _add_panoramas(sources: argparse._SubParsersAction) -> None:
         type=float,
         default=default.crop_width_share,
         help="width of a crop as a share of the panorama's (default 512/3328 = 0.1538)",
+    )
+    cli.add_argument(
+        "--fov",
+        type=float,
+        dest="fov_deg",
+        metavar="DEG",
+        help="horizontal field of view of the panoramas (default: 360, if they are 2 or 6.5 times "
+        "as wide as high)",
     )
     cli.add_argument(
         "--crop_size_px",

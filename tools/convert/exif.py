@@ -22,6 +22,8 @@ from tools.convert.records import parse_json, read_text
 from tools.convert.times import PhotoTime, read_time
 
 NUM_SHOWN = 20
+NUM_COMPARED = 50  # photos whose EXIF is compared with a table
+FAR_M = 1000  # such positions are of other places
 _SIDE_FILE = ".supplemental-metadata"  # and .json; Takeout cuts names, and older ones lack this
 _SIDE_FILE_LENGTH = 46  # of the name before .json
 _GPS = ExifTags.GPS
@@ -99,6 +101,47 @@ def make_photos(geotags: Mapping[str, Geotag], zone: int | None) -> Photos:
         timestamps=[tag.time.format() if tag.time else "" for tag in tags],
         notes=empty,
     )
+
+
+def compare_with_exif(photos: Photos) -> None:
+    """Compare positions with those in the EXIF of some of the photos, where they have any.
+
+    Raises:
+        ValueError: If latitudes and longitudes are swapped.
+    """
+    positions = photos.positions
+    step = max(1, len(photos.files) // NUM_COMPARED)
+    found = []
+    for number in range(0, len(photos.files), step):
+        with contextlib.suppress(OSError, ValueError):  # it is said when the image is read
+            tag = read_geotag(photos.files[number])
+            if tag.has_position and not tag.lacks_hemisphere:
+                given = positions.latitude_deg[number], positions.longitude_deg[number]
+                there = tag.latitude_deg, tag.longitude_deg
+                found.append((_distance_m(given, there), _distance_m(given[::-1], there)))
+    found = [pair for pair in found if np.isfinite(pair).all()]
+    if not found:
+        return
+    distance_m, swapped_m = np.median(np.array(found), axis=0)
+    if swapped_m < FAR_M < distance_m:
+        raise ValueError(
+            f"Latitudes and longitudes are swapped: by the EXIF of {len(found):,} photos they are "
+            f"{distance_m / 1000:,.0f} km off, swapped {swapped_m:,.0f} m. Give the headers by "
+            "--columns lat=...,lon=..."
+        )
+    if distance_m > FAR_M:
+        _log.warning(
+            f"By the EXIF of {len(found):,} photos, positions are {distance_m / 1000:,.1f} km off "
+            "(median): are they those of these files?"
+        )
+
+
+def _distance_m(first_deg: tuple[float, float], second_deg: tuple[float, float]) -> float:
+    """Return the distance of two places, (latitude, longitude), on a sphere."""
+    (north, east), (other_north, other_east) = np.radians(first_deg), np.radians(second_deg)
+    along = math.sin((north - other_north) / 2) ** 2
+    across = math.cos(north) * math.cos(other_north) * math.sin((east - other_east) / 2) ** 2
+    return 2 * 6_371_000 * math.asin(math.sqrt(min(1.0, max(0.0, along + across))))
 
 
 def log_left_out(paths: ImagePaths, used: Iterable[str | os.PathLike]) -> None:

@@ -7,8 +7,9 @@ across its edge are joined from both ends. Nothing is undistorted.
 
 A crop is a square of 512 of 3328 pixels of the width, 55 degrees. Of a panorama twice as wide as
 high, which shows the whole sphere, SF-XL leaves out 512 of 1664 rows above and 640 below: the rows
-that remain have their middle at 768 of 1664. Any other shape counts as a strip that is
-cut already; the rows around its middle are used.
+that remain have their middle at 768 of 1664. SF-XL's own strips are 6.5 times as wide as high; the
+rows around their middle are used. A panorama of another shape may show less than the full circle:
+it is refused, unless its field of view is given; crops that it shows only a part of are left out.
 """
 
 import os
@@ -31,7 +32,8 @@ from tools.convert.photos import check_free
 
 SF_XL_WIDTH_PX, SF_XL_CROP_PX = 3328, 512
 _SPHERE_MIDDLE = 768 / 1664  # of the height: the middle of the rows that SF-XL keeps
-_SPHERE_TOLERANCE = 0.01  # of the ratio of width to height, which is 2
+_FULL_CIRCLES = (2, SF_XL_WIDTH_PX / SF_XL_CROP_PX)  # width / height of spheres, of SF-XL's strips
+_TOLERANCE = 0.01  # of these ratios
 _JPEG_QUALITY = 95
 _PANORAMAS_PER_TASK = 8
 
@@ -45,6 +47,7 @@ class CropParams:
     crop_size_px: int = (
         SF_XL_CROP_PX  # side of a written crop; cut crops of other sizes are resized
     )
+    fov_deg: float | None = None  # horizontal, of all panoramas; None: 360, if the shape says so
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -56,6 +59,8 @@ class CropParams:
             )
         if self.crop_size_px < 1:
             raise ValueError(f"--crop_size_px is at least 1, not {self.crop_size_px}")
+        if self.fov_deg is not None and not 0 < self.fov_deg <= 360:
+            raise ValueError(f"--fov is above 0 and at most 360 degrees, not {self.fov_deg:g}")
 
     @property
     def headings_deg(self) -> list[int]:
@@ -110,28 +115,47 @@ def crop_panoramas(
     return problems
 
 
-def cut_crops(panorama: np.ndarray, heading_deg: float, params: CropParams) -> list[np.ndarray]:
+def cut_crops(
+    panorama: np.ndarray, heading_deg: float, params: CropParams
+) -> list[np.ndarray | None]:
     """Cut a panorama into square crops, not resized.
 
     Args:
         panorama: [H, W, 3].
         heading_deg: Heading of its centre.
-        params: How many crops, and how wide.
+        params: How many crops, how wide, and the field of view.
 
     Returns:
-        One crop [side, side, 3] per heading of `params`; side is a share of W.
+        One crop [side, side, 3] per heading of `params`, None if it is not in view as a whole.
 
     Raises:
-        ValueError: If the panorama is lower than a crop, or its rows do not suffice.
+        ValueError: If the panorama is lower than a crop, its rows do not suffice, or its field of
+            view is unknown or has no crop.
     """
     height, width = panorama.shape[:2]
-    top, side = find_rows(width, height, params.crop_width_share)
+    fov_deg = params.fov_deg or 360
+    if params.fov_deg is None and not any(map(partial(_has_shape, width, height), _FULL_CIRCLES)):
+        raise ValueError(
+            f"it is {width} x {height} pixels: panoramas of the full circle are 2 times as wide as "
+            "high, or 6.5 times as SF-XL's; give the horizontal field of view by --fov (360 for "
+            "the full circle)"
+        )
+    top, side = find_rows(width, height, params.crop_width_share * 360 / fov_deg)
     strip = panorama[top : top + side]
     crops = []
     for crop_heading_deg in params.headings_deg:
-        first = round(((crop_heading_deg - heading_deg) / 360 + 0.5) * width)
-        crops.append(strip.take(np.arange(first, first + side), axis=1, mode="wrap"))
+        offset_deg = (crop_heading_deg - heading_deg + 180) % 360 - 180  # from the centre
+        first = round((offset_deg / fov_deg + 0.5) * width)
+        is_seen = fov_deg == 360 or (first >= 0 and first + side <= width)
+        columns = np.arange(first, first + side)
+        crops.append(strip.take(columns, axis=1, mode="wrap") if is_seen else None)
+    if all(crop is None for crop in crops):
+        raise ValueError(f"no crop of it is within {fov_deg:g} degrees: more --crops_per_panorama")
     return crops
+
+
+def _has_shape(width: int, height: int, ratio: float) -> bool:
+    return abs(width / height - ratio) < _TOLERANCE * ratio
 
 
 def find_rows(width: int, height: int, crop_width_share: float) -> tuple[int, int]:
@@ -143,8 +167,7 @@ def find_rows(width: int, height: int, crop_width_share: float) -> tuple[int, in
     side = max(round(width * crop_width_share), 1)
     if side == height + 1:  # rounding of a strip that was scaled
         side = height
-    is_sphere = abs(width / height - 2) < _SPHERE_TOLERANCE * 2
-    middle = height * (_SPHERE_MIDDLE if is_sphere else 0.5)
+    middle = height * (_SPHERE_MIDDLE if _has_shape(width, height, 2) else 0.5)
     top = round(middle - side / 2)
     if top < 0 or top + side > height:
         raise ValueError(
@@ -193,6 +216,8 @@ def _crop_one(task: tuple[str, Path, ImageName], params: CropParams) -> str | No
     except (FileNotFoundError, ValueError) as error:
         return f"{path} cannot be cut: {error}"
     for number, (heading_deg, crop) in enumerate(zip(params.headings_deg, crops, strict=True)):
+        if crop is None:
+            continue
         name = replace(fields, heading_deg=heading_deg, tile_num=f"{number:02d}")
         image = Image.fromarray(crop)
         if image.width != params.crop_size_px:
