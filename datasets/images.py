@@ -31,6 +31,8 @@ if HAS_AVIF:
     FORMATS += ("AVIF",)
 FIRST_PAUSE_S = 0.1  # before a read is tried again; each further pause is twice as long
 MAX_FILE_BYTES = 1 << 30  # no photo is larger; protects the memory
+MAX_SCANS = 100  # of a JPEG: programs write some 10, and each goes over all pixels again
+_WHOLE_SCAN = b"\xff\xda\0\x0c"  # begins one of three colours; its header has 14 bytes
 _FINAL_ERRORS = {  # these do not pass; all others may, on a network disk
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR),
     *(errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV, errno.EINVAL),
@@ -162,8 +164,22 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+def _check_scans(data: bytes) -> None:
+    """Raise a ValueError for a JPEG of very many scans, which would hold the process for minutes.
+
+    Not called for most files: of a scan of all colours that is not progressive, there is one.
+    """
+    values = np.frombuffer(data, np.uint8)
+    marks = np.flatnonzero(values[:-1] == 0xFF)  # ten times as fast as bytes.count
+    num_scans = np.count_nonzero(values[marks + 1] == 0xDA)
+    if num_scans > MAX_SCANS:
+        raise ValueError(f"its {num_scans:,} scans are too many for a JPEG")
+
+
 def _decode(data: bytes) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(data)
         upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
@@ -178,6 +194,9 @@ def _decode_plain_jpeg(data: bytes) -> np.ndarray | None:
     """
     with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        start = image.fp.tell() - 14  # Pillow has read the header of the first scan
+        if "progressive" in image.info or data[start : start + 4] != _WHOLE_SCAN:
+            _check_scans(data)
         if (image.format, image.mode, orientation) == ("JPEG", "RGB", 1):
             return simplejpeg.decode_jpeg(data, "RGB", strict=True)
     return None

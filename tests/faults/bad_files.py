@@ -107,6 +107,23 @@ def text_of_zeros(num_bytes):
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+
+
+def jpeg_of_scans(num_scans):
+    """Return a JPEG whose last scan, of few bytes, is repeated; all pixels are computed in each."""
+    whole = encode(np.full((2000, 2000), 128, np.uint8), "JPEG", progressive=True)
+    first = whole.rindex(b"\xff\xda")
+    repeated = whole[first:-2] * (num_scans - whole.count(b"\xff\xda") + 1)
+    return whole[:first] + repeated + whole[-2:]
+
+
+def sequential_jpeg_of_scans(num_scans):
+    """Return a JPEG that is not progressive, with scans of one colour that have no data."""
+    whole = encode(np.zeros((2000, 2000, 3), np.uint8), "JPEG")
+    scan = b"\xff\xda\0\x08\x01\x01\x00\x00\x3f\x00"
+    return whole[: whole.index(b"\xff\xda")] + scan * num_scans + whole[-2:]
+
+
 UNREADABLE = {  # kind: how to put it to a path, and the reason that is given
     "truncated JPEG": (lambda p: p.write_bytes(encode(COLOURS, "JPEG")[:-99]), "truncated"),
     "truncated PNG": (lambda p: p.write_bytes(encode(COLOURS)[:900]), "truncated"),
@@ -115,6 +132,11 @@ UNREADABLE = {  # kind: how to put it to a path, and the reason that is given
     "PostScript": (lambda p: p.write_bytes(POSTSCRIPT), "it is not an image"),
     "20,000 x 20,000 px": (lambda p: p.write_bytes(square_of_zeros(20_000)), "400000000 pixels"),
     "JPEG of 65,500 px": (lambda p: p.write_bytes(jpeg_of(65_500, 65_500)), "4290250000 pixels"),
+    "JPEG of 5,000 scans": (lambda p: p.write_bytes(jpeg_of_scans(5000)), "its 5,000 scans are"),
+    "plain JPEG of 999 scans": (
+        lambda p: p.write_bytes(sequential_jpeg_of_scans(999)),
+        "its 999 scans are too many for a JPEG",
+    ),
     "gigantic text": (lambda p: p.write_bytes(text_of_zeros(1 << 24)), "too large"),
     "pipe": (os.mkfifo, "a pipe or a device"),
     "device without end": (lambda p: p.symlink_to("/dev/zero"), "a pipe or a device"),

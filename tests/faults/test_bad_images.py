@@ -7,13 +7,13 @@ import time
 import numpy as np
 import pytest
 import torch
-from bad_files import COLOURS, READABLE, UNREADABLE, FlakyDisk, encode
+from bad_files import COLOURS, READABLE, UNREADABLE, FlakyDisk, encode, jpeg_of_scans
 from conftest import name, write_image
 from PIL import Image
 
 import eval as evaluation_command
 import localize
-from datasets.images import load_image, open_image
+from datasets.images import MAX_SCANS, load_image, open_image
 
 
 @pytest.mark.parametrize("kind", READABLE)
@@ -45,6 +45,21 @@ def test_unreadable_files_are_named_and_say_why(tmp_path, kind, capfd):
             read(tmp_path / "x.jpg")
         assert reason in str(raised.value) and "0x" not in str(raised.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_jpeg_may_have_many_scans_as_its_standard_says(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(jpeg_of_scans(MAX_SCANS))
+    assert load_image(tmp_path / "x.jpg").shape == (3, 2000, 2000)
+
+
+def test_scans_of_common_files_are_not_counted(tmp_path, monkeypatch):
+    """They have one, which Pillow has seen: searching their bytes would take 3% of decoding."""
+    monkeypatch.setattr("datasets.images._check_scans", None)
+    (tmp_path / "x.jpg").write_bytes(encode(COLOURS, "JPEG"))
+    assert load_image(tmp_path / "x.jpg").shape == (3, 20, 30)
+    (tmp_path / "x.jpg").write_bytes(encode(COLOURS, "JPEG", progressive=True))
+    with pytest.raises(ValueError, match="'NoneType' object is not callable"):
+        load_image(tmp_path / "x.jpg")
 
 
 def test_a_file_of_somebody_else_is_named(tmp_path, monkeypatch):
