@@ -186,7 +186,7 @@ def check_present(paths: ImagePaths, numbers: Mapping[str, np.ndarray]) -> None:
     for field, row in numbers.items():
         bad = np.flatnonzero(~np.isfinite(row))
         if len(bad):
-            examples = ", ".join(os.path.basename(paths.name(i)) for i in bad[:_NUM_EXAMPLES])
+            examples = ", ".join(paths.name(index) for index in bad[:_NUM_EXAMPLES])
             problems.append(
                 f"{field} (field {FIELDS[field]} of the '@' name) is missing or not a number in "
                 f"{len(bad):,} of {len(paths):,} images, for example {examples}"
@@ -194,7 +194,9 @@ def check_present(paths: ImagePaths, numbers: Mapping[str, np.ndarray]) -> None:
     if problems:
         raise ValueError(
             f"Bad image names in {paths.folder}: {'; '.join(problems)}. "
-            "To make names: python -m tools.convert --help"
+            "To make names of a table, EXIF or a track: python -m tools.convert --help. Without "
+            "positions, eval.py --no_labels retrieves, without recalls; localize.py needs those of "
+            "its database, not of its photos"
         )
 
 

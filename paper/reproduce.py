@@ -66,16 +66,23 @@ def show_outputs(targets: Sequence[str], study: Study, folder: Path) -> None:
     Raises:
         ValueError: At the end, if some could not be made.
     """
-    problems = []
+    problems, without_data = [], []
     for target in targets:
         try:
             logging.info(f"\n{write_target(target, study, folder)}")
         except FileNotFoundError as error:  # usually a data set, named in the first line
             logging.warning(f"\n{target}: {str(error).splitlines()[0]}")
+            without_data.append(target)
         except (ValueError, OSError) as error:
             logging.error(f"\n{target}: {error}")
             problems.append(target)
-    logging.info(f"\nEverything is in {folder}")
+    if without_data:
+        logging.info(
+            f"\nWithout data, not made: {', '.join(without_data)}. --scale mini draws them on the "
+            f"mini city. All else is in {folder}"
+        )
+    else:
+        logging.info(f"\nEverything is in {folder}")
     if problems:
         raise ValueError(f"{', '.join(problems)} could not be made, see above")
 

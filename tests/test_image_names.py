@@ -172,6 +172,7 @@ def test_missing_numbers_are_counted_and_shown(tmp_path):
         "UTM east (field 1 of the '@' name) is missing or not a number in 1 of 6 images" in message
     )
     assert "heading (field 9 of the '@' name) is missing or not a number in 5 of 6" in message
+    assert "eval.py --no_labels" in message and "localize.py needs those of its database" in message
     assert all(file in message for file in bad[:3])
     assert bad[3] not in message
 

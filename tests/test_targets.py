@@ -4,6 +4,7 @@ import pytest
 from paper_studies import KnownNumbers, make_study
 
 from paper.published import TABLES
+from paper.reproduce import show_outputs
 from paper.scales import MINI
 from paper.targets import TARGETS, list_needs, write_target
 
@@ -44,3 +45,20 @@ def test_claims_and_figures_of_names_need_no_runs():
     assert list_needs(["claims", "fig1", "fig2", "fig3", "fig4"], study) == []
     assert len(list_needs(["table1"], study)) == 3
     assert len(list_needs(["table1", "fig7"], study)) == 3 + 9
+
+
+def test_figures_without_data_end_with_what_is_missing(tmp_path, monkeypatch, caplog):
+    def write(target, study, folder):
+        if target == "fig1":
+            raise FileNotFoundError("The data set sf_xl is not at data\nExpected: ...")
+        return f"text of {target}"
+
+    monkeypatch.setattr("paper.reproduce.write_target", write)
+    caplog.set_level("INFO")
+    show_outputs(["fig1", "table1"], None, tmp_path)
+    assert caplog.messages[-1] == (
+        "\nWithout data, not made: fig1. --scale mini draws them on the mini city. All else is in "
+        f"{tmp_path}"
+    )
+    show_outputs(["table1"], None, tmp_path)
+    assert caplog.messages[-2:] == ["\ntext of table1", f"\nEverything is in {tmp_path}"]
