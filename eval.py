@@ -40,6 +40,7 @@ from evaluation.descriptors import Inference
 from evaluation.evaluate import DEFAULT_MAJORITY_WEIGHT, Database, evaluate_all
 from evaluation.place_index import PlaceIndex, check_place_index_folder, save_place_index
 from evaluation.poses import load_poses, measure_poses
+from evaluation.rerank import open_reranker, rerank_all
 from evaluation.results import (
     NUM_RANKED,
     format_poses,
@@ -88,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.descriptors_dtype,
             args.io_retries,
         )
+        reranker = open_reranker(args.rerank, args.rerank_k, args.io_retries)
         architecture = {name: getattr(args, name) for name in ARCHITECTURE}
         if not args.resume_model and not args.model:
             choose_architecture(**of_untrained(architecture))
@@ -107,8 +109,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     resize = choose_resize(args.resize_test_imgs, args.image_size, model)
     check_sizes(protocol.search, eval_sets, model)
-    digest = identify(provenance) + (" in 16 bits" if args.use_amp16 else "")
-    files = DescriptorFiles(digest, args.save_descriptors, args.load_descriptors)
+    files = DescriptorFiles(
+        identify(provenance) + (" in 16 bits" if args.use_amp16 else ""),
+        args.save_descriptors,
+        args.load_descriptors,
+    )
     model = optimize(model.to(device))
 
     flags = vars(args) | provenance
@@ -131,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             eval_sets,
             replace(protocol, resize=resize),
             inference,
-            max(num_listed, NUM_RANKED, args.pose_top_k),
+            max(num_listed, NUM_RANKED, args.pose_top_k, reranker.k if reranker else 0),
             files,
             save if args.save_place_index else None,
         )
@@ -142,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             has_report=not args.no_report,
         )
         write_run(
-            evaluations,
+            rerank_all(evaluations, reranker),
             len(eval_sets),
             provenance,
             partial(peak_memory, device),

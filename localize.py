@@ -40,6 +40,7 @@ from evaluation.place_index import (
     load_place_index,
     save_place_index,
 )
+from evaluation.rerank import open_reranker
 from evaluation.search import build_index, check_fits, check_search, choose_search
 from evaluation.views import View, parse_resize
 from model.inference import optimize
@@ -73,17 +74,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             parse_model_spec(args.model)
         check_search(args.search)
         device = machine.choose_device(args.device)
+        reranker = open_reranker(args.rerank, args.rerank_k, args.io_retries)
     photos = list_photos(args.photos)
     if args.save_place_index:
         check_place_index_folder(args.save_place_index)
     model, model_facts = load_model(args.resume_model, args.model)
     if args.place_index:
-        place_index = open_place_index(args.place_index, model_facts)
+        place_index = open_place_index(args.place_index, model_facts, reranker is not None)
         database_resize = place_index.metadata["resize"]
     else:
         database = list_database(args.database, args.search, model)
         database_resize = choose_resize(args.resize, None, model) or "none"
-    calibration = open_calibration(args.calibration, model_facts | {"resize": database_resize})
+    calibration = open_calibration(
+        args.calibration,
+        model_facts | {"resize": database_resize, "rerank": reranker and reranker.describe()},
+    )
     with (
         StopSignals("Start again", can_resume=False),
         run_folder(args.save_dir, "localize", vars(args)) as folder,
@@ -99,8 +104,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             show_progress=not quiet,
         )
         if args.database:
-            metadata = model_facts | software | {"resize": database_resize}
-            place_index = index_database(extractor, database, args.search, inference, metadata)
+            place_index = index_database(
+                extractor,
+                database,
+                args.search,
+                inference,
+                model_facts | software | {"resize": database_resize},
+            )
         if args.save_place_index:
             save_place_index(args.save_place_index, place_index)
             logging.info(f"The place index is in {args.save_place_index}")
@@ -117,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.positive_dist_threshold,
             calibration,
             args.min_confidence,
+            reranker,
         )
         write_run(folder, place_index, localizations, args.csv)
 
@@ -147,10 +158,16 @@ def extract_photos(
     return photos.subset(readable), extraction.descriptors[readable]
 
 
-def open_place_index(folder: str, model_facts: dict[str, Any]) -> PlaceIndex:
+def open_place_index(folder: str, model_facts: dict[str, Any], with_images: bool) -> PlaceIndex:
     """Open a place index and check what else it needs.
 
+    Args:
+        folder: Of the place index.
+        model_facts: Of the model that photos are extracted by.
+        with_images: Whether the images of the database must be there, too.
+
     Raises:
+        FileNotFoundError: If they are not.
         ValueError: If it was made with another model, or its names lack positions.
     """
     place_index = load_place_index(folder)
@@ -161,6 +178,11 @@ def open_place_index(folder: str, model_facts: dict[str, Any]) -> PlaceIndex:
             f"{str(made_with['model_sha256'])[:12]}), not with {model_facts['model']} (SHA-256 "
             f"{str(model_facts['model_sha256'])[:12]}): give that model, or make the place index "
             "again"
+        )
+    if with_images and not os.path.isfile(place_index.paths[0]):
+        raise FileNotFoundError(
+            "--rerank compares photos with the images of the database, and there is no "
+            f"{place_index.paths[0]}: bring them back, or leave --rerank out"
         )
     _ = place_index.positions_m
     return place_index

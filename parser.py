@@ -141,6 +141,7 @@ def parse_localize_arguments(argv: Sequence[str] | None = None) -> argparse.Name
         "--save_place_index", metavar="INDEX", help="save descriptors and names of --database there"
     )
     _add_search_kind(add)
+    _add_rerank(add)
     add("--top_k", type=positive_int, default=5, help="places a photo")
     add(
         "--positive_dist_threshold",
@@ -176,6 +177,7 @@ def parse_localize_arguments(argv: Sequence[str] | None = None) -> argparse.Name
     add("--quiet", action="store_true", help="show warnings and errors only")
     add("--save_dir", help="folder of this run (default: logs/localize_<time>)")
     args = cli.parse_args(argv)
+    _check_rerank(cli, args)
     if bool(args.place_index) == bool(args.database):
         cli.error("say where to search: either --place_index INDEX or --database IMAGES")
     if args.place_index and (args.save_place_index or args.search != "exact"):
@@ -291,6 +293,7 @@ def _check_evaluation(cli: argparse.ArgumentParser, args: argparse.Namespace) ->
         cli.error("--positives lists the positives: --positive_dist_threshold has no meaning")
     if args.majority_weight and args.test_method != "maj_voting":
         cli.error("--majority_weight belongs to --test_method maj_voting")
+    _check_rerank(cli, args)
     if args.per_city and args.search != "exact":
         cli.error("--per_city searches each city exactly: leave --search out")
     several = len(args.dataset) > 1 or "all" in args.dataset or len(args.queries_folder or []) > 1
@@ -907,6 +910,27 @@ def _add_search(cli: argparse.ArgumentParser) -> None:
         "predictions (default: 0.01)",
     )
     _add_search_kind(add)
+    _add_rerank(add)
+
+
+def _add_rerank(add: Callable[..., argparse.Action]) -> None:
+    add(
+        "--rerank",
+        metavar="{sift,MODULE:FUNCTION}",
+        help="compare each query with its top predictions: by SIFT (needs OpenCV), or by a "
+        "function of two images that returns a score, which runs the code of that module",
+    )
+    add(
+        "--rerank_k",
+        type=positive_int,
+        metavar="K",
+        help="number of predictions that --rerank compares (default: 20)",
+    )
+
+
+def _check_rerank(cli: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if args.rerank_k and not args.rerank:
+        cli.error("--rerank_k says how many predictions --rerank compares: say by what")
 
 
 def _add_search_kind(add: Callable[..., argparse.Action]) -> None:

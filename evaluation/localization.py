@@ -1,5 +1,6 @@
 """Where photos were taken: the places of the nearest database images, and how far they agree."""
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from evaluation.confidence import (
     measure_spread,
 )
 from evaluation.place_index import PlaceIndex
+from evaluation.rerank import Reranker, rerank
 from evaluation.search import find_neighbors
 
 
@@ -68,6 +70,7 @@ def localize(
     threshold_m: float = DEFAULT_THRESHOLD_M,
     calibration: Calibration | None = None,
     min_confidence: float | None = None,
+    reranker: Reranker | None = None,
 ) -> list[Localization]:
     """Rank the places of photos.
 
@@ -79,6 +82,7 @@ def localize(
         threshold_m: Largest distance within one place, metres; a calibration has its own.
         calibration: Makes the confidence a probability.
         min_confidence: See `Localization`; None: that of the calibration, if there is one.
+        reranker: Compares photos with the images of the database, which must be there.
 
     Returns:
         One localization per photo, in order.
@@ -87,7 +91,14 @@ def localize(
         ValueError: If the descriptors do not fit the index, or names lack positions.
     """
     num_ranks = top_k if calibration is None else max(top_k, NUM_RANKS)
+    if reranker is not None:
+        num_ranks = max(num_ranks, reranker.k)
     predictions, distances = find_neighbors(place_index.index, descriptors, num_ranks)
+    if reranker is not None:
+        predictions, distances, seconds = rerank(
+            reranker, photos, place_index.paths, predictions, distances
+        )
+        logging.info(f"Re-ranked by {reranker.name}: {seconds:.3f} s a photo")
     if min_confidence is None and calibration is not None:
         min_confidence = calibration.min_confidence
     localizations = []
@@ -101,7 +112,7 @@ def localize(
             )
         ]
         confidence = (
-            measure_confidence(positions_m, row_distances, threshold_m)
+            measure_confidence(positions_m[:top_k], row_distances[:top_k], threshold_m)
             if calibration is None
             else _calibrate(calibration, positions_m[:NUM_RANKS], row_distances[:NUM_RANKS])
         )

@@ -68,10 +68,25 @@ def format_result(result: dict[str, Any]) -> str:
         protocol += [_format_model(result), f"code {result['code_version']}"]
         protocol.append(f"seed {result['seed']}")
     recalls = ", ".join(f"{name}: {recall:.1f}" for name, recall in result["recalls"].items())
+    if result.get("rerank"):
+        recalls += f"; {format_rerank(result)}"
     if risk := result.get("risk_coverage"):
         recalls += f"; R@100P: {risk['R@100P']:.1f}, area of risk-coverage: {risk['area']:.1f}"
     name = f"{result['dataset']} ({result['protocol']})"
     return f"{name}: {recalls or 'no recalls'} | {', '.join(protocol)}"
+
+
+def format_rerank(result: dict[str, Any]) -> str:
+    """Return what a re-ranking did: matcher, recalls before and after, seconds a query."""
+    facts = result["rerank"]
+    recalls = ", ".join(
+        f"{name} {before:.1f} -> {result['recalls'][name]:.1f}"
+        for name, before in facts["recalls_before"].items()
+    )
+    return (
+        f"top-{facts['k']} re-ranked by {facts['matcher']}: {recalls or 'no recalls'}, "
+        f"{facts['seconds_per_query']:.3f} s a query"
+    )
 
 
 def format_table(results: Sequence[dict[str, Any]], form: str) -> str:

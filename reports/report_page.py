@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from evaluation.results import tabulate_poses
+from evaluation.results import format_rerank, tabulate_poses
 from reports.charts import make_charts
 from reports.curves import recall_curve
 from reports.maps import pack_map
@@ -54,7 +54,8 @@ _LABELS = {  # of results.json, in the order of the page
     "queries_folder": "Queries folder",
 }
 _SHOWN_ELSEWHERE = {
-    *("dataset", "recalls", "risk_coverage", "notes", "poses", "model_file", "fc_output_dim"),
+    *("dataset", "recalls", "risk_coverage", "rerank", "notes", "poses"),
+    *("model_file", "fc_output_dim"),
 }
 _IMAGE_SIZES_SHOWN = 3
 _RECALL_TOLERANCE = 0.01  # percent
@@ -128,6 +129,8 @@ def describe_protocol(results: dict[str, Any]) -> list[tuple[str, str]]:
         (_LABELS.get(name, name.replace("_", " ")), _describe(name, results[name]))
         for name in names
     ]
+    if results.get("rerank"):
+        facts.append(("Re-ranking", format_rerank(results)))
     return [(label, text) for label, text in facts if text]
 
 
