@@ -89,18 +89,14 @@ def write_places(localizations: Sequence[Localization], path: Path) -> None:
 
 
 def print_places(localizations: Sequence[Localization]) -> None:
-    """Write the table of `write_places` to stdout.
-
-    Raises:
-        commons.ConsoleClosed: If its reader has gone.
-    """
+    """Write the table of `write_places` to stdout, as far as somebody reads it."""
     sys.stdout.reconfigure(errors="surrogateescape")  # names may be any bytes
     rows = itertools.chain(*map(_csv_rows, localizations))
     try:
         write_rows(sys.stdout, PLACES_COLUMNS, rows, line_end="\n")
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise commons.ConsoleClosed from None
+    except BrokenPipeError:  # as `head` leaves when it has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
 
 
 def write_geojson(localizations: Sequence[Localization], path: Path) -> int:
