@@ -1,6 +1,7 @@
 """What the entry points share: exits, processes, logs, atomic writes, locks.
 
-Of this project it imports `packages` alone; torch only where it is used: --help is quick.
+Of this project it imports `packages` and `stops` alone; torch only where it is used: --help is
+quick.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+import stops
 from packages import explain_import_error
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB from 0 to 1; images are normalised by these two
@@ -95,23 +97,42 @@ def run_command(main: Callable[[], None]) -> None:
     _read_names_as_utf8()
     setup_logging()
     try:
-        if num_ranks() > 1:
-            import torch.distributed as dist
-
-            dist.init_process_group(timeout=LONGEST_WAIT)
-        main()
-        if num_ranks() > 1:
-            time.sleep(_FREEING_S)
-            dist.destroy_process_group()
+        with stops.raising(_stopped_early):
+            _run_in_job(main)
     except Stopped as stopped:
+        _close_progress_bars()
         logging.warning(str(stopped))
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
+        _close_progress_bars()
         logging.error("Interrupted")
         sys.exit(130)
     except Exception as error:
+        _close_progress_bars()
         _log_error(error)
         sys.exit(1)
+
+
+def _stopped_early(number: int) -> Stopped:
+    return Stopped(number, f"Stopped by {signal.Signals(number).name}. Start again", False)
+
+
+def _run_in_job(main: Callable[[], None]) -> None:
+    if num_ranks() > 1:
+        import torch.distributed as dist
+
+        dist.init_process_group(timeout=LONGEST_WAIT)
+    main()
+    if num_ranks() > 1:
+        time.sleep(_FREEING_S)
+        dist.destroy_process_group()
+
+
+def _close_progress_bars() -> None:
+    """Close those that an error left open, so that a sentence begins on a line of its own."""
+    bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
+    for bar in list(bars):
+        bar.close()
 
 
 def _read_names_as_utf8() -> None:

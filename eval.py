@@ -13,6 +13,10 @@ The same command starts an evaluation over that was stopped or killed, also with
 import packages  # first: says which package of those below is missing
 
 if __name__ == "__main__":  # before torch is imported, which takes seconds
+    import stops
+
+    stops.begin()
+
     import machine
     from parser import parse_eval_arguments
 

@@ -12,6 +12,10 @@ second one no longer needs the images.
 import packages  # noqa: F401, first: says which package of those below is missing
 
 if __name__ == "__main__":  # before torch is imported, which takes seconds
+    import stops
+
+    stops.begin()
+
     import machine
     from parser import parse_localize_arguments
 

@@ -10,6 +10,10 @@ torchrun --nproc_per_node 8 train.py                     the same run on 8 GPUs
 import packages  # noqa: F401, first: says which package of those below is missing
 
 if __name__ == "__main__":  # before torch is imported, which takes seconds
+    import stops
+
+    stops.begin(can_resume=True)
+
     import machine
     from parser import parse_train_arguments
 

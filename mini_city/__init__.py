@@ -4,6 +4,10 @@ python -m mini_city --folder data/mini_city --preset demo
 """
 
 import packages  # noqa: F401, first: says which package of those below is missing
+import stops
+
+if stops.imports_for_module():
+    stops.begin()
 
 # isort: split
 

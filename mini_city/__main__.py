@@ -2,8 +2,10 @@
 
 import argparse
 import logging
+import sys
 from dataclasses import replace
 
+import commons
 from mini_city import PRESETS, generate
 from parser import CommandLine
 
@@ -50,4 +52,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    commons.run_command(lambda: sys.exit(main()))

@@ -2,11 +2,9 @@
 
 import contextlib
 import logging
-import math
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 
@@ -14,15 +12,13 @@ import torch
 import torch.distributed as dist
 
 import commons
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_DEBOUNCE_S = 1.0  # torchrun, clusters and shells may send one stop to a process twice
+import stops
 
 
 class StopSignals:
     """Within its context, SIGTERM and SIGINT raise `Stopped`, or wait while `postponed`.
 
-    A second signal, one second later or more, is not postponed.
+    A second signal is not postponed, unless it repeats the first one within seconds.
     """
 
     def __init__(self, how_to_resume: str, can_resume: bool) -> None:
@@ -34,15 +30,16 @@ class StopSignals:
         """
         self.how_to_resume, self._can_resume = how_to_resume, can_resume
         self._process = os.getpid()
-        self._received, self._received_at_s = 0, -math.inf
+        self._received = 0
         self._is_postponed = False
 
     def __enter__(self) -> "StopSignals":
         """Handle the signals, if this is the main thread: Python allows no other."""
         is_main = threading.current_thread() is threading.main_thread()
         self._before = {
-            number: signal.signal(number, self._handle) for number in _SIGNALS if is_main
+            number: signal.signal(number, self._handle) for number in stops.SIGNALS if is_main
         }
+        stops.forget()
         return self
 
     def __exit__(
@@ -61,11 +58,9 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a loader process, which this one ends
-        is_repeated = time.monotonic() - self._received_at_s < _DEBOUNCE_S
-        if is_repeated:
+        if not stops.counts(number):
             return
         is_first, self._received = not self._received, number
-        self._received_at_s = time.monotonic()
         if not (self._is_postponed and is_first):
             raise self.stopped(number)
         logging.info(f"{signal.Signals(number).name}: finishing the iteration")

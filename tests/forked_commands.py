@@ -28,6 +28,7 @@ from pathlib import Path
 import pytest
 
 import commons
+import stops
 
 REPOSITORY = Path(__file__).parents[1]
 PRELOADED = ("eval", "train", "localize", "tiny_backbone")  # imported once
@@ -197,6 +198,7 @@ def _run(
     for suffix, stream in ((".out", sys.stdout), (".err", sys.stderr)):
         with open(said.with_suffix(suffix), "wb") as file:
             os.dup2(file.fileno(), stream.fileno())
+    stops.begin()
     os.environ.update(variables)
     multiprocessing.set_start_method(start_method, force=True)
     sys.argv = [f"{module}.py", *argv]

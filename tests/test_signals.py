@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-import runs.signals
+import stops
 from commons import Stopped
 from runs.signals import StopSignals
 
@@ -15,7 +15,8 @@ BOTH = [signal.SIGTERM, signal.SIGINT]
 @pytest.fixture
 def a_second_later(monkeypatch):
     """Count every signal."""
-    monkeypatch.setattr(runs.signals, "_DEBOUNCE_S", 0)
+    for name in ("_ECHO_S", "_PATIENCE_S"):
+        monkeypatch.setattr(stops, name, 0)
 
 
 @pytest.mark.parametrize("number", BOTH)
