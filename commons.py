@@ -261,27 +261,20 @@ def usage_errors() -> Iterator[None]:
         sys.exit(2)
 
 
-class LogStream(logging.StreamHandler):
-    """The console. It may be closed, or a file on a full disk; the run continues without it."""
+class LogFile(logging.FileHandler):
+    """A log file, on a disk that may be full or vanish; the run continues without it."""
 
     has_failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, the name of logging
-        """Warn once that lines are lost, instead of a traceback; say nothing if a reader left."""
+        """Warn once that lines are lost, instead of a traceback for each."""
         error = sys.exc_info()[1]
-        if isinstance(error, BrokenPipeError):  # as `head` leaves when it has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-        elif not isinstance(error, OSError):
+        if not isinstance(error, OSError):
             super().handleError(record)
         elif not self.has_failed:
             self.has_failed = True
-            name = getattr(self.stream, "name", "The console")
-            with contextlib.suppress(OSError):
-                sys.stderr.write(f"{name} cannot be written, continuing: {error.strerror}\n")
-
-
-class LogFile(LogStream, logging.FileHandler):
-    """A log file, on a disk that may be full or vanish."""
+            name = getattr(self.stream, "name", self.baseFilename)
+            sys.stderr.write(f"{name} cannot be written, continuing: {error.strerror}\n")
 
 
 def setup_logging(folder: Path | None = None, quiet: bool = False) -> None:
@@ -292,7 +285,7 @@ def setup_logging(folder: Path | None = None, quiet: bool = False) -> None:
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names may be any bytes
-    errors, console = LogStream(sys.stderr), LogStream(sys.stdout)
+    errors, console = logging.StreamHandler(sys.stderr), logging.StreamHandler(sys.stdout)
     errors.setLevel(logging.WARNING if quiet else logging.ERROR)
     console.setLevel(logging.INFO)
     console.addFilter(lambda record: record.levelno < logging.ERROR)

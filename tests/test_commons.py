@@ -178,7 +178,8 @@ def test_a_mistake_in_a_log_line_is_still_shown(capfd):
 def test_a_reader_that_has_enough_does_not_end_the_command(tmp_path):
     lines = "for number in range(9999): logging.info(number)"
     end = f"open({str(tmp_path / 'end')!r}, 'w')"
-    code = f"import commons, logging\ndef main():\n  {lines}\n  {end}\ncommons.run_command(main)"
+    code = f"import commons, logging, stops\ndef main():\n  {lines}\n  {end}\n"
+    code += "stops.begin()\ncommons.run_command(main)"
     command = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=REPOSITORY,
