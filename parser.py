@@ -5,10 +5,12 @@ Names are the official code's where it has one. Nothing here needs torch: --help
 
 import argparse
 import contextlib
+import difflib
+import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 from datasets.catalog import TRAIN_SETS
 from machine import num_usable_cores
@@ -28,8 +30,16 @@ TEST_METHODS = (
 )
 
 
+_NOT_REPEATED = {"save_dir", "resume_train", "dry_run", "flags_from"}  # of a run, by another
+
+
 class CommandLine(argparse.ArgumentParser):
-    """Expands ~ at the beginning of every value and default: shells leave it after `--flag=`."""
+    """Expands ~ at the beginning of values and defaults; corrects names that are misspelt.
+
+    Shells leave ~ after `--flag=`.
+    """
+
+    hints: dict[str, str] = {}  # what to say of flags that other programs have
 
     def parse_known_args(self, args=None, namespace=None):  # noqa: ANN001, ANN201
         """Parse arguments; those of the process if there are none."""
@@ -38,6 +48,30 @@ class CommandLine(argparse.ArgumentParser):
             if isinstance(action.default, str):
                 action.default = os.path.expanduser(action.default)
         return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2, without the list of all flags; correct those that are unknown."""
+        _, is_unknown, words = message.partition("unrecognized arguments: ")
+        if is_unknown:
+            flags = (word.partition("=")[0] for word in words.split() if word.startswith("--"))
+            for flag in flags:
+                meant = _did_you_mean(flag, self._option_string_actions)
+                message += "; " + self.hints[flag] if flag in self.hints else meant
+        self.exit(2, f"{self.prog}: error: {message} (--help lists all flags)\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            meant = _did_you_mean(str(value), map(str, action.choices))
+            raise argparse.ArgumentError(action, f"{error.message}{meant}") from None
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a part of a sentence with the most similar name, whatever its case; "" if none is."""
+    by_small = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), by_small, n=1)
+    return "".join(f"; did you mean {by_small[name]}?" for name in near)
 
 
 def default_datasets_folder() -> str:
@@ -55,13 +89,21 @@ def parse_train_arguments(
 ) -> argparse.Namespace:
     """Read the command line of train.py.
 
-    Defaults are those of --method; the flags of a resumed run take their place.
+    Defaults are those of --method; the flags of a resumed run take their place, or those of the
+    run that --flags_from names.
 
     Args:
         argv: The arguments; those of the process if None.
         defaults: Flags of a resumed run. Names that are no flags (any more) are ignored.
     """
     cli = _make_cli("Train a method for visual place recognition.")
+    cli.hints = {
+        "--resume": "--resume_train RUN/last_checkpoint.pth resumes a run, --resume_model "
+        "NETWORK.pth starts from the weights of a network"
+    }
+    whose = "the checkpoint"
+    if defaults is None and (file := _read_flag("--flags_from", argv)):
+        whose, defaults = file, _read_flags_of_run(cli, file)
     method = _read_method(argv, defaults)
     _add_method(cli)
     _OBJECTIVES[METHODS[method]["objective"]](cli)
@@ -79,7 +121,7 @@ def parse_train_arguments(
     _add_run(cli)
     cli.add_argument("--dry_run", action="store_true", help="print what is trained on, and stop")
     _set_defaults(cli, METHODS[method])
-    _set_defaults(cli, defaults or {})
+    _set_defaults(cli, defaults or {}, whose)
     args = cli.parse_args(argv)
     _check_common(cli, args)
     if args.resume_train == "auto" and not args.save_dir:
@@ -214,19 +256,23 @@ def _read_pair(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(f"is NAME=NUMBER, not {text}") from None
 
 
-def _set_defaults(cli: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:
+def _set_defaults(
+    cli: argparse.ArgumentParser, defaults: dict[str, Any], whose: str = "the method"
+) -> None:
     """Replace defaults of flags; end with exit code 2 if one is no value of its flag."""
     for action in cli._actions:
         if action.dest in defaults:
-            _check_default(cli, action, defaults[action.dest])
+            _check_default(cli, action, defaults[action.dest], whose)
             cli.set_defaults(**{action.dest: defaults[action.dest]})
 
 
-def _check_default(cli: argparse.ArgumentParser, action: argparse.Action, value: Any) -> None:
+def _check_default(
+    cli: argparse.ArgumentParser, action: argparse.Action, value: Any, whose: str
+) -> None:
     was_switch = action.nargs == "?" and value is False  # in older checkpoints
     is_unset = value is None or value == action.default or was_switch
     if not is_unset and not _is_value(action, value):
-        cli.error(f"the checkpoint has no value for --{action.dest}: {value!r}")
+        cli.error(f"{whose} has no value for --{action.dest}: {value!r}")
 
 
 def _is_value(action: argparse.Action, value: Any) -> bool:
@@ -247,10 +293,27 @@ def _is_value(action: argparse.Action, value: Any) -> bool:
 
 def _read_method(argv: Sequence[str] | None, defaults: dict[str, Any] | None) -> str:
     """Return the method whose defaults the flags have; the full parser refuses unknown names."""
-    cli = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    cli.add_argument("--method", nargs="?")
-    asked = cli.parse_known_args(argv)[0].method or (defaults or {}).get("method")
+    asked = _read_flag("--method", argv) or (defaults or {}).get("method")
     return asked if asked in METHODS else DEFAULT_METHOD
+
+
+def _read_flag(flag: str, argv: Sequence[str] | None) -> str | None:
+    """Return the value of a flag, which decides the defaults of others; None without one."""
+    cli = CommandLine(add_help=False, allow_abbrev=False, exit_on_error=False)
+    cli.add_argument(flag, nargs="?", dest="value")
+    return cli.parse_known_args(argv)[0].value
+
+
+def _read_flags_of_run(cli: argparse.ArgumentParser, file: str) -> dict[str, Any]:
+    """Return the flags of a training that is to be repeated; exit code 2 if there are none."""
+    try:
+        with open(file, encoding="utf-8") as text:
+            flags = json.load(text)
+    except (OSError, ValueError) as error:
+        cli.error(f"--flags_from {file} cannot be read: {error}")
+    if not isinstance(flags, dict) or flags.get("method") not in METHODS:
+        cli.error(f"--flags_from {file}: it takes the args.json of a run of train.py")
+    return {name: value for name, value in flags.items() if name not in _NOT_REPEATED}
 
 
 def _refuse_flags_of_others(
@@ -571,6 +634,11 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
         metavar="{CHECKPOINT,auto}",
         help="resume a run from its last_checkpoint.pth, in its folder, with its flags; auto: "
         "resume the run in --save_dir, or begin one there",
+    )
+    add(
+        "--flags_from",
+        metavar="RUN/args.json",
+        help="repeat a run: its flags are the defaults, but for its folder",
     )
     add(
         "--checkpoint_every",

@@ -253,3 +253,49 @@ def test_flags_of_a_run_are_values_of_their_flags():
     flags = vars(parse_train_arguments(["--method=netvlad", *line]))
     again = parse_train_arguments([], defaults=json.loads(json.dumps(flags)))
     assert vars(again) == flags
+
+
+@pytest.mark.parametrize(
+    ("parse", "flags", "text"),
+    [
+        (parse_train_arguments, "--epoch_num=3", "did you mean --epochs_num?"),
+        (parse_train_arguments, "--LR 3", "did you mean --lr?"),
+        (parse_train_arguments, "--backbone Resnet50", "did you mean ResNet50?"),
+        (parse_train_arguments, "--dataset mini-city", "did you mean mini_city?"),
+        (parse_train_arguments, "--method netvald", "did you mean netvlad?"),
+        (parse_train_arguments, "--resume=a.pth", "; --resume_train RUN/last_checkpoint.pth res"),
+        (parse_eval_arguments, "--test_set_foldr a", "did you mean --test_set_folder?"),
+        (parse_localize_arguments, "a.jpg --resume=m --databse b", "did you mean --database?"),
+    ],
+)
+def test_the_name_that_was_meant(parse, flags, text, capsys):
+    with pytest.raises(SystemExit) as exit_code:
+        parse(flags.split())
+    assert exit_code.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+def test_nothing_is_guessed_for_a_name_that_is_like_no_other(capsys):
+    with pytest.raises(SystemExit):
+        parse_train_arguments(["--backbone=xyz", "--qqqqqq"])
+    assert "did you mean" not in capsys.readouterr().err
+
+
+def test_flags_from_a_run_repeat_it(tmp_path, capsys):
+    line = ["--method=netvlad", "--lr=0.5", "--save_dir=a", "--resize_test_imgs", "--seed=3"]
+    flags = vars(parse_train_arguments(line))
+    file = tmp_path / "args.json"
+    file.write_text(json.dumps(flags | {"changed_on_resume": [], "val_digest": "x"}))
+    again = vars(parse_train_arguments([f"--flags_from={file}", "--seed=4"]))
+    assert again == flags | {"flags_from": str(file), "seed": 4, "save_dir": None}
+    resumed = parse_train_arguments([f"--flags_from={file}"], {"method": "netvlad", "lr": 0.25})
+    assert resumed.lr == 0.25, "a resumed run has its own flags"
+    for content, text in (("{", "cannot be read"), ('{"model": 1}', "the args.json of a run of")):
+        file.write_text(content)
+        with pytest.raises(SystemExit):
+            parse_train_arguments(["--flags_from", str(file)])
+        assert text in capsys.readouterr().err
+    file.write_text(json.dumps(flags | {"lr": "fast"}))
+    with pytest.raises(SystemExit):
+        parse_train_arguments(["--flags_from", str(file)])
+    assert f"{file} has no value for --lr: 'fast'" in capsys.readouterr().err

@@ -62,6 +62,10 @@ def test_what_is_changed_on_the_way_is_kept_and_results_of_less_are_not(continue
         flags = json.loads((continued / "args.json").read_text())
         assert flags["changed_on_resume"] == changed
         assert not (continued / "results.json").exists()
+    log = (continued / "info.log").read_text()
+    assert log.count("This training is finished, after 1 epoch of 1.") == 1
+    assert "Changed since the checkpoint: epochs_num from 1 to 9; lr from 0.001 to 0.5\n" in log
+    assert log.count("Changed since") == 1 and log.count("Resuming at epoch 1, iteration 0") == 1
 
 
 def test_an_earlier_change_is_not_forgotten():

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ FIXED_FLAGS = (  # a resumed run must not change these, nor those of its objecti
 )
 NO_INFLUENCE = {  # flags that say where, how fast or how long, but do not change what is trained
     *("save_dir", "datasets_folder", "cache_folder", "resume_train", "dry_run", "epochs_num"),
+    "flags_from",
     *("device", "num_workers", "augmentation_device", "infer_batch_size"),
     *("compile", "deterministic", "checkpoint_every", "max_bad_images", "io_retries"),
     *("test_set_folder", "queries_folder", "num_preds_to_save", "save_only_wrong_preds"),
@@ -98,15 +100,32 @@ class Checkpointer:
         if training.best_epoch == training.epoch_num - 1 and training.progress.iteration == 0:
             self.save_best(training)
         self._say_how_to_resume()
-        logging.info(
-            f"Resuming at epoch {training.epoch_num}, iteration {training.progress.iteration}"
-        )
+        self._log_start(training, checkpoint)
         if _has_other_val_set(checkpoint, self._settings.get("val_digest")):
             logging.warning(
                 "The validation set has changed since this training was last interrupted (compared "
                 "are the names of its images and their order): recalls before and after, by which "
                 "the best network is chosen, are of different images"
             )
+
+    def _log_start(self, training: Training, checkpoint: dict[str, Any]) -> None:
+        """Log where a training is resumed, with the flags that are no longer the checkpoint's."""
+        flags = self._settings.get("args", {})
+        changed = list_changes(checkpoint["args"], flags, {"save_dir", "resume_train"})
+        if changed:
+            logging.info(f"Changed since the checkpoint: {'; '.join(changed)}")
+        epochs_num = flags.get("epochs_num", math.inf)
+        if training.epoch_num < epochs_num and not training.has_stalled:
+            where = f"epoch {training.epoch_num}, iteration {training.progress.iteration}"
+            logging.info(f"Resuming at {where}")
+            return
+        num_done = commons.plural(training.epoch_num, "epoch")
+        logging.info(
+            f"This training is finished, after {num_done} of {epochs_num:,}. Its best network is "
+            "tested again; to train on, give a larger --epochs_num"
+            + ", and another --patience"
+            * training.has_stalled
+        )
 
     def after_iteration(self, training: Training, unreadable: Sequence[str]) -> None:
         """Check images and losses, write a checkpoint if one is due, stop if a signal came.
@@ -352,6 +371,18 @@ def check_data_unchanged(checkpoint: dict[str, Any] | None, digest: str) -> None
         )
 
 
+def list_changes(
+    before: dict[str, Any], flags: dict[str, Any], without: Iterable[str]
+) -> list[str]:
+    """Return a text for each flag that is no longer as before, but for some names."""
+    names = before.keys() & flags.keys() - {"changed_on_resume", *without}
+    return [
+        f"{name} from {before[name]} to {flags[name]}"
+        for name in sorted(names)
+        if flags[name] != before[name]
+    ]
+
+
 def note_changes(
     flags: dict[str, Any], checkpoint: dict[str, Any] | None, val_digest: str | None = None
 ) -> dict[str, Any]:
@@ -365,11 +396,7 @@ def note_changes(
     if checkpoint is None:
         return flags
     before = checkpoint["args"]
-    changed = [
-        f"{name} from {before[name]} to {flags[name]}"
-        for name in sorted(before.keys() & flags.keys() - NO_INFLUENCE)
-        if flags[name] != before[name]
-    ]
+    changed = list_changes(before, flags, NO_INFLUENCE)
     if _has_other_val_set(checkpoint, val_digest):
         changed.append("the images of the validation set")
     return flags | {"changed_on_resume": [*before.get("changed_on_resume", []), *changed]}
