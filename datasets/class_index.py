@@ -72,6 +72,8 @@ class ClassIndex:
                 name: np.load(self.index_folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
                 for name in ARRAYS
             }
+            if wrong := [name for name in ARRAYS if arrays[name].dtype.kind not in "iu"]:
+                raise ValueError(f"{wrong[0]} does not hold whole numbers")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(self.index_folder, error) from None
         self.image_offsets = arrays["image_offsets"]

@@ -6,6 +6,7 @@ Numbers stay numbers, also negative ones.
 """
 
 import csv
+import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ import commons
 T = TypeVar("T")
 TABLE = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # how files are opened
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n].", re.DOTALL)  # escaped or not; a mark alone is none
+MAX_DEPTH = 50  # of JSON: what shows values calls itself for each level
 _NAMES_OF_KINDS = {dict: "an object", list: "a list", str: "a text", int: "a number"}
 _NAMES_OF_KINDS |= {float: "a number", bool: "true or false", type(None): "null"}
 
@@ -73,10 +75,23 @@ def parse_json(text: str | bytes, name: str, kind: type[T] = dict) -> T:
     """Do what `read_json` does with a text; errors begin with its name."""
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise ValueError(f"{name} is not JSON: {reason}") from None
+    except RecursionError:
+        raise ValueError(f"{name} is damaged: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{name} is not JSON: {error}") from None
+    if _is_deep(content):
+        raise ValueError(f"{name} is damaged: it is nested too deeply")
     if not isinstance(content, kind):
         found, needed = (_NAMES_OF_KINDS[one] for one in (type(content), kind))
         raise ValueError(f"{name} is damaged: it holds {found}, not {needed}")
     return content
+
+
+def _is_deep(content: Any) -> bool:
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        nested = (one for one in level if isinstance(one, (dict, list)))
+        parts = [one.values() if isinstance(one, dict) else one for one in nested]
+        if not (level := list(itertools.chain(*parts))):
+            return False
+    return True

@@ -23,6 +23,7 @@ import numpy as np
 
 import commons
 from datasets.image_lists import ImagePaths
+from datasets.tables import read_json
 from evaluation.descriptors import (
     Extraction,
     Rows,
@@ -340,16 +341,16 @@ def _join_chunks(stem: Path, paths: ImagePaths, dtype: str, facts: dict[str, Any
 def _load(stem: Path, paths: ImagePaths, shard: range, dtype: str) -> Extraction:
     array_file = _file(stem, "npy")
     try:
-        facts = json.loads(_file(stem, "json").read_text())
+        facts = read_json(_file(stem, "json"))
         descriptors = map_array(array_file)
         if descriptors.dtype != dtype or len(descriptors) != len(paths):
             raise ValueError(f"it has {descriptors.dtype} of shape {descriptors.shape}")
-        return Extraction(
-            descriptors[shard.start : shard.stop],
-            dict(facts["image_sizes"]),
-            len(paths),
-            list(map(int, facts["unreadable"])),
-            shard.start,
-        )
+        sizes, unreadable = dict(facts["image_sizes"]), list(facts["unreadable"])
+        if not all(type(number) is int for number in (*sizes.values(), *unreadable)):
+            raise ValueError("image_sizes or unreadable are not whole numbers")
+        if unreadable and not 0 <= min(unreadable) <= max(unreadable) < len(paths):
+            raise ValueError("unreadable are not indices of its images")
+        rows = descriptors[shard.start : shard.stop]
+        return Extraction(rows, sizes, len(paths), unreadable, shard.start)
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise ValueError(f"{array_file} holds no descriptors that can be used: {error}") from None

@@ -96,7 +96,7 @@ def _load_safetensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         state = OrderedDict(load_file(path) | metadata)
         state._metadata = {"": {"architecture": architecture}}
         return state
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise DamagedFileError(str(error)) from None
 
 

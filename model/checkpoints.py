@@ -133,7 +133,7 @@ def _trained_size(flags: Any, path: str | os.PathLike, backbone: str) -> int | N
     if not isinstance(flags, Mapping) and file.is_file():
         try:
             flags = json.loads(file.read_bytes())
-        except ValueError:  # another program's
+        except (ValueError, RecursionError):  # another program's
             flags = None
     if not isinstance(flags, Mapping) or flags.get("backbone") != backbone:
         return None

@@ -1,7 +1,7 @@
 """Finished and interrupted runs below a folder of logs, and their results."""
 
 import functools
-import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import commons
 from datasets.catalog import TRAIN_SETS, find_test_set, find_train_folder
+from datasets.tables import parse_json, read_json
 from methods import DEFAULT_METHOD
 from paper.networks import WHITENING, Released, Source, Trained
 from parser import parse_eval_arguments, parse_train_arguments
@@ -21,6 +22,7 @@ _PLAIN = (  # flags that must have their defaults: the paper's protocol
 )
 _NO_INFLUENCE = (NO_INFLUENCE - {"epochs_num"}) | set(WHITENING)
 _RECALLS = {"R@1", "R@5", "R@10"}  # of the paper's tables
+_KINDS = {"epochs_num": int, "patience": int, "datasets_folder": str}  # of flags in use below
 _LOCAL_SETS = "mini_city"  # generated sets differ from folder to folder
 
 
@@ -69,7 +71,11 @@ class TrainingRun:
         return max((one.get("peak_ram_mb", 0) for one in self._epochs()), default=0) / 1000
 
     def _epochs(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in _read_lines(self.folder / "metrics.jsonl")]
+        file = self.folder / "metrics.jsonl"
+        return [
+            _read_epoch(line, f"Line {number} of {file}")
+            for number, line in enumerate(_read_lines(file), 1)
+        ]
 
 
 class RunLog:
@@ -204,7 +210,7 @@ class RunLog:
             return False
         if dataset.startswith(_LOCAL_SETS):
             folder = Path(self.datasets_folder).resolve()
-            if folder not in Path(result["database_folder"]).resolve().parents:
+            if folder not in Path(result.get("database_folder", "")).resolve().parents:
                 return False
         return all(result.get(name) == value for name, value in wanted.items())
 
@@ -238,23 +244,45 @@ def _evaluation_flags() -> dict[str, Any]:
 def _read_flags(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for file in sorted(folder.glob("**/args.json")):
         try:
-            flags = json.loads(file.read_text())
-        except ValueError:  # another program's
-            continue
-        if isinstance(flags, dict):
+            flags = read_json(file)
+            values = {key: flags[key] for key in _KINDS.keys() & flags.keys()}
+            wrong = [key for key, value in values.items() if not isinstance(value, _KINDS[key])]
+            if wrong:
+                raise ValueError(f"{file} is damaged: {wrong[0]} has a value of another kind")
+        except ValueError as error:
+            _warn(f"{error}; that run is left out")
+        else:
             yield file.parent, with_names_of_today(flags)
+
+
+@functools.cache
+def _warn(sentence: str) -> None:
+    """Log a warning once: runs are read again and again."""
+    logging.warning(sentence)
+
+
+def _read_epoch(line: str, name: str) -> dict[str, Any]:
+    """Read a line of metrics.jsonl; a ValueError if it is not one of numbers, with R@1."""
+    epoch = parse_json(line, name)
+    wrong = [key for key, value in epoch.items() if not isinstance(value, (int, float))]
+    if wrong or "R@1" not in epoch:
+        raise ValueError(f"{name} is damaged: {(*wrong, 'R@1')[0]} is not a number")
+    return epoch
 
 
 def _read_sets(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Return the folders with results of a run and their content."""
     try:
         return [(place, read_results(place)) for place in find_sets(folder).values()]
-    except (FileNotFoundError, ValueError):  # not finished, or damaged
+    except FileNotFoundError:  # not finished
+        return []
+    except ValueError as error:
+        _warn(f"{error}; its results are left out")
         return []
 
 
 def _read_lines(file: Path) -> list[str]:
-    return file.read_text().splitlines() if file.is_file() else []
+    return file.read_text("utf-8", "replace").splitlines() if file.is_file() else []
 
 
 def _sha256_of(path: Path) -> str:

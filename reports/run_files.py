@@ -13,6 +13,13 @@ from reports.runs import NUM_SHOWN, iterate_queries, read_results
 
 MISSED, LATER, CORRECT = range(3)  # no correct prediction; correct below rank 1; correct top-1
 _TWO_DIMENSIONAL = ("predictions", "descriptor_distances", "distances_m", "correct")
+_KINDS = {  # of values, as NumPy names them
+    **dict.fromkeys(("predictions", "num_positives", "query_years"), "iu"),
+    "correct": "b",
+    **dict.fromkeys(("descriptor_distances", "distances_m", "queries_m", "places_m"), "f"),
+    **dict.fromkeys(("first_predictions_m", "query_headings_deg"), "f"),
+    "first_prediction_headings_deg": "f",
+}
 _CAPTURES = ("query_years", "query_headings_deg", "first_prediction_headings_deg")
 _POSITIONS = ("queries_m", "first_predictions_m", "places_m")
 _UNKNOWN = "The positions of the images are not known."
@@ -114,6 +121,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if missing:
         raise ValueError(f"{path} lacks the arrays {', '.join(missing)}")
     shape = arrays["predictions"].shape
+    if len(shape) != 2:
+        raise ValueError(f"predictions in {path} have the shape {shape}, not a row for each query")
     expected = dict.fromkeys(_TWO_DIMENSIONAL, shape)
     expected |= {"num_positives": shape[:1], "queries_m": (shape[0], 2)}
     expected |= {"first_predictions_m": (shape[0], 2)}
@@ -127,6 +136,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"places_m in {path} has the shape {arrays['places_m'].shape}, not pairs of numbers"
         )
+    for name in _KINDS.keys() & arrays.keys():
+        if arrays[name].dtype.kind not in _KINDS[name]:
+            raise ValueError(f"{path} is damaged: {name} has values of type {arrays[name].dtype}")
     return arrays
 
 

@@ -26,8 +26,11 @@ _KINDS = {  # of results.json, where present
     "resize": (str, "a text"),
     "queries_folder": (str, "a text"),
     "image_sizes": (dict, "a table"),
+    "database_folder": (str, "a text"),
+    "descriptor_dim": (int, "a whole number"),
     "notes": (list, "a list of sentences"),
 }
+_LARGEST = 10**15  # of numbers that are counted or compared
 _COLUMNS = ("query_num", "query", "rank", "prediction", "distance_m", "correct")
 
 
@@ -129,9 +132,8 @@ def with_names_of_today(values: dict[str, Any]) -> dict[str, Any]:
 
 def _find_fault(result: dict[str, Any]) -> str:
     """Return the first fault in results.json; empty if none."""
-    for key, (kind, what) in _KINDS.items():
-        if key in result and (not isinstance(result[key], kind) or isinstance(result[key], bool)):
-            return f"{key} is not {what}"
+    if fault := next(filter(None, (_find_wrong_kind(key, result) for key in _KINDS)), ""):
+        return fault
     if min(result["num_queries"], result["num_database"]) < 1:
         return "there are no queries or no database images"
     for name, value in result["recalls"].items():
@@ -142,8 +144,20 @@ def _find_fault(result: dict[str, Any]) -> str:
     sizes = result.get("image_sizes", {}).values()
     if not all(isinstance(of_role, dict) for of_role in sizes):
         return "image_sizes are not by database and queries"
+    if not all(type(number) is int for of_role in sizes for number in of_role.values()):
+        return "image_sizes are not counted"
     if not all(isinstance(note, str) for note in result.get("notes", [])):
         return "notes is not a list of sentences"
+    return ""
+
+
+def _find_wrong_kind(key: str, result: dict[str, Any]) -> str:
+    kind, what = _KINDS[key]
+    value = result.get(key)
+    if key in result and (not isinstance(value, kind) or isinstance(value, bool)):
+        return f"{key} is not {what}"
+    if isinstance(value, (int, float)) and not abs(value) < _LARGEST:
+        return f"{key} is out of range"
     return ""
 
 

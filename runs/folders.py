@@ -155,7 +155,13 @@ def _read_holder(folder: Path) -> str:
     try:
         holder = json.loads((folder / _UNFINISHED).read_text())
         return f"process {holder['process']} on host {holder['host']}"
-    except (OSError, ValueError, KeyError, TypeError):  # it has just started, or just ended
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):  # it has just started, or just ended
         return "another process"
 
 

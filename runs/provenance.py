@@ -6,6 +6,7 @@ Each start of a run adds an entry to its `environment.json`.
 import contextlib
 import datetime
 import json
+import logging
 import os
 import platform
 import shlex
@@ -137,9 +138,15 @@ def _peak_ram_mb() -> float | None:
 
 def _read_starts(file: Path) -> list[Any]:
     """Return the entries of earlier starts; a damaged file starts anew."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        starts = json.loads(file.read_text(encoding="utf-8"))
-        return starts if isinstance(starts, list) else []
+    try:
+        starts = json.loads(file.read_bytes())
+        if isinstance(starts, list):
+            return starts
+    except FileNotFoundError:
+        return []
+    except (ValueError, RecursionError):
+        pass
+    logging.warning(f"{file} is damaged (it holds no list): it begins anew with this start")
     return []
 
 

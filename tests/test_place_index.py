@@ -168,7 +168,11 @@ def replace_array(array):
         ("images_paths.txt", shorten, "images_paths.txt was changed since"),
         ("index.json", change(index_bytes="5"), "damaged: index_bytes is missing or wrong"),
         ("index.json", change(index_sha256=7), "its SHA-256 is not"),
-        ("index.json", lambda file: file.write_text("[" * 99_999), "is not JSON: it is nested"),
+        (
+            "index.json",
+            lambda file: file.write_text("[" * 99_999),
+            "is damaged: it is nested too deeply",
+        ),
         ("index.faiss", flip, "index.faiss is damaged: its SHA-256 is not the one it was written"),
         ("descriptors.npy", flip, "descriptors.npy is damaged: its SHA-256 is not the one"),
         ("index.json", change(index_file="../a"), "damaged: index_file is missing or wrong"),

@@ -63,8 +63,8 @@ def test_positives_may_be_written_as_predictions_are(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[" * 100_000, "is not JSON: it is nested too deeply"),
-        ('{"a":' * 100_000, "is not JSON: it is nested too deeply"),
+        ("[" * 100_000, "is damaged: it is nested too deeply"),
+        ('{"a":' * 100_000, "is damaged: it is nested too deeply"),
         ("{", "is not JSON: Expecting"),
         (b"\xff\xfe{", "is not JSON: "),
         ("[1]", "is damaged: it holds a list, not an object"),

@@ -136,6 +136,8 @@ def read_run(folder: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
         with np.load(arrays_file, allow_pickle=False) as arrays:
             names = [name for name in ("confidence_features", "correct") if name in arrays]
             found = {name: arrays[name] for name in names}
+        if any(array.dtype.kind not in "fb" for array in found.values()):
+            raise ValueError("its arrays are of other types")
         shapes = [found[name].shape[: 2 - (name == "correct")] for name in names]
         expected = [(result["num_queries"], len(FEATURES)), (result["num_queries"],)]
     except Exception as error:  # NumPy and zipfile raise many kinds for damaged files

@@ -113,7 +113,7 @@ def read_iterations(file: Path) -> list[dict[str, Any]]:
         try:
             line = json.loads(text)
             _position(line)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             break  # the run was killed while it wrote
         lines.append(line)
     return lines
