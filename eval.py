@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.test_method,
             args.majority_weight or DEFAULT_MAJORITY_WEIGHT,
             args.search,
+            args.exclude_self,
         )
         device = machine.choose_device(args.device)
         inference = Inference(
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         commons.setup_logging(folder)
         record_start(folder, device)
         logging.info(f"Evaluating {provenance['model']} on {', '.join(map(str, eval_sets))}")
-        for sentence in left_out + [note for eval_set in eval_sets for note in notes_of(eval_set)]:
+        for sentence in left_out + [note for one in eval_sets for note in one.named_notes]:
             logging.warning(sentence)
         num_listed = max(*protocol.recall_values, args.num_preds_to_save)
         provenance |= {name: flags[name] for name in FLAGS_IN_RESULTS} | software
@@ -228,11 +229,6 @@ def check_sizes(search: str, eval_sets: Sequence[EvalSet], model: nn.Module) -> 
             check_fits(search, len(eval_set.database), dim)
 
 
-def notes_of(eval_set: EvalSet) -> list[str]:
-    """Return sentences that a reader of the recalls must know."""
-    return [f"{eval_set.name}: {note}" for note in eval_set.notes]
-
-
 def write_run(
     evaluations: Iterable[Evaluation],
     num_sets: int,
@@ -266,7 +262,7 @@ def write_run(
         logging.info(format_result(results[-1]))
         if "poses" in more:
             logging.info(format_poses(more["poses"]))
-        for sentence in notes_of(evaluation.eval_set):  # again: this is where people look
+        for sentence in evaluation.eval_set.named_notes:  # again: this is where people look
             logging.warning(sentence)
         show(place)
         start_s = time.monotonic()

@@ -947,6 +947,12 @@ def _add_ground_truth(cli: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=".csv (query,database) or .npy with the positives of each query, instead of distances",
     )
+    add(
+        "--exclude_self",
+        action="store_true",
+        help="leave queries that are database images (same file or same bytes) out of their own "
+        "predictions",
+    )
     add("--no_labels", action="store_true", help="only retrieve: no recalls, positions not needed")
     add(
         "--per_city",

@@ -138,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         checkpointer.start(training, checkpoint)
         del checkpoint  # as large as the training itself
         logging.info(format_start(flags, training, settings.protocol, (val_set, test_set), folder))
+        log_notes(val_set, test_set)
 
         validate = partial(
             evaluate,
@@ -345,6 +346,8 @@ def test(
     provenance = describe_model(model_file) | network.architecture | provenance
     result = write_results(test, provenance, run_folder, num_listed)
     logging.info(f"Test of the best network: {format_result(result)}")
+    for sentence in test.eval_set.named_notes:
+        logging.warning(sentence)
     if num_preds:
         save_pictures(run_folder, num_preds, only_wrong)
 

@@ -18,6 +18,7 @@ from datasets.catalog import (
     find_test_set,
     look_up_test_set,
 )
+from datasets.doubts import doubt_positives, explain_no_positives
 from datasets.ground_truth import GroundTruth, read_positives, within_distance, within_frames
 from datasets.image_lists import ImagePaths, list_images
 from datasets.image_names import parse_image_name
@@ -59,6 +60,11 @@ class EvalSet:
             for line in paths.lines():
                 digest.update(line + b"\n")
         return digest.hexdigest()
+
+    @property
+    def named_notes(self) -> list[str]:
+        """Return the notes as lines of a log."""
+        return [f"{self.name}: {note}" for note in self.notes]
 
 
 @dataclass(frozen=True)
@@ -241,7 +247,8 @@ def _label(
         truth = within_frames(len(database.paths), asked, test_set.frames)
     else:
         truth = within_distance(positions, labels.threshold_m or test_set.threshold_m)
-    notes = [paths.left_out for paths in (database.paths, all_queries) if paths.left_out]
+    notes = _list_doubts(database, queries, positions, truth, labels.positives_file is not None)
+    notes += [paths.left_out for paths in (database.paths, all_queries) if paths.left_out]
     notes += positions.notes if positions else []
     notes += [
         f"{images.num_repeats:,} lines of {images.paths.list_file} repeat an earlier line: an "
@@ -258,7 +265,7 @@ def _label(
     if test_set.only_official_queries and truth is not None:
         kept = np.flatnonzero(truth.has_positives)
         if not len(kept):
-            raise ValueError(f"No query of {name} has a positive")
+            raise ValueError(f"{name}: {notes[0]}")
         notes.append(f"{len(paths) - len(kept):,} queries without positives are left out")
         paths, denominator = paths.subset(kept), "queries that have positives"
         truth = replace(truth, positives_per_query=[truth.positives_per_query[i] for i in kept])
@@ -277,6 +284,25 @@ def _label(
         test_set.paper_column,
         tuple(notes),
     )
+
+
+def _list_doubts(
+    database: _Images,
+    queries: _Images,
+    positions: Positions | None,
+    truth: GroundTruth | None,
+    are_read: bool,
+) -> list[str]:
+    """Return sentences on positives, read from a file or not, that do not fit the positions."""
+    if truth is None:
+        return []
+    if positions is not None and are_read and (doubt := doubt_positives(truth, positions)):
+        return [doubt]
+    if truth.has_positives.any():
+        return []
+    if positions is None or are_read:
+        return [f"No query has a positive ({truth.rule})"]
+    return [explain_no_positives(database.utm, queries.utm, positions)]
 
 
 def _check_frames(

@@ -85,13 +85,13 @@ def parse_image_name(path: str | os.PathLike) -> ImageName:
             return None
         if not math.isfinite(value := parse_float(os.fsencode(fields[field]))):
             raise ValueError(
-                f"{name} (field {field}) is '{fields[field]}', not a number, in {basename}"
+                f"{name} (field {field}) is '{fields[field]}', not a number, in {path}"
             )
         return value
 
     east, north, zone = number(1, "UTM east"), number(2, "UTM north"), number(3, "UTM zone")
     if east is None or north is None:
-        raise ValueError(f"No UTM position in '{basename}': names begin '@UTM_east@UTM_north@'")
+        raise ValueError(f"No UTM position in '{path}': names begin '@UTM_east@UTM_north@'")
     return ImageName(
         utm_east_m=east,
         utm_north_m=north,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from evaluation.descriptors import (
 )
 from evaluation.search import (
     EXACT,
+    FP16,
     Index,
     Neighbors,
     build_index,
@@ -33,6 +34,7 @@ from evaluation.search import (
     measure_agreement,
     merge_neighbors,
 )
+from evaluation.self_matches import search_others
 from evaluation.views import BENCHMARK_SIZE, View, parse_resize
 
 DEFAULT_MAJORITY_WEIGHT = 0.01  # the benchmark's
@@ -48,6 +50,7 @@ class Protocol:
     test_method: str | None = None  # how queries are resized and cropped; None: as the database
     majority_weight: float = DEFAULT_MAJORITY_WEIGHT  # of the test method maj_voting
     search: str = EXACT  # see evaluation.search
+    exclude_self: bool = False  # leave queries that are database images out of their predictions
 
     def __post_init__(self) -> None:
         """Raise a ValueError if a value has no meaning."""
@@ -153,8 +156,16 @@ def evaluate_all(
             if save is not None:
                 save(database)
         queries = _extract_queries(model, eval_set, protocol, inference, files)
-        predictions, distances, agreement = _search(database, queries, k, eval_set.cities, weight)
+        eval_set, num_self, predictions, distances, agreement = search_others(
+            partial(_search, database, queries, cities=eval_set.cities, majority_weight=weight),
+            eval_set,
+            queries.descriptors,
+            k,
+            search in (EXACT, FP16) and protocol.test_method is None,
+            protocol.exclude_self,
+        )
         result = _result(eval_set, protocol, database, queries, predictions, distances, agreement)
+        result |= {"num_self_queries": num_self, "exclude_self": protocol.exclude_self}
         yield Evaluation(eval_set, result, predictions, distances)
 
 

@@ -18,7 +18,7 @@ from training.checkpoints import BEST, LAST, NO_INFLUENCE, PREVIOUS, WHITENED
 
 _PLAIN = (  # flags that must have their defaults: the paper's protocol
     *("positives", "no_labels", "per_city", "positive_dist_threshold", "test_method"),
-    *("search", "skip_unreadable", "test_set_folder"),
+    *("search", "exclude_self", "skip_unreadable", "test_set_folder"),
 )
 _NO_INFLUENCE = (NO_INFLUENCE - {"epochs_num"}) | set(WHITENING)
 _RECALLS = {"R@1", "R@5", "R@10"}  # of the paper's tables

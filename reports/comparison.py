@@ -19,6 +19,7 @@ _HANDLING = {
     "resize": "resizing",
     "test_method": "the query method",
     "search": "the search",
+    "exclude_self": "whether queries are left out of their own predictions",
     "num_unreadable": "the number of unreadable images",
     "database_folder": "the folder of the database",
     "queries_folder": "the folder of the queries",

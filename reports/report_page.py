@@ -30,6 +30,8 @@ _LABELS = {  # of results.json, in the order of the page
     "threshold_m": "Threshold, metres",
     "num_queries": "Queries",
     "num_queries_without_positives": "Queries without a positive",
+    "num_self_queries": "Queries that are database images",
+    "exclude_self": "Left out of their own predictions",
     "num_database": "Database images",
     "denominator": "Recalls in percent of",
     "resize": "Resize",
