@@ -138,7 +138,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         checkpointer.start(training, checkpoint)
         del checkpoint  # as large as the training itself
         logging.info(format_start(flags, training, settings.protocol, (val_set, test_set), folder))
-        log_notes(val_set, test_set)
 
         validate = partial(
             evaluate,

@@ -50,7 +50,8 @@ def format_start(
     }
     width = max(map(len, rows))
     lines = [f"{name.ljust(width)}  {text}" for name, text in rows.items()]
-    return "\n".join([*lines, objective.describe()])
+    notes = dict.fromkeys(note for one in sets for note in one.named_notes)
+    return "\n".join([*lines, *notes, objective.describe()])
 
 
 def _describe_network(network: GeoLocalizationNet) -> str:
