@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-_WAITING = {
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "KMP_BLOCKTIME": "0",
-}  # of GNU's OpenMP; of LLVM's, Intel's
+_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}  # GNU's OpenMP; LLVM's, Intel's
 
 
 def prepare(environment: MutableMapping[str, str] = os.environ) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 import commons
+from machine import num_usable_cores
 from runs.provenance import code_version
 
 FOLDER = Path(__file__).resolve().parent
@@ -67,7 +68,7 @@ def describe_machine() -> str:
         f"Written by `make bench` on {datetime.date.today()}, code {code_version()}. "
         "Sizes are those that fit a quarter of an hour; without `--quick` each benchmark has those "
         "of its description. Ratios are of runs side by side; times are of this machine.\n\n"
-        f"{processor()}, {len(os.sched_getaffinity(0))} cores, {memory_gb:.0f} GB, {gpu}; "
+        f"{processor()}, {num_usable_cores()} cores, {memory_gb:.0f} GB, {gpu}; "
         f"{platform.system()} {platform.release()}; Python {platform.python_version()}, "
         f"{packages}.\n"
     )

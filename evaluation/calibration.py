@@ -1,7 +1,6 @@
 """Confidence as a probability: fitted by `python -m tools.calibrate`, used by localize.py."""
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import commons
+from datasets.tables import read_json
 from evaluation.confidence import FEATURES
 from model.other_models import identify
 
@@ -105,10 +105,7 @@ def load_calibration(file: str | os.PathLike, origin: Mapping[str, Any]) -> Cali
     """
     if not os.path.isfile(file):
         raise FileNotFoundError(f"There is no calibration {file}: python -m tools.calibrate RUN")
-    try:
-        content = json.loads(Path(file).read_bytes())
-    except (ValueError, RecursionError):
-        raise ValueError(f"{file} is damaged: it is not JSON") from None
+    content = read_json(Path(file), object)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{file} is no calibration: python -m tools.calibrate RUN writes one")
     if content.get("format_version") != FORMAT_VERSION or content.get("features") != [*FEATURES]:

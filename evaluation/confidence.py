@@ -1,4 +1,4 @@
-"""How sure a top-1 prediction is: risk and coverage, what confidence is read from, its calibration.
+"""How sure a top-1 prediction is: risk and coverage, and what confidence is read from.
 
 The *coverage* of a threshold is the share of queries whose top-1 is accepted, the *risk* the share
 of wrong ones among these (El-Yaniv and Wiener, JMLR 2010).

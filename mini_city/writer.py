@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 import commons
 from datasets.workers import map_in_processes
+from machine import num_usable_cores
 from mini_city.params import PRESETS, CityParams
 from mini_city.shots import PoseRow, Shot, plan, take
 
@@ -53,7 +54,7 @@ def generate(
         return False
     _check_free(folder, overwrite)
     with commons.atomic_folder(folder, overwrite) as unfinished:
-        _write(unfinished, params, seed, workers or os.cpu_count() or 1)
+        _write(unfinished, params, seed, workers or num_usable_cores())
         (unfinished / _DESCRIPTION).write_text(description)
     return True
 

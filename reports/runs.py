@@ -106,6 +106,22 @@ def find_sets(run: Path) -> dict[str, Path]:
     return sets
 
 
+def find_set(run: Path) -> Path:
+    """Return the folder with the results of a run on one set.
+
+    Raises:
+        FileNotFoundError: If there are none.
+        ValueError: See `find_sets`; or if they are of several sets.
+    """
+    [folder, *others] = find_sets(run).values()
+    if others:
+        raise ValueError(
+            f"{run} is of several sets: give the folder of one, "
+            f"{' or '.join(map(str, [folder, *others]))}"
+        )
+    return folder
+
+
 def read_results(folder: Path) -> dict[str, Any]:
     """Read the results of a run on one set.
 

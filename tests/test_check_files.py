@@ -21,7 +21,6 @@ from tools.check.findings import (
     format_counts,
     format_remedies,
     format_section,
-    plural,
     show,
 )
 from tools.check.image_files import choose_sample, inspect_image, judge_images, measure_images
@@ -233,7 +232,3 @@ def test_report_is_aligned_and_says_each_remedy_once():
 def test_counts_in_words():
     assert format_counts({"b": 1, "a": 1, "c": 2000}) == "c: 2,000, a: 1, b: 1"
     assert format_counts({1: 9, 2: 8, 3: 7}, limit=1) == "1: 9, 2 others: 15"
-    assert [plural(2, noun) for noun in ("image", "query", "class")] == [
-        *("2 images", "2 queries", "2 classes")
-    ]
-    assert plural(1, "query") == "1 query"

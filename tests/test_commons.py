@@ -347,3 +347,9 @@ def test_the_next_writer_removes_what_a_killed_one_left(tmp_path, moment):
         raise ValueError("stop")
     assert (folder / "a.txt").read_text() == "of another process"
     assert sorted(os.listdir(tmp_path)) == [".city.unfinished_by_hand", "city"]
+
+
+def test_counts_in_words():
+    counts = [commons.plural(2000, noun) for noun in ("image", "query", "class")]
+    assert counts == ["2,000 images", "2,000 queries", "2,000 classes"]
+    assert commons.plural(1, "query") == "1 query"

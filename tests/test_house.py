@@ -31,12 +31,12 @@ ARROWS = {  # room: the rooms that it may import, beside itself; the first part 
     ),
     "reports": "commons parser datasets model runs evaluation",
     "tools": "commons machine parser datasets model runs evaluation reports",
-    "mini_city": "commons parser datasets",
+    "mini_city": "commons machine parser datasets",
     "docs": "commons datasets reports",
     "paper": "commons machine parser methods datasets model runs evaluation training reports "
     "mini_city",
-    "benchmarks": "commons cosface_loss parser methods datasets model runs evaluation training "
-    "reports tools mini_city paper train",  # train: its loop is measured
+    "benchmarks": "commons machine cosface_loss parser methods datasets model runs evaluation "
+    "training reports tools mini_city paper train",  # train: its loop is measured
 }
 SPINE = [*ARROWS][: [*ARROWS].index("reports")]
 MIN_LINES, MAX_LINES = 60, 500
@@ -119,6 +119,17 @@ def test_no_modules_import_each_other_in_a_circle():
     while done := {module for module, others in left.items() if not others & left.keys()}:
         left = {module: others for module, others in left.items() if module not in done}
     assert not left, f"a circle among {sorted(left)}"
+
+
+def test_cores_are_counted_in_one_place():
+    """Which knows the quota of a container; provenance also lists those of the machine."""
+    counts = {"cpu_count", "sched_getaffinity"}
+    counting = {
+        module
+        for module, tree in read_modules().items()
+        if counts & {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    }
+    assert counting == {"machine", "runs.provenance"}
 
 
 def test_parser_needs_no_torch():

@@ -6,7 +6,6 @@ python localize.py PHOTOS --resume model.pth --place_index INDEX --calibration c
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ import commons
 from evaluation.calibration import Calibration, describe_origin, save_calibration
 from evaluation.confidence import DEFAULT_THRESHOLD_M, FEATURES
 from parser import CommandLine, HelpFormatter, fraction
+from reports.runs import find_set, read_results
 from runs.provenance import code_version
 
 MIN_OF_EACH = 10  # queries with a correct top-1, and with a wrong one
@@ -123,16 +123,13 @@ def read_run(folder: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
         FileNotFoundError: If a file is missing.
         ValueError: If it is damaged, or the run has no labels or no positions.
     """
-    file, arrays_file = folder / "results.json", folder / "predictions.npz"
-    if not file.is_file() and (several := sorted(folder.glob("*/results.json"))):
-        raise FileNotFoundError(f"{folder} has several test sets: give one, as {several[0].parent}")
-    for path in (file, arrays_file):
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no {path}: give the folder of a run of eval.py")
+    folder = find_set(folder)
+    result, arrays_file = read_results(folder), folder / "predictions.npz"
+    if not arrays_file.is_file():
+        raise FileNotFoundError(f"There is no {arrays_file}: give the folder of a run of eval.py")
     try:
-        result = json.loads(file.read_bytes())
         describe_origin(result)
-        _ = result["threshold_m"], result["num_queries_without_positives"], result["dataset"]
+        _ = result["threshold_m"], result["num_queries_without_positives"]
         with np.load(arrays_file, allow_pickle=False) as arrays:
             names = [name for name in ("confidence_features", "correct") if name in arrays]
             found = {name: arrays[name] for name in names}
@@ -148,7 +145,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
             "again by this version, queries and database with known positions"
         )
     if shapes != expected:
-        raise ValueError(f"{arrays_file} and {file} are of different runs: evaluate again")
+        raise ValueError(f"{arrays_file} and results.json are of different runs: evaluate again")
     is_known = np.isfinite(found["confidence_features"]).all(axis=1)
     if num_unknown := int((~is_known).sum()):
         logging.warning(f"{num_unknown:,} queries of {folder} have no predictions: left out")

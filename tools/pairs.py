@@ -16,7 +16,7 @@ from typing import Any
 
 import commons
 from parser import CommandLine, positive_int
-from reports.runs import find_sets, iterate_queries, read_results
+from reports.runs import find_set, iterate_queries, read_results
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,13 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="folder that paths are relative to (default: the one that holds database and queries)",
     )
     args = cli.parse_args(argv)
-    sets = find_sets(args.run_folder)
-    if len(sets) > 1:
-        raise ValueError(
-            f"{args.run_folder} is of several sets: give the folder of one, "
-            f"{' or '.join(map(str, sets.values()))}"
-        )
-    [folder] = sets.values()
+    folder = find_set(args.run_folder)
     results = read_results(folder)
     root = args.image_root or find_image_root(folder, results)
     pairs, num_queries = read_pairs(folder, results, args.k, os.path.realpath(root))

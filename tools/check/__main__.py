@@ -15,6 +15,7 @@ from pathlib import Path
 import commons
 from datasets.catalog import TEST_SETS, TRAIN_SETS
 from datasets.partition import PartitionParams
+from machine import num_usable_cores
 from parser import CommandLine, default_datasets_folder
 from tools.check.classes import check_classes
 from tools.check.files import check_files
@@ -25,7 +26,6 @@ from tools.check.findings import (
     count_level,
     format_remedies,
     format_section,
-    plural,
     show,
 )
 from tools.check.image_files import ImageFacts, choose_sample, judge_images, measure_images
@@ -157,7 +157,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=10_000,
         help="number of images of a folder whose sizes are read; all with --decode",
     )
-    workers = min(8, os.cpu_count() or 1)
+    workers = min(8, num_usable_cores())
     add("--num_workers", type=int, default=workers, help="processes that decode")
     add(
         "--positive_dist_threshold",
@@ -190,12 +190,15 @@ def _write_bad_list(path: Path, images: Iterable[ImageFacts]) -> None:
     bad = [os.fsencode(file) for facts in images for file, _ in facts.problems]
     with commons.atomic_write(path) as temporary:
         temporary.write_bytes(b"".join(file + b"\n" for file in bad))
-    _print(f"{plural(len(bad), 'path')} written to {show(str(path))}")
+    _print(f"{commons.plural(len(bad), 'path')} written to {show(str(path))}")
 
 
 def _conclude(sections: Sequence[Section], target: str) -> None:
     num_errors, num_warnings = (count_level(sections, level) for level in (ERROR, WARNING))
-    verdict = f"{plural(num_errors, 'error')}, {plural(num_warnings, 'warning')} in {target}"
+    verdict = (
+        f"{commons.plural(num_errors, 'error')}, "
+        f"{commons.plural(num_warnings, 'warning')} in {target}"
+    )
     if num_errors:
         raise ValueError(f"{verdict}: training or evaluation would fail, see above")
     _print(verdict)

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from commons import plural
 from datasets.partition import Partition, PartitionParams, make_partition
-from tools.check.findings import ERROR, FACT, OK, WARNING, Finding, plural
+from tools.check.findings import ERROR, FACT, OK, WARNING, Finding
 
 DEFAULT_GROUPS_NUM = 8  # of train.py, as in the paper
 _SHOWN_GROUPS = 8

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from commons import plural
 from datasets.image_lists import (
     IMAGE_EXTENSIONS,
     ImagePaths,
@@ -21,7 +22,6 @@ from tools.check.findings import (
     WARNING,
     Finding,
     format_counts,
-    plural,
     show,
     show_names,
 )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from commons import plural as plural  # a word of findings, too
 from datasets.image_lists import ImagePaths
 
 ERROR = "ERROR"  # stops training or evaluation, or makes its results wrong

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from commons import plural
 from datasets.image_lists import ImagePaths
 from datasets.images import FORMATS, open_image
 from datasets.workers import map_in_pool, map_in_processes
@@ -25,7 +26,6 @@ from tools.check.findings import (
     WARNING,
     Finding,
     format_counts,
-    plural,
     show,
     show_names,
 )

@@ -2,11 +2,12 @@
 
 import numpy as np
 
+from commons import plural
 from datasets.image_lists import ImagePaths
 from datasets.image_names import read_fields, read_prefixes
 from datasets.positions import EQUATOR_NORTH_M, Utm, read_utm, to_utm
 from tools.check.files import find_repeated, hash_lines
-from tools.check.findings import ERROR, FACT, OK, WARNING, Finding, plural, show_names
+from tools.check.findings import ERROR, FACT, OK, WARNING, Finding, show_names
 from tools.convert.positions import find_zones
 
 NAME_FORMAT = (

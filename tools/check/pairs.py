@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from commons import plural
 from datasets.catalog import TEST_SETS, describe_counts
 from datasets.eval_set import Labels, load_test_set
 from datasets.ground_truth import within_distance
@@ -19,7 +20,6 @@ from tools.check.findings import (
     WARNING,
     Finding,
     Section,
-    plural,
     show,
     show_names,
 )

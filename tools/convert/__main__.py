@@ -19,8 +19,8 @@ import numpy as np
 import commons
 from datasets.image_lists import list_images
 from datasets.positions import NUM_ZONES
+from machine import num_usable_cores
 from parser import CommandLine
-from tools.check.findings import plural
 from tools.convert.exif import compare_with_exif, read_exif
 from tools.convert.panoramas import CropParams, crop_panoramas
 from tools.convert.photos import MODES, Photos, check_free, format_names, write_images
@@ -185,8 +185,9 @@ def describe(photos: Photos) -> str:
     needed = "" if has_all else ": evaluate and localize with them; training needs all"
     extent = describe_extent(photos.positions.latitude_deg, photos.positions.longitude_deg)
     return (
-        f"{plural(len(photos.files), 'image')}: {places}\nPlaces: {extent}\n{num_headings:,} of "
-        f"{len(photos.files):,} have a heading{needed}. {num_times:,} have a time"
+        f"{commons.plural(len(photos.files), 'image')}: {places}\nPlaces: {extent}\n"
+        f"{num_headings:,} of {len(photos.files):,} have a heading{needed}. "
+        f"{num_times:,} have a time"
     )
 
 
@@ -301,7 +302,7 @@ def _add_panoramas(sources: argparse._SubParsersAction) -> None:
     cli.add_argument(
         "--jobs",
         type=_parse_jobs,
-        default=os.cpu_count() or 1,
+        default=num_usable_cores(),
         metavar="N",
         help="processes (default: one a core)",
     )

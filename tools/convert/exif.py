@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tools.convert.positions import parse_number, project
 from tools.convert.records import parse_json, read_text
 from tools.convert.times import PhotoTime, read_time
 
-NUM_SHOWN = 20
+_NUM_SHOWN = 20
 NUM_COMPARED = 50  # photos whose EXIF is compared with a table
 FAR_M = 1000  # such positions are of other places
 _SIDE_FILE = ".supplemental-metadata"  # and .json; Takeout cuts names, and older ones lack this
@@ -142,6 +142,13 @@ def _distance_m(first_deg: tuple[float, float], second_deg: tuple[float, float])
     along = math.sin((north - other_north) / 2) ** 2
     across = math.cos(north) * math.cos(other_north) * math.sin((east - other_east) / 2) ** 2
     return 2 * 6_371_000 * math.asin(math.sqrt(min(1.0, max(0.0, along + across))))
+
+
+def list_files(files: Sequence[str]) -> str:
+    """Return files as lines of an error or warning, at most 20."""
+    listed = "".join(f"\n  {file}" for file in files[:_NUM_SHOWN])
+    num_more = len(files) - _NUM_SHOWN
+    return f"{listed}\n  and {num_more:,} more" if num_more > 0 else listed
 
 
 def log_left_out(paths: ImagePaths, used: Iterable[str | os.PathLike]) -> None:
@@ -282,9 +289,7 @@ def _check_positions(geotags: dict[str, Geotag], folder: os.PathLike, skip: bool
     without = [path for path, geotag in geotags.items() if not geotag.has_position]
     if not without:
         return
-    listed = "".join(f"\n  {path}" for path in without[:NUM_SHOWN])
-    if len(without) > NUM_SHOWN:
-        listed += f"\n  and {len(without) - NUM_SHOWN:,} more"
+    listed = list_files(without)
     message = f"{len(without):,} of {len(geotags):,} images of {folder} have no GPS position"
     if num_lacking := sum(geotags[path].lacks_hemisphere for path in without):
         message += (

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.image_lists import list_images
-from tools.convert.exif import NUM_SHOWN, Geotag, log_left_out, make_photos, read_geotag
+from tools.convert.exif import Geotag, list_files, log_left_out, make_photos, read_geotag
 from tools.convert.photos import Photos
 from tools.convert.times import PhotoTime, read_time
 
@@ -275,9 +275,7 @@ def _refuse_or_warn(
         best = params.time_offset_s + _GUESSES_S[int(np.argmax(counts))]
         message += f" With --time_offset_s {best:g}, {max(counts):,} would be on it."
     unplaced = [file for file, placed in zip(files, is_placed, strict=True) if not placed]
-    listed = "".join(f"\n  {file}" for file in unplaced[:NUM_SHOWN])
-    if len(unplaced) > NUM_SHOWN:
-        listed += f"\n  and {len(unplaced) - NUM_SHOWN:,} more"
+    listed = list_files(unplaced)
     if not is_placed.any():
         raise ValueError(f"{message}{listed}")
     if not skip:
