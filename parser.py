@@ -814,8 +814,8 @@ def _add_model(cli: argparse.ArgumentParser) -> None:
         help="a published network, cosplace:BACKBONE:DIM, landmark:{SfM120k,GLD}:BACKBONE, "
         "netvlad:{pitts30k,tokyotm}, openibl:{sfrs,sare_ind} or vgb:NAME:{pitts30k,msls}; any "
         "other model(images) -> [B, D]: hub:OWNER/NAME[:REF]:ENTRY, hub:FOLDER:ENTRY, "
-        "FILE.py[:FUNCTION] (get_model by default), with :KEY=VALUE for every argument (runs that "
-        "code), torchscript:FILE or onnx:FILE",
+        "FILE.py[:FUNCTION] (get_model by default), with :KEY=VALUE for every argument, "
+        "torchscript:FILE (all of these run code of others) or onnx:FILE",
     )
 
 

@@ -70,6 +70,7 @@ def load_matcher(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
     module, _, function = name.partition(":")
     if not module or not function.isidentifier():
         raise ValueError(f"--rerank {name}: give sift, or MODULE:FUNCTION")
+    logging.info(f"{name} is code of others, which runs with your rights: only use what you trust")
     sys.path.append(os.getcwd())  # after our own modules, which keep their names
     try:
         matcher = getattr(importlib.import_module(module), function)

@@ -2,7 +2,7 @@
 
 cosplace:BACKBONE:DIM              a released CosPlace network, see `model.published`; there are
                                    landmark:..., netvlad:..., openibl:... and vgb:..., too
-torchscript:FILE, onnx:FILE        such as `python -m tools.export` writes
+torchscript:FILE, onnx:FILE        such as `python -m tools.export` writes; TorchScript is code
 hub:OWNER/NAME[:REF]:ENTRY         a function in the hubconf.py of a GitHub repository; as in
                                    torch.hub, REF is a branch, tag or commit
 hub:FOLDER:ENTRY                   the same of a local copy
@@ -20,6 +20,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import sys
@@ -221,6 +222,8 @@ def load_other_model(text: str) -> OtherModel:
     kind, source, name, arguments = parse_model_spec(text)
     if kind == "whitened":
         return _load_whitened(text, os.path.expanduser(source), name)
+    if kind != "onnx":
+        _log_foreign_code(text)
     if kind in _FILE_KINDS:
         file = os.path.expanduser(source)
         model = load_onnx(file) if kind == "onnx" else load_torchscript(file)
@@ -249,6 +252,10 @@ def _load_whitened(text: str, file: str, spec: str) -> OtherModel:
         )
     facts = describe_model(file) | {"model": text} | whitening.arguments()
     return OtherModel(nn.Sequential(model, whitening), facts)
+
+
+def _log_foreign_code(what: str) -> None:
+    logging.info(f"{what} is code of others, which runs with your rights: only use what you trust")
 
 
 def load_torchscript(path: str | os.PathLike) -> nn.Module:

@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import shutil
 import sys
@@ -366,6 +367,17 @@ def test_faults_of_files_are_sentences(mine, text, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         load_other_model(text)
     assert "\n" not in str(error.value)
+
+
+def test_the_log_says_which_code_runs(mine, caplog):
+    mine("NUM = 5\n\ndef make():\n    return lambda images: images\n")
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), "a.pt")
+    said = "is code of others, which runs with your rights: only use what you trust"
+    for text in ("mine.py:make", "torchscript:a.pt", "onnx:a.pt"):
+        caplog.clear()
+        with caplog.at_level("INFO"), contextlib.suppress(ValueError):  # the last one is no ONNX
+            load_other_model(text)
+        assert caplog.messages == ([] if text == "onnx:a.pt" else [f"{text} {said}"])
 
 
 # Descriptors
