@@ -26,10 +26,16 @@ IMAGE_EXTENSIONS = (
     *((".avif",) if HAS_AVIF else ()),
 )
 # Left by operating systems and network drives: no images, whatever their names end in.
-_SYSTEM_FOLDERS = {b"@eadir", b".@__thumb", b".thumbnails", b"__macosx"}
+_SYSTEM_FOLDERS = {
+    *(b"@eadir", b".@__thumb", b".thumbnails", b"__macosx", b".appledouble", b"@tmp"),
+    *(b"$recycle.bin", b"#recycle", b"@recycle", b".trashes", b".trash", b"recycler"),
+    *(b"#snapshot", b".snapshot", b"@recently-snapshot", b".ipynb_checkpoints"),
+}
 _SYSTEM_FILES = {b".ds_store", b"thumbs.db", b"desktop.ini"}
 _SYSTEM_PREFIX = b"._"  # macOS's companions of files, on disks of others
+_SYSTEM_FOLDER_PREFIX = b".trash-"  # and the number of a user of Linux
 _SYSTEM = "._*, @eaDir and the like"
+_ANCESTOR = "link to a folder that holds this one"
 _HINTS = {  # of files that are not read
     **dict.fromkeys((".heic", ".heif"), "pip install pillow-heif to read them"),
     ".avif": "pip install pillow-heif to read them",
@@ -216,8 +222,9 @@ def mark_length(blob: np.ndarray) -> int:
 def walk_images(folder: str | os.PathLike) -> tuple[bytearray, Counter[str]]:
     """Find IMAGE_EXTENSIONS in any case, in all sub-folders.
 
-    Links are followed; a folder that several links lead to is entered once, by the first of them.
-    What operating systems and network drives leave, such as `._*` and `@eaDir`, is no image.
+    Links are followed, but those to a folder above; a folder that several links lead to is entered
+    once, by the first of them. What operating systems and network drives leave, such as `._*` and
+    `@eaDir`, is no image.
 
     Returns:
         Paths relative to the folder, one a line, sorted as bytes; and the number of other files and
@@ -229,6 +236,7 @@ def walk_images(folder: str | os.PathLike) -> tuple[bytearray, Counter[str]]:
     """
     root = os.fsencode(folder)
     text, bad, other = bytearray(), [], Counter()
+    above = {_identify(parent) for parent in Path(folder).resolve().parents}
     entered: set[tuple[int, int]] = set()
     stack = [b""]  # images and, with a slash at the end, folders; the next one in order is the last
     while stack:
@@ -238,9 +246,11 @@ def walk_images(folder: str | os.PathLike) -> tuple[bytearray, Counter[str]]:
             if b"\n" in path:
                 bad.append(path)
             continue
-        status = os.stat(os.path.join(root, path))
-        if (status.st_dev, status.st_ino) not in entered:
-            entered.add((status.st_dev, status.st_ino))
+        identity = _identify(os.path.join(root, path))
+        if identity in above:
+            other[_ANCESTOR] += 1
+        elif identity not in entered:
+            entered.add(identity)
             stack += sorted(_scan(root, path, other), reverse=True)
     _refuse(bad)
     return text, other
@@ -269,7 +279,7 @@ def _scan(root: bytes, folder: bytes, other: Counter[str]) -> Iterator[bytes]:
             except OSError:  # a link to itself
                 is_folder = False
             name = entry.name
-            if is_folder and name.lower() not in _SYSTEM_FOLDERS:
+            if is_folder and not _is_of_system(name.lower()):
                 yield folder + name + b"/"
             elif is_folder or name.startswith(_SYSTEM_PREFIX) or name.lower() in _SYSTEM_FILES:
                 other[_SYSTEM] += 1
@@ -277,6 +287,15 @@ def _scan(root: bytes, folder: bytes, other: Counter[str]) -> Iterator[bytes]:
                 yield folder + name
             else:
                 other[os.path.splitext(os.fsdecode(name))[1].lower() or "without an extension"] += 1
+
+
+def _is_of_system(folder: bytes) -> bool:
+    return folder in _SYSTEM_FOLDERS or folder.startswith(_SYSTEM_FOLDER_PREFIX)
+
+
+def _identify(folder: str | bytes | Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _refuse(bad: list[bytes]) -> None:

@@ -29,6 +29,7 @@ if HAS_HEIF:
     FORMATS += ("HEIF",)
 if HAS_AVIF:
     FORMATS += ("AVIF",)
+_HEIF_STARTS = {b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")}
 FIRST_PAUSE_S = 0.1  # before a read is tried again; each further pause is twice as long
 MAX_FILE_BYTES = 1 << 30  # no photo is larger; protects the memory
 MAX_SCANS = 100  # of a JPEG: programs write some 10, and each goes over all pixels again
@@ -94,7 +95,7 @@ def errors_naming(path: str | os.PathLike) -> Iterator[None]:
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no image {path}") from None
     except Exception as error:  # Pillow raises anything for broken contents
-        raise ValueError(f"The image {path} cannot be read: {_reason(error)}") from None
+        raise ValueError(f"The image {path} cannot be read: {_reason(error, path)}") from None
 
 
 def stack_images(images: "Sequence[torch.Tensor]") -> "torch.Tensor":
@@ -132,16 +133,18 @@ def read_file(path: str | os.PathLike, io_retries: int = 0) -> bytes:
 
 
 def open_file(path: str | os.PathLike) -> BinaryIO:
-    """Open a regular file, and nothing else.
+    """Open a regular file that is not empty, and nothing else.
 
     Raises:
         OSError: If it cannot be opened.
-        ValueError: If it is a pipe or a device, whose bytes may never come or never end.
+        ValueError: If it is empty; or a pipe or a device, whose bytes may never come or never end.
     """
     file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    status = os.fstat(file.fileno())
+    is_file = stat.S_ISREG(status.st_mode)
+    if not is_file or status.st_size == 0:
         file.close()
-        raise ValueError("it is a pipe or a device, not a file")
+        raise ValueError("it is empty" if is_file else "it is a pipe or a device, not a file")
     return file
 
 
@@ -158,8 +161,11 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: str | os.PathLike) -> str:
     if isinstance(error, UnidentifiedImageError):
+        with contextlib.suppress(OSError, ValueError), open_file(path) as file:
+            if file.read(12)[4:] in _HEIF_STARTS:  # also with the ending of a JPEG
+                return "it is HEIC: pip install pillow-heif to read it"
         return f"it is not an image that is read ({', '.join(FORMATS)})"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 

@@ -50,14 +50,17 @@ def test_files_that_are_not_read_are_counted(tmp_path):
         write_image(folder / file)
     (folder / "again").symlink_to(folder / "b")
     (folder / "circle").symlink_to(folder)
-    for file in ("a.gif", "b/b.HEIC", "c.HEIC", "readme.txt", "LICENSE"):
+    write_image(folder / "@eaDir" / "1.jpg")
+    for file in ("a.gif", "b/b.HEIC", "c.HEIC", "readme.txt", "LICENSE", "Thumbs.db"):
         (folder / file).touch()
     (folder / "self").symlink_to("self")
     paths, is_missing, findings = check_files(folder)
     assert [*paths] == [*list_images(folder)] and not is_missing.any()
     assert texts(findings, OK) == ["3 (.jpeg: 1, .jpg: 1, .png: 1)"]
     assert texts(findings, WARNING) == ["of types that are not read: .heic: 2, .gif: 1"]
-    assert texts(findings, FACT) == ["not images, not read: no extension: 2, .txt: 1"]
+    assert texts(findings, FACT) == [
+        "not images, not read: ._*, @eaDir and the like: 2, without an extension: 2, .txt: 1"
+    ]
 
 
 @pytest.mark.parametrize("fault", ["folder", "name"])
@@ -169,6 +172,22 @@ def test_every_kind_of_bad_file_is_reported(tmp_path):
     assert "truncated" in inspect_image(png_of(9, 900, tmp_path / "short.png"), True).problem
     huge = inspect_image(png_of(12_000, 9_000, tmp_path / "huge.png"), decode=True)
     assert huge.is_huge and huge.problem == "" and huge.size == "9000x12000"
+
+
+def test_types_and_depths_of_all_formats(tmp_path):
+    for file in ("a.jpg", "b.png", "c.tif", "d.webp", "e.bmp", "f.TIFF"):
+        write_image(tmp_path / file)
+    Image.new("RGB", (4, 4)).save(tmp_path / "g.webp", "BMP")
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "h.png")
+    Image.new("P", (4, 4)).save(tmp_path / "i.png")
+    paths = list_images(tmp_path)
+    facts = measure_images(paths, np.arange(len(paths)), False, 0, "set")
+    assert facts.misnamed == {"BMP in .webp": 1}
+    findings = judge_images(paths, facts, num_existing=len(paths))
+    assert "1 image of more than 8 bits a channel, which are cut off: I;16: 1" in texts(
+        findings, WARNING
+    )
+    assert "read as RGB: palette: 1" in texts(findings, FACT)
 
 
 @pytest.mark.parametrize(("decode", "num_workers"), [(True, 0), (True, 2), (False, 0), (False, 2)])

@@ -186,6 +186,26 @@ def test_every_file_is_an_image_or_counted(tmp_path):
     )
 
 
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
+    for file in ("set/database/a.jpg", "set/queries/q.jpg"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+    (tmp_path / "set" / "database" / "up").symlink_to(tmp_path / "set")
+    paths = list_images(tmp_path / "set" / "database")
+    assert [*paths] == [f"{tmp_path}/set/database/a.jpg"]
+    assert paths.left_out.endswith("1 link to a folder that holds this one not read")
+
+
+@pytest.mark.parametrize("folder", ["#recycle", "$RECYCLE.BIN", ".Trash-1000", ".snapshot"])
+def test_deleted_images_and_snapshots_are_no_images(tmp_path, folder):
+    for file in ("a.jpg", f"sub/{folder}/deep/b.jpg"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    paths = list_images(tmp_path)
+    assert [*paths] == [f"{tmp_path}/a.jpg"]
+    assert paths.left_out == f"{tmp_path}: 1 of ._*, @eaDir and the like left out"
+
+
 def test_an_empty_folder_says_what_is_in_it(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(FileNotFoundError, match="looked for .*1 .txt not read"):

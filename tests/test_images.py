@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.image_lists import HAS_HEIF
 from datasets.images import load_image, open_image, stack_images
 
 ORIENTATION = 0x0112  # EXIF tag
@@ -151,3 +152,13 @@ def test_missing_and_broken_files_are_named(tmp_path):
         (tmp_path / "cut.jpg").write_bytes(broken)
         with pytest.raises(ValueError, match="cut.jpg cannot be read"):
             open_image(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="cut.jpg cannot be read: it is empty"):
+        open_image(tmp_path / "cut.jpg")
+
+
+@pytest.mark.skipif(HAS_HEIF, reason="HEIC is read")
+def test_heic_with_the_ending_of_a_jpeg_is_named(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    with pytest.raises(ValueError, match="it is HEIC: pip install pillow-heif"):
+        load_image(tmp_path / "a.jpg")

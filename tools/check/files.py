@@ -47,9 +47,10 @@ def check_files(
     """
     given, folder = Path(os.path.abspath(folder)), Path(os.path.realpath(folder))
     findings: list[Finding] = []
-    in_folder = split_lines(folder, np.empty(0, np.uint8))
+    in_folder, others = split_lines(folder, np.empty(0, np.uint8)), Counter()
     try:
-        in_folder = split_lines(folder, np.frombuffer(walk_images(folder)[0], np.uint8))
+        text, others = walk_images(folder)
+        in_folder = split_lines(folder, np.frombuffer(text, np.uint8))
     except (OSError, ValueError) as error:
         text = f"cannot be listed: {show(str(error))}"
         findings.append(
@@ -66,7 +67,7 @@ def check_files(
             remedy = "correct the list, or make it readable"
             findings.append(Finding(ERROR, "list", text, remedy=remedy))
     counts = [_count(paths), *judge_count(len(paths), num_expected, "image")]
-    return paths, is_missing, counts + findings + _find_other_files(folder)
+    return paths, is_missing, counts + findings + _judge_others(others)
 
 
 def hash_lines(paths: ImagePaths, without_folders: bool = False) -> np.ndarray:
@@ -160,13 +161,9 @@ def _compare(paths: ImagePaths, in_folder: ImagePaths, is_missing: np.ndarray) -
     return findings
 
 
-def _find_other_files(folder: Path) -> list[Finding]:
-    """Count the files that are not read."""
-    counts: Counter[str] = Counter()
-    for _, _, names in os.walk(os.fsencode(folder)):
-        counts.update(map(_extension_of, names))
-    for extension in IMAGE_EXTENSIONS:
-        del counts[extension]
+def _judge_others(others: Counter[str]) -> list[Finding]:
+    """Name what a walk has left out, see `walk_images`."""
+    counts = {show(kind): num for kind, num in others.items()}
     images = {extension: num for extension, num in counts.items() if extension in _OTHER_IMAGES}
     rest = {extension: num for extension, num in counts.items() if extension not in images}
     findings = []

@@ -32,7 +32,8 @@ from tools.check.findings import (
 
 _ORIENTATION = 0x0112  # EXIF tag: 1 is upright, above 4 height and width change places
 _FILES_PER_TASK = 32
-_EXTENSIONS_OF = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",)}
+_EXTENSIONS_OF = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff")}
+_EXTENSIONS_OF |= {"HEIF": (".heic", ".heif")}  # of others, the extension is their name
 _MODE_NAMES = {"L": "grey", "P": "palette", "RGBA": "RGB with alpha", "1": "black and white"}
 _SHOWN_FILES = 20
 
@@ -157,13 +158,13 @@ def judge_images(paths: ImagePaths, facts: ImageFacts, num_existing: int) -> lis
         text = f"{format_counts(facts.sizes)} (HxW){sample}"
         findings.append(Finding(FACT, "sizes", text))
     modes = {_MODE_NAMES.get(mode, mode): n for mode, n in facts.modes.items() if mode != "RGB"}
-    deep = sum(n for mode, n in facts.modes.items() if mode.startswith(("I", "F")))
+    deep = {mode: modes.pop(mode) for mode in [*modes] if mode.startswith(("I", "F"))}
     if deep:
-        num = plural(deep, "image")
-        text = f"{num} of more than 8 bits a channel, which are cut off: {format_counts(modes)}"
+        num = plural(sum(deep.values()), "image")
+        text = f"{num} of more than 8 bits a channel, which are cut off: {format_counts(deep)}"
         remedy = f"convert {num} to 8 bits a channel"
         findings.append(Finding(WARNING, "modes", text, remedy=remedy))
-    elif modes:
+    if modes:
         findings.append(Finding(FACT, "modes", f"read as RGB: {format_counts(modes)}"))
     if facts.misnamed:
         text = f"contents differ from the extension: {format_counts(facts.misnamed)}"
@@ -265,7 +266,7 @@ def _tally(
         modes[report.mode] += 1
         num_rotated += report.is_rotated
         extension = os.path.splitext(paths[index])[1].lower()
-        if extension not in _EXTENSIONS_OF.get(report.format, ()):
+        if extension not in _EXTENSIONS_OF.get(report.format, (f".{report.format.lower()}",)):
             misnamed[f"{report.format} in {show(extension)}"] += 1
         if report.is_huge:
             huge.append(index)
