@@ -194,7 +194,7 @@ def test_user_errors_are_sentences(city, run, model_file, refused, tmp_path):
     assert "There is no calibration gone.json" in told
     (tmp_path / "deep.json").write_text("[" * 100_000)
     told = refused(localize.main, [*line, "--calibration=deep.json"], code=1)
-    assert "deep.json is not JSON: it is nested too deeply" in told
+    assert "deep.json is damaged: it is nested too deeply" in told
     assert "is of several sets: give the folder of one" in refused(
         main, [str(city / "run")], code=1
     )
