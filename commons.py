@@ -79,7 +79,8 @@ class Stopped(BaseException):  # no Exception, so that libraries do not handle i
             can_resume: Whether the same command, or the one in the message, continues where this
                 one stopped.
         """
-        super().__init__(message or f"Stopped by {signal.Signals(signal_number).name}")
+        stopped = f"Stopped by {signal.Signals(signal_number).name}"
+        super().__init__(message or stopped + ". Start again" * (not can_resume))
         self.signal_number, self.can_resume = signal_number, can_resume
 
     @property
@@ -97,7 +98,7 @@ def run_command(main: Callable[[], None]) -> None:
     _read_names_as_utf8()
     setup_logging()
     try:
-        with stops.raising(_stopped_early):
+        with stops.raising(lambda number: Stopped(number, can_resume=False)):
             _run_in_job(main)
     except Stopped as stopped:
         _close_progress_bars()
@@ -111,10 +112,6 @@ def run_command(main: Callable[[], None]) -> None:
         _close_progress_bars()
         _log_error(error)
         sys.exit(1)
-
-
-def _stopped_early(number: int) -> Stopped:
-    return Stopped(number, f"Stopped by {signal.Signals(number).name}. Start again", False)
 
 
 def _run_in_job(main: Callable[[], None]) -> None:
@@ -354,6 +351,11 @@ def atomic_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
                 os.replace(folder, lock.with_suffix(".old"))
             os.replace(lock.with_suffix(""), folder)
             sync_folder(folder.parent)
+        except OSError as error:
+            explained = _explain_write_error(error, lock.with_suffix(""), folder)
+            if explained is error:
+                raise
+            raise explained from error
         finally:
             _remove_unfinished(lock, folder)
 

@@ -10,6 +10,7 @@ Python loop takes ten minutes. The machine code is cached for the next process, 
 or in the user's cache folder where that cannot be written, or in NUMBA_CACHE_DIR.
 """
 
+import contextlib
 import functools
 import math
 import os
@@ -287,9 +288,17 @@ def compile_cached(function: Callable) -> Callable:
     import numba
 
     try:
-        return numba.njit(cache=True, nogil=True)(function)
+        made = numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # no folder to cache it in: each process compiles for itself
         return numba.njit(nogil=True)(function)
+    save = made._cache.save_overload
+
+    def save_if_possible(*signature_and_code: object) -> None:
+        with contextlib.suppress(OSError):  # the disk of the cache, not of the run, is full
+            save(*signature_and_code)
+
+    made._cache.save_overload = save_if_possible
+    return made
 
 
 @compiled

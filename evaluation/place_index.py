@@ -182,7 +182,8 @@ def _write_index(index: Index, folder: Path) -> Path:
     if isinstance(index, np.ndarray):
         write_array(index, folder / _DESCRIPTORS)
         return folder / _DESCRIPTORS
-    faiss.write_index(index, str(folder / _FAISS_INDEX))
+    with open(folder / _FAISS_INDEX, "wb") as file:  # of itself faiss loses errors of closing
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
     return folder / _FAISS_INDEX
 
 

@@ -49,7 +49,7 @@ def code_version() -> str:
     folder = Path(__file__).resolve().parents[1]
     if not (folder / ".git").exists():
         return VERSION
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--exclude=*"]
     try:
         commit = subprocess.check_output(command, cwd=folder, stderr=subprocess.DEVNULL, timeout=10)
     except (OSError, subprocess.SubprocessError):

@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 
@@ -294,6 +295,14 @@ def test_without_a_place_for_machine_code_loops_are_compiled_each_time(monkeypat
     numba_njit = numba.njit
     monkeypatch.setattr("numba.njit", njit)
     assert compiled(add_up)(np.arange(4)) == 6
+
+
+def test_machine_code_that_cannot_be_saved_is_used_all_the_same(monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.FunctionCache.save_overload", fail)
+    assert compiled(add_up)(np.arange(5)) == 10
 
 
 @pytest.mark.parametrize("module", ["datasets.class_index", "datasets.eval_set"])

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 
 import faiss
 import numpy as np
@@ -120,6 +121,19 @@ def test_a_failed_save_leaves_the_older_index(saved, paths, descriptors, monkeyp
         save_place_index(saved, make_index(paths, descriptors, FP16))
     assert load_place_index(saved).search == before
     assert sorted(os.listdir(saved.parent)) == ["database", "index"]
+
+
+@pytest.mark.parametrize("search", [EXACT, "HNSW16"])
+def test_a_full_disk_is_a_sentence(tmp_path, paths, descriptors, search):
+    made = make_index(paths, descriptors, search)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
+    try:
+        with pytest.raises(OSError, match="no space left to write .*index.*: free some"):
+            save_place_index(tmp_path / "index", made)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == ["database"]
 
 
 def flip(file):

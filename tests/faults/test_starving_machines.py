@@ -1,10 +1,13 @@
 """Commands on machines that are short of handles, shared memory, or that lose processes."""
 
 import json
+import os
+import signal
+import time
 from functools import partial
 
 import pytest
-from breakages import allow_handles, can_mount, shrink_shared_memory
+from breakages import allow_handles, can_mount, do_at, send, shrink_shared_memory
 from forked_commands import run_forked
 from training_runs import SMALL, metrics_of
 
@@ -14,11 +17,12 @@ NETVLAD = [
     *("--negs_num_per_query=2", "--neg_samples_num=10", "--cache_refresh_rate=20"),
     *("--queries_per_epoch=20", "--device=cpu", "--lr=0.001"),
 ]
+LONG = pytest.mark.long
 FEWER = "processes beside this one, not --num_workers 8"
 AS_ROOT = pytest.mark.skipif(not can_mount(), reason="only root may mount a small /dev/shm")
 SCARCE = [
     pytest.param(partial(allow_handles, 60), FEWER, id="60 handles"),
-    pytest.param(partial(allow_handles, 256), "", id="256 handles", marks=pytest.mark.long),
+    pytest.param(partial(allow_handles, 256), "", id="256 handles", marks=LONG),
     pytest.param(partial(shrink_shared_memory, 1 << 15), FEWER, id="32 kB", marks=AS_ROOT),
     pytest.param(
         *(partial(shrink_shared_memory, 1 << 18), "through pipes"), id="256 kB", marks=AS_ROOT
@@ -77,8 +81,8 @@ def found_in(run):
     "name",
     [
         *("train", "netvlad"),
-        pytest.param("eval", marks=pytest.mark.long),
-        pytest.param("localize", marks=pytest.mark.long),
+        pytest.param("eval", marks=LONG),
+        pytest.param("localize", marks=LONG),
     ],
 )
 @pytest.mark.parametrize(("before", "text"), SCARCE)
@@ -98,3 +102,58 @@ def test_an_evaluation_in_a_container(commands, whole, tmp_path, num_bytes):
     assert command.wait() == 0, command.stderr
     assert found_in(tmp_path / "run") == whole("eval")
     assert "/dev/shm" in command.stdout and "Traceback" not in command.stderr
+
+
+def lose_this_process():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("name", "loads"),
+    [
+        ("train", "datasets.groups:load_image"),
+        ("netvlad", "datasets.loading:load_image"),  # in mining
+        pytest.param("netvlad", "datasets.tuples:load_image", marks=LONG),
+        pytest.param("eval", "datasets.loading:load_image", marks=LONG),
+        pytest.param("localize", "datasets.loading:load_image", marks=LONG),
+    ],
+)
+def test_a_loader_process_that_is_lost_ends_the_run(commands, tmp_path, name, loads):
+    before = partial(do_at, loads, 5, lose_this_process)
+    command = start(commands, name, tmp_path, num_workers=2, before=before)
+    assert command.wait(60) == 1
+    assert "Error: A loader process was killed, most likely as the memory" in command.stderr
+    assert "Traceback" not in command.stdout + command.stderr
+
+
+def make_city(tmp_path, before):
+    flags = ["--preset=tiny", f"--folder={tmp_path / 'city'}", "--num_workers=2"]
+    return run_forked("mini_city.__main__", flags, tmp_path / "said", before)
+
+
+def test_a_process_that_is_lost_ends_the_making_of_a_city(tmp_path):
+    command = make_city(tmp_path, partial(do_at, "mini_city.writer:take", 3, lose_this_process))
+    assert command.wait(60) == 1
+    assert "Error: A process was killed, most likely as the memory was full" in command.stderr
+    assert "Traceback" not in command.stderr
+    assert sorted(os.listdir(tmp_path)) == ["said.err", "said.out"], "nothing is left"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=LONG)])
+def test_a_signal_ends_the_making_of_a_city(tmp_path, number):
+    command = make_city(tmp_path, partial(do_at, "mini_city.writer:take", 3, partial(send, number)))
+    start_s = time.monotonic()
+    assert command.wait(60) == (130 if number == signal.SIGINT else 1)
+    assert time.monotonic() - start_s < 30
+    assert f"Stopped by {number.name}. Start again" in command.stdout
+    assert "Traceback" not in command.stderr and not (tmp_path / "city").exists()
+
+
+@LONG
+def test_a_process_that_is_lost_ends_a_check(commands, tmp_path, datasets_folder):
+    folder = datasets_folder / "mini_city" / "processed" / "val"
+    before = partial(do_at, "tools.check.image_files:inspect_image", 3, lose_this_process)
+    flags = [folder, "--decode", "--num_workers=2"]
+    command = run_forked("tools.check.__main__", flags, tmp_path / "said", before)
+    assert command.wait(60) == 1
+    assert "was ended by the system, probably because memory ran out" in command.stderr
