@@ -236,8 +236,13 @@ def _build(paths: ImagePaths, params: PartitionParams, stem: Path, stamp: list[i
             commons.write_json(meta, folder / _META)
             for file in folder.iterdir():
                 commons.sync_file(file)
-    except OSError:
+    except OSError as error:
         if not index_folder.is_dir():  # else another process was first: its class index is the same
+            if not os.access(stem.parent, os.W_OK):
+                raise OSError(
+                    f"The split into classes cannot be saved in {stem.parent.absolute()} "
+                    f"({error.strerror or error}): give another --cache_folder"
+                ) from error
             raise
     return index_folder
 

@@ -189,6 +189,16 @@ def test_failed_build_leaves_nothing(train_folder, tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "cache") == []
 
 
+def test_a_cache_folder_that_cannot_be_made(train_folder, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    said = (
+        f"cannot be saved in {tmp_path}/file/cache .*Not a directory.*: give another --cache_folder"
+    )
+    with pytest.raises(OSError, match=said):
+        load_index(train_folder, PARAMS, "file/cache")
+
+
 def test_what_killed_builders_left_is_removed_whatever_they_built(train_folder, tmp_path):
     cache = tmp_path / "cache"
     load_index(train_folder, PARAMS, cache)
