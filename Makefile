@@ -1,3 +1,4 @@
+# make tiny: make a city of three blocks, train on it and evaluate, in a minute
 # make demo: watch CosPlace learn to recognise places, on a city made on the spot
 # make test: check style and run all tests but the long ones
 # make test-faults: kill runs, fill disks, break files, for a quarter of an hour at most
@@ -15,9 +16,20 @@ RUNS := logs/demo
 NETWORK := --backbone EfficientNet_Lite0 --fc_output_dim 512
 TRAINING := --image_size 128 --train_all_layers --lr 5e-4 --epochs_num 8 --iterations_per_epoch 60
 
+TINY := --image_size 64 --batch_size 16 --min_images_per_class 3 --groups_num 2 --train_all_layers --lr 5e-4 \
+	--epochs_num 2 --iterations_per_epoch 20
+
 PARALLEL := --numprocesses 3 --dist loadfile
 
-.PHONY: demo test test-faults test-versions test-gpu bench
+.PHONY: tiny demo test test-faults test-versions test-gpu bench
+
+tiny: .venv/installed
+	$(BIN)/python -m mini_city --preset tiny --folder data/tiny/mini_city --overwrite
+	rm -rf logs/tiny
+	$(BIN)/python train.py --datasets_folder data/tiny --dataset mini_city $(NETWORK) $(TINY) \
+		--save_dir logs/tiny/trained
+	$(BIN)/python eval.py --datasets_folder data/tiny --dataset mini_city_test_v1 \
+		--resume logs/tiny/trained/best_model.pth --num_preds_to_save 4 --save_dir logs/tiny/evaluated
 
 demo: .venv/installed
 	$(BIN)/python -m mini_city --preset demo --folder $(DATA)/mini_city --overwrite
