@@ -4,6 +4,7 @@ A network takes up to three: train.py; tools.whiten, if it ends in another white
 the training's own flags; and eval.py.
 """
 
+import contextlib
 import itertools
 import logging
 import os
@@ -16,17 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from tqdm import tqdm
+
 import commons
 from model.published import fetch_published, parse_published
 from paper.networks import Released, Source, Trained
 from paper.run_log import Missing, RunLog, TrainingRun
 from runs.folders import is_unused
+from training.metrics import describe_seconds
 
 FAILED = "failed"
 # Threads that wait actively slow small networks several times where another program runs.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _WHITEN = "tools/whiten.py"
+_BAR_EVERY_S, _BAR_BYTES = 1.0, 600  # a bar of a command is shown again; its longest line
 
 
 @dataclass(frozen=True)
@@ -155,13 +160,15 @@ def carry_out(steps: Sequence[Step], log: RunLog, options: RunOptions) -> dict[S
     blocked = {step: why for step in steps if any(why := why_blocked(step, log))}
     for short in dict.fromkeys(short for short, _ in blocked.values()):
         reasons = [long for other, long in blocked.values() if other == short]
-        logging.warning(f"{len(reasons)} networks are left out, {short}: {reasons[0]}")
+        are = f"{commons.plural(len(reasons), 'network')} {'is' if len(reasons) == 1 else 'are'}"
+        logging.warning(f"{are} left out, {short}: {reasons[0]}")
     failures = {step: short for step, (short, _) in blocked.items()}
     todo = [
         step
         for step in steps
         if step not in failures and (not is_made(step, log) or missing_evaluations(step, log))
     ]
+    first_s = time.monotonic()
     for number, step in enumerate(todo, start=1):
         start_s = time.monotonic()
         logging.info(f"[{number}/{len(todo)}] {step}")
@@ -170,7 +177,10 @@ def carry_out(steps: Sequence[Step], log: RunLog, options: RunOptions) -> dict[S
         except RuntimeError as error:
             failures[step] = FAILED
             logging.error(f"{step} failed: {error}")
-        logging.info(f"  {time.monotonic() - start_s:.0f} s")
+        now_s = time.monotonic()
+        left_s = (now_s - first_s) / number * (len(todo) - number)
+        left = f"; about {describe_seconds(left_s)} left, if the others take as long"
+        logging.info(f"  {describe_seconds(now_s - start_s)}{left * (number < len(todo))}")
         log.refresh()
     return failures
 
@@ -276,6 +286,21 @@ def _run(script: str, argv: Sequence[str], place: Path, options: RunOptions) -> 
         raise RuntimeError(message.strip() if found else f"{script} ended with exit code {code}")
 
 
+def read_bar(stderr: IO[str]) -> str:
+    """Return the progress bar that a command wrote last, with the time that is left; "" if none.
+
+    Args:
+        stderr: A file that the command writes to: its position stays as it is.
+    """
+    try:
+        size = os.fstat(stderr.fileno()).st_size
+        end = os.pread(stderr.fileno(), _BAR_BYTES, max(0, size - _BAR_BYTES))
+    except (OSError, AttributeError):  # a pipe, or Windows
+        return ""
+    line = end.decode("utf-8", "replace").rpartition("\r")[2].strip()
+    return line if "%|" in line else ""
+
+
 def run_script(command: Sequence[object], stderr: IO[str], env: Mapping[str, str]) -> int:
     """Run a command to its end and return its exit code; its output is in its log.
 
@@ -289,8 +314,14 @@ def run_script(command: Sequence[object], stderr: IO[str], env: Mapping[str, str
         env=env,
         start_new_session=True,  # Ctrl-C reaches it through this process, once
     )
+    bar = tqdm(bar_format="    {desc}", leave=False, disable=None)  # none if this is no terminal
     try:
-        return process.wait()
+        with bar:
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_BAR_EVERY_S)
+                bar.set_description_str(read_bar(stderr))
+        return process.returncode
     except commons.Stopped:
         process.terminate()
         process.wait()

@@ -17,7 +17,15 @@ from paper import runs_to_do
 from paper.costs import MACHINES, describe_plan, evaluation_s, training_gigabytes, training_s
 from paper.networks import Released
 from paper.run_log import RunLog
-from paper.runs_to_do import Need, RunOptions, Step, carry_out, make_steps, take_shard
+from paper.runs_to_do import (
+    Need,
+    RunOptions,
+    Step,
+    carry_out,
+    make_steps,
+    read_bar,
+    take_shard,
+)
 from paper.scales import MINI, PAPER
 
 SOURCE, OTHER = PAPER.cosplace("ResNet18", 512), PAPER.cosplace("VGG16", 512)
@@ -282,7 +290,7 @@ def test_without_training_images_nothing_is_run(runs, log, options, caplog):
     step = Step(PAPER.cosplace("ResNet18", 512, M=15), 0, ("tokyo247",))
     assert carry_out([step], log, options) == {step: "no training set sf_xl_raw"}
     assert runs.commands == []
-    assert "1 networks are left out, no training set sf_xl_raw: training set" in caplog.text
+    assert "1 network is left out, no training set sf_xl_raw: training set" in caplog.text
 
 
 def test_released_networks_need_their_file(runs, log, options, monkeypatch, tmp_path, caplog):
@@ -395,3 +403,22 @@ def test_a_signal_stops_the_command_that_runs(tmp_path):
     said, _ = parent.communicate(timeout=60)
     assert parent.returncode == 130 and said == "Stopped by SIGINT. Repeat the command\n"
     assert (tmp_path / "written").exists() and (tmp_path / "told").read_text() == "x"
+
+
+def test_the_bar_of_a_command_is_read_while_it_writes(tmp_path):
+    with open(tmp_path / "said", "w+") as said:
+        assert read_bar(said) == ""
+        said.write(
+            "Loading\nEpoch 0:  10%|#  | 1/10 [00:01<00:09]\rEpoch 0:  20%|## | 2/10 [00:02<"
+        )
+        said.flush()
+        position = said.tell()
+        assert read_bar(said) == "Epoch 0:  20%|## | 2/10 [00:02<"
+        assert said.tell() == position, "the command writes on where it was"
+        said.write("\nError: no\r")
+        said.flush()
+        assert read_bar(said) == ""
+    reader, writer = os.pipe()
+    with open(writer, "w") as pipe:
+        assert read_bar(pipe) == ""
+    os.close(reader)
