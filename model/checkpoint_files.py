@@ -67,7 +67,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no checkpoint {path}")
     try:
-        if load := _LOADERS.get(Path(path).suffix):
+        if load := _LOADERS.get(Path(path).suffix.lower()):
             return load(path)
         with open(path, "rb") as file:
             checkpoint = _load(file)
@@ -92,8 +92,8 @@ def _load_safetensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         architecture = json.loads(metadata.pop("architecture", "{}"))
-        metadata.pop("format", None)
-        state = OrderedDict(load_file(path) | metadata)
+        texts = {name: text for name, text in metadata.items() if name.endswith("_extra_state")}
+        state = OrderedDict(load_file(path) | texts)  # others write authors and titles there
         state._metadata = {"": {"architecture": architecture}}
         return state
     except (SafetensorError, ValueError, RecursionError) as error:
@@ -231,8 +231,8 @@ def _check_sizes(content: Any, num_bytes: int) -> None:
     """Raise a DamagedFileError if tensors have more bytes than the file has for them."""
     storages = {}
     for tensor in _tensors_of(content):
-        if tensor.layout is not torch.strided or tensor.is_quantized:
-            raise DamagedFileError("it holds sparse or quantised tensors")
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
+            raise DamagedFileError("it holds sparse, quantised or nested tensors")
         storage = tensor.untyped_storage()
         storages[storage._cdata] = storage.nbytes()
     if sum(storages.values()) > num_bytes:

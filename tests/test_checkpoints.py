@@ -490,5 +490,37 @@ def test_tensors_that_no_network_has_are_refused(save, published, kind):
         "complex": lambda weight: weight.to(torch.complex64),
         "quantised": lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
     }[kind](published[name])
-    with pytest.raises(ValueError, match="sparse or quantised|is a complex number"):
+    with pytest.raises(ValueError, match="sparse, quantised or nested|is a complex number"):
         load_network(save(published))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"ema": {"module": state, "decay": 0.999}},
+        lambda state: {"model": {"state_dict": state}},
+        lambda state: {"model_ema": None, "state_dict": {"model": state}},
+        lambda state: (
+            {f"module.{name}": value for name, value in state.items()}
+            | {"n_averaged": torch.tensor(7)}
+        ),  # torch.optim.swa_utils.AveragedModel
+    ],
+)
+def test_containers_may_be_in_others(save, published, wrap):
+    assert_same_state(load_network(save(wrap(published))).state_dict(), published)
+
+
+def test_safetensors_of_others_may_have_any_metadata_and_case(tmp_path, published):
+    file = tmp_path / "m.SAFETENSORS"
+    save_file(published, file, {"author": "somebody", "title": "a network"})
+    assert_same_state(load_network(file).state_dict(), published)
+    save_file(published, file, {"architecture": "[" * 99_999})
+    with pytest.raises(ValueError, match="m.SAFETENSORS is not a checkpoint that can be read"):
+        load_network(file)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused(save, published):
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    with pytest.raises(ValueError, match="sparse, quantised or nested tensors"):
+        load_network(save(published | {"aggregation.1.p": nested}))

@@ -11,7 +11,10 @@ from model.network import GeoLocalizationNet
 
 _WRAPPERS = (  # entries of checkpoints that hold a state dict
     *("model_state_dict", "state_dict", "state_dict_ema", "model_ema", "ema", "model"),
+    *("network", "module"),
 )
+_MAX_WRAPPED = 3
+_COUNTS = ("n_averaged",)  # of torch's AveragedModel, beside the names with its prefix
 # Before all names, also in combination: of parallel training, torch.compile, and modules around.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "backbone_net.")
 
@@ -77,14 +80,20 @@ def _describe(tensor: Any) -> str:
 
 
 def find_state(checkpoint: Mapping[str, Any]) -> Any:
-    """Return the entry of a checkpoint that should be a state dict, or the checkpoint itself."""
-    found = (checkpoint.get(key) for key in _WRAPPERS)
-    return next((entry for entry in found if isinstance(entry, Mapping)), checkpoint)
+    """Return the entry of a checkpoint that should be a state dict, or the checkpoint itself.
+
+    Entries may be in others, as {"ema": {"module": ...}}.
+    """
+    state = checkpoint
+    for _ in range(_MAX_WRAPPED):
+        entries = [state.get(key) for key in _WRAPPERS]
+        state = next((entry for entry in entries if isinstance(entry, Mapping)), state)
+    return state
 
 
 def name_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a state dict without the beginnings that all names share, such as `module.`."""
-    tensors = dict(state)
+    tensors = {name: tensor for name, tensor in state.items() if name not in _COUNTS}
     while prefix := next((p for p in _PREFIXES if _all_begin_with(tensors, p)), None):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
