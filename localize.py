@@ -51,16 +51,16 @@ from model.inference import optimize
 from model.network import choose_resize
 from model.other_models import identify, load_model, parse_model_spec
 from parser import parse_localize_arguments
-from reports.maps import MapPhoto, MapPoint, draw_place_map, make_thumbnail
+from reports.maps import draw_place_map
 from reports.places import (
-    describe_agreement,
     format_localization,
-    format_place,
+    map_photo,
     print_places,
     printable,
     write_geojson,
     write_places,
 )
+from reports.planes import find_planes
 from runs.folders import run_folder
 from runs.provenance import describe_software, record_start
 from runs.signals import StopSignals
@@ -272,8 +272,9 @@ def write_run(
             "database images have neither latitude and longitude nor a UTM zone with its letter"
         )
     title = f"{len(localizations):,} photos among {len(place_index.paths):,} database images"
-    photos = [_map_photo(localization) for localization in localizations]
-    page = draw_place_map(title, place_index.positions_m, photos)
+    planes = find_planes(place_index.paths, place_index.positions_m)
+    photos = [map_photo(localization, planes) for localization in localizations]
+    page = draw_place_map(title, place_index.positions_m, photos, planes)
     with commons.atomic_write(folder / "map.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
     for localization in localizations:
@@ -289,12 +290,6 @@ def write_run(
     elif table:
         write_places(localizations, Path(table))
     logging.info(f"Places and a map are in {folder}")
-
-
-def _map_photo(localization: Localization) -> MapPhoto:
-    points = [MapPoint(p.rank, p.position_m, format_place(p)) for p in localization.places]
-    label, text = os.path.basename(localization.photo), describe_agreement(localization)
-    return MapPhoto(label, text, make_thumbnail(localization.photo), points)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,12 @@ from reports.run_files import RunArrays
 _CORRECT_COLOUR, _WRONG_COLOUR = "#1d8a56", "#cf4333"
 _BLUE, _LIGHT_BLUE = "#3566a8", "#8fb2dd"
 _LINE_COLOURS = ("#3566a8", "#d98324", "#1d8a56", "#8656a8", "#5c6670", "#b0406c")
-_SIZE_INCHES = (5.8, 3.3)
+_LINE_STYLES = ("-", "--", "-.")
+_SIZE_INCHES = (4.8, 3.1)  # small: letters stay legible on a phone
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: small, and drawn in the font of the page
-    "font.size": 9,
+    "font.size": 10.5,
+    "hatch.linewidth": 1.5,
     "axes.edgecolor": "#8a929a",
     "axes.labelcolor": "#333a40",
     "axes.spines.top": False,
@@ -34,7 +36,7 @@ _STYLE = {
     "ytick.color": "#555c63",
     "legend.frameon": False,
 }
-_MAX_BARS_OF_LARGE_TEXT = 12
+_MAX_UPRIGHT_LABELS = 7
 _THRESHOLDS_M = np.arange(1, 101)
 _styled = matplotlib.rc_context(_STYLE)  # for one call
 
@@ -201,13 +203,14 @@ def draw_recalls_by_threshold(
     figure, axes = _axes("threshold (m)", "R@N (%)")
     for number, (label, row) in enumerate(zip(labels, recalls, strict=True)):
         colour = _LINE_COLOURS[number % len(_LINE_COLOURS)]
-        axes.plot(thresholds_m, row, color=colour, linewidth=2, label=label)
+        style = _LINE_STYLES[number % len(_LINE_STYLES)]
+        axes.plot(thresholds_m, row, color=colour, linestyle=style, linewidth=2, label=label)
     if used_threshold_m is not None and used_threshold_m <= thresholds_m[-1]:
-        label = f"threshold used, {used_threshold_m:g} m"
+        label = f"{used_threshold_m:g} m, used"
         axes.axvline(used_threshold_m, color="#8a929a", linestyle=":", linewidth=1.5, label=label)
     axes.set_xlim(0, thresholds_m[-1])
     axes.set_ylim(0, 104)
-    figure.legend(loc="outside upper center", ncols=5, handlelength=1.4, columnspacing=1.2)
+    figure.legend(loc="outside upper center", ncols=5, handlelength=1.8, columnspacing=1)
     return _to_svg(figure, name)
 
 
@@ -233,16 +236,18 @@ def draw_errors(name: str, correct: np.ndarray, wrong: np.ndarray) -> str:
     figure, axes = _axes("error of the top-1 prediction (m)", "queries")
     num_bins = len(ERROR_EDGES_M)
     lefts = np.arange(num_bins, dtype=float)
-    lefts[-1] += 0.6  # the last bin has no upper edge and stands apart
+    lefts[-1] += 1.1  # the last bin has no upper edge and stands apart
     bars = {"width": 1, "align": "edge", "edgecolor": "w"}
     axes.bar(lefts, correct, color=_CORRECT_COLOUR, label="top-1 prediction correct", **bars)
+    # hatched: told apart without colours
+    bars["hatch"] = "//"
     axes.bar(lefts, wrong, color=_WRONG_COLOUR, label="wrong", bottom=correct, **bars)
     for left, number in zip(lefts, correct + wrong, strict=True):
         if number:
             _write_above(axes, left + 0.5, number, f"{number:,}")
     beyond = f">{ERROR_EDGES_M[-1] // 1000} km"
     ticks = [*range(num_bins), lefts[-1] + 0.5]
-    axes.set_xticks(ticks, [*map(str, ERROR_EDGES_M), beyond])
+    axes.set_xticks(ticks, [*map(str, ERROR_EDGES_M), beyond], fontsize=9)
     axes.grid(False, axis="x")
     axes.set_ylim(0, 1.1 * (correct + wrong).max())
     axes.yaxis.get_major_locator().set_params(integer=True)
@@ -253,18 +258,18 @@ def draw_errors(name: str, correct: np.ndarray, wrong: np.ndarray) -> str:
 @_styled
 def draw_groups(name: str, groups: Groups, label: str) -> str:
     """Draw R@1 of each group with its 95% interval and its number of queries."""
-    figure, axes = _axes(f"{label}; below: number of queries", "R@1 (%)")
+    figure, axes = _axes(f"{label}, with its number of queries", "R@1 (%)")
     low, high = groups.interval
     places = np.arange(len(groups.labels))
     lengths = np.maximum(0, [groups.recalls - low, high - groups.recalls])
     bars = {"ecolor": "#555c63", "capsize": 2, "error_kw": {"linewidth": 1}}
     axes.bar(places, groups.recalls, 0.7, color=_LIGHT_BLUE, yerr=lengths, **bars)
-    size = 8.5 if len(places) <= _MAX_BARS_OF_LARGE_TEXT else 6.5
+    is_upright = len(places) <= _MAX_UPRIGHT_LABELS
     ticks = [
-        f"{text}\n{number:,}"
+        f"{text}\n{number:,}" if is_upright else f"{text}: {number:,}"
         for text, number in zip(groups.labels, groups.num_queries, strict=True)
     ]
-    axes.set_xticks(places, ticks, fontsize=size)
+    axes.set_xticks(places, ticks, fontsize=9.5, rotation=0 if is_upright else 90)
     axes.set_xlim(-0.6, max(len(places), 4) - 0.4)
     axes.grid(False, axis="x")
     axes.set_ylim(0, 104)
@@ -280,7 +285,7 @@ def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 def _write_above(axes: Axes, x: float, y: float, text: str) -> None:
     axes.annotate(
-        text, (x, y), (0, 2), textcoords="offset points", ha="center", fontsize=8, color="#333a40"
+        text, (x, y), (0, 2), textcoords="offset points", ha="center", fontsize=9.5, color="#333a40"
     )
 
 

@@ -4,19 +4,22 @@ Regions of UTM zones that do not touch are drawn side by side.
 """
 
 import base64
-import html
+import hashlib
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
+from markupsafe import Markup
 
 from datasets.positions import REGION_GAP_M
-from reports.pictures import encode_thumbnail, format_metres
+from reports.pictures import encode_thumbnail, format_metres, name_image
+from reports.planes import Plane, find_planes, fit_streets
 from reports.run_files import RunArrays, RunPositions
 
 UNIT_M = 0.1  # resolution of coordinates in a report
@@ -26,7 +29,42 @@ MAX_MAP_PLACES = 40_000  # distinct places drawn in a map of photos
 _REGION_GAP_M = 20_000  # a gap of this width separates regions
 _CELLS_M = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _GRID_CELLS = 65_535  # the range of 16 bits
-_TEMPLATE = Path(__file__).with_name("place_map.html")
+_STREETS_MARGIN_M = 2_000  # streets go on around a map, at least so far
+_FOLDER = Path(__file__).with_name("page")
+
+
+def fill_template(template: str, scripts: Sequence[str], streets: Sequence[Any], **values) -> str:
+    """Return a page from a template in reports/page/; everything from outside is escaped.
+
+    The browser itself refuses whatever is not on the page, but tiles of streets if there are any.
+
+    Args:
+        template: Its file.
+        scripts: Files of its script, after the one that both maps share.
+        streets: Where the map of the page has streets, see `fit_streets`.
+        **values: Of the template.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER, encoding="utf-8"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    files = ("streets.js", *scripts)
+    script = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in files)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    images = "data: https://tile.openstreetmap.org" if streets else "data:"
+    policy = (
+        f"default-src 'none'; img-src {images}; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+    return environment.get_template(template).render(
+        policy=Markup(policy),
+        style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        **values,
+    )
 
 
 @dataclass(frozen=True)
@@ -74,11 +112,12 @@ def lay_out(positions_m: np.ndarray, gap_m: float = 0.0) -> RegionLayout:
 
 @dataclass(frozen=True)
 class MapPoint:
-    """One predicted place."""
+    """One predicted place, or the photo's own position."""
 
-    rank: int  # from 1
+    rank: int  # from 1; 0 for the photo's own position
     position_m: tuple[float, float]  # east, north, as those of the database
     text: str  # tooltip
+    coordinates_deg: tuple[float, float] | None = None  # latitude, longitude, for links
 
 
 @dataclass(frozen=True)
@@ -89,9 +128,16 @@ class MapPhoto:
     text: str
     thumbnail: str  # data URI, see `make_thumbnail`
     points: list[MapPoint]
+    own: MapPoint | None = None  # where it was taken, as far as the photo itself knows
+    is_in_database: bool = True  # else its number gets a question mark
 
 
-def draw_place_map(title: str, database_m: np.ndarray, photos: Sequence[MapPhoto]) -> str:
+def draw_place_map(
+    title: str,
+    database_m: np.ndarray,
+    photos: Sequence[MapPhoto],
+    planes: Mapping[float, Plane] | None = None,
+) -> str:
     """Return an HTML page: the places of a database in grey, the predictions of each photo on top.
 
     Regions of UTM zones that do not touch are drawn side by side, each on a grid of its own.
@@ -101,29 +147,46 @@ def draw_place_map(title: str, database_m: np.ndarray, photos: Sequence[MapPhoto
         database_m: East and north, as of `datasets.positions`, at least one.
             float64 [num_database, 2].
         photos: Photos to show; texts may hold any characters.
+        planes: Of the regions, see `find_planes`: where streets can be drawn underneath.
     """
     layout, numbers = lay_out(database_m), number_regions(database_m)
     drawn_m = layout.move(database_m)
     max_places = MAX_MAP_PLACES // len(layout.numbers)
+    streets = []
+    for number, shift_m in zip(layout.numbers.tolist(), layout.shifts_m, strict=True):
+        region_m = drawn_m[numbers == number]
+        box_m = np.concatenate([region_m.min(axis=0), region_m.max(axis=0)])
+        margin_m = max(_STREETS_MARGIN_M, np.ptp(region_m, axis=0).max() / 2)
+        if len(layout.numbers) > 1:  # half of the gap between regions
+            margin_m = 0.05 * np.ptp(region_m, axis=0).max()
+        if number in (planes or {}):
+            streets.append(fit_streets(planes[number], shift_m, box_m, margin_m))
     data = {
         "regions": [_thin_to_grid(drawn_m[numbers == one], max_places) for one in layout.numbers],
         "photos": [_move_photo(photo, layout) for photo in photos],
+        "streets": list(filter(None, streets)),
     }
-    # JSON in a page ends at the first "</script>", and "<!--" opens a comment
-    text = json.dumps(data).replace("<", "\\u003c")
-    page = _TEMPLATE.read_text(encoding="utf-8").replace("{{title}}", html.escape(title))
-    return page.replace("{{data}}", text)
+    return fill_template(
+        "place_map.html",
+        ["place_map.js"],
+        data["streets"],
+        title=title,
+        data=data,
+        num_regions=len(layout.numbers),
+        has_own=any(photo.own for photo in photos),
+    )
 
 
 def _move_photo(photo: MapPhoto, layout: RegionLayout) -> dict[str, Any]:
     """Return a photo as plain values with shifted points."""
-    points_m = np.array([point.position_m for point in photo.points]).reshape(-1, 2)
-    drawn_m = layout.move(points_m).tolist()
-    points = [
-        asdict(point) | {"position_m": position_m}
-        for point, position_m in zip(photo.points, drawn_m, strict=True)
-    ]
-    return asdict(photo) | {"points": points}
+    points = [photo.own, *photo.points]
+    points_m = [point.position_m if point else (np.nan, np.nan) for point in points]
+    drawn_m = layout.move(np.array(points_m)).tolist()
+    own, *points = (
+        point and asdict(point) | {"position_m": position_m}
+        for point, position_m in zip(points, drawn_m, strict=True)
+    )
+    return asdict(photo) | {"points": points, "own": own}
 
 
 def make_thumbnail(path: str | os.PathLike, side_px: int = 200) -> str:
@@ -159,12 +222,13 @@ def pack_map(run: RunArrays) -> dict[str, Any]:
     Args:
         run: A run with positions.
     """
-    positions, num_regions = _bring_together(run.positions)
+    positions, layout = _bring_together(run.positions)
     everything_m = np.concatenate([positions.queries_m, positions.places_m])
     origin_m = np.floor(np.nanmin(everything_m, axis=0))
     places_m, cell_m = thin_places(positions.places_m)
     names = [
         [os.path.basename(path) for path in run.queries],
+        [name_image(path) for path in run.queries],
         [os.path.basename(paths[0]) if paths else "" for paths in run.predictions],
         [format_metres(metres) for metres in run.distances_m[:, 0]],
     ]
@@ -174,11 +238,14 @@ def pack_map(run: RunArrays) -> dict[str, Any]:
     places = _to_units(places_m, origin_m)
     places = places[np.lexsort(places.T)]  # by north: small steps compress well
     steps = np.diff(places, axis=0, prepend=np.zeros((1, 2), np.int32))
+    regions = find_regions(positions)
+    planes = find_planes(run.queries, run.positions.queries_m)
+    boxes_m = [box_m for box_m, _ in regions]
     return {
         "unit_m": UNIT_M,
         "no_position": int(NO_POSITION),
         "cell_m": cell_m,
-        "has_far_zones": num_regions > 1,
+        "has_far_zones": len(layout.numbers) > 1,
         "num_places": len(places),
         "place_steps": _pack(steps.T.tobytes()),  # norths and easts apart, see above
         "queries": _pack(_to_units(positions.queries_m, origin_m).tobytes()),
@@ -187,17 +254,40 @@ def pack_map(run: RunArrays) -> dict[str, Any]:
         "names": _pack(json.dumps(names).encode()),
         "regions": [
             {"box": ((box_m - np.tile(origin_m, 2)) / UNIT_M).round().tolist(), "num_queries": n}
-            for box_m, n in find_regions(positions)
+            for box_m, n in regions
         ],
+        "streets": _find_streets(run.positions, layout, planes, boxes_m, origin_m),
     }
 
 
-def _bring_together(positions: RunPositions) -> tuple[RunPositions, int]:
-    """Put the regions of positions side by side; return them and the number of regions."""
+def _find_streets(
+    positions: RunPositions,
+    layout: RegionLayout,
+    planes: Mapping[float, Plane],
+    boxes_m: Sequence[np.ndarray],
+    origin_m: np.ndarray,
+) -> list[dict[str, Any]]:
+    """Return what `fit_streets` gives for the drawn boxes; metres from the origin."""
+    everything_m = np.concatenate([positions.queries_m, positions.places_m])
+    drawn_m, numbers = layout.move(everything_m), number_regions(everything_m)
+    streets = []
+    for number, shift_m in zip(layout.numbers.tolist(), layout.shifts_m, strict=True):
+        west_m, east_m = np.quantile(drawn_m[numbers == number, 0], [0, 1])
+        for box_m in boxes_m:
+            if number in planes and west_m <= box_m[0] <= east_m:
+                extent_m = (box_m[2:] - box_m[:2]).max()
+                margin_m = np.clip(extent_m / 2, _STREETS_MARGIN_M, 0.4 * _REGION_GAP_M)
+                box_m = box_m - np.tile(origin_m, 2)
+                streets.append(fit_streets(planes[number], shift_m - origin_m, box_m, margin_m))
+    return list(filter(None, streets))
+
+
+def _bring_together(positions: RunPositions) -> tuple[RunPositions, RegionLayout]:
+    """Put the regions of positions side by side; return them and how they were moved."""
     everything_m = np.concatenate([positions.queries_m, positions.places_m])
     layout = lay_out(everything_m, gap_m=1.5 * _REGION_GAP_M)  # wide enough for `find_regions`
     parts = (positions.queries_m, positions.first_predictions_m, positions.places_m)
-    return RunPositions(*map(layout.move, parts)), len(layout.numbers)
+    return RunPositions(*map(layout.move, parts)), layout
 
 
 def thin_places(places_m: np.ndarray) -> tuple[np.ndarray, float]:

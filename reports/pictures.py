@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 import commons
+from datasets.image_names import parse_image_name
 from datasets.images import open_image
 from parser import CommandLine
 from reports.runs import iterate_queries
@@ -110,6 +111,22 @@ def _tile(path: str, text: str, colour: tuple[int, int, int]) -> Image.Image:
     position = (frame[0] / 2, frame[1] + 2)
     ImageDraw.Draw(tile).text(position, text, fill=colour, font=font, anchor="ma")
     return tile
+
+
+def name_image(path: str | os.PathLike) -> str:
+    """Return the name of an image for people: that of its file, or the pano_id of an '@' name.
+
+    There `tools.convert` keeps the name of the original photo. The crops of a panorama are told
+    apart by their headings: "kPnABhWJ1kA61eMNPLs1vQ, 210°".
+    """
+    file = os.path.basename(path)
+    try:
+        name = parse_image_name(file) if file.startswith("@") else None
+    except ValueError:
+        return file
+    if name is None or not name.pano_id:
+        return file
+    return name.pano_id if name.heading_deg is None else f"{name.pano_id}, {name.heading_deg:g}°"
 
 
 def format_metres(distance_m: float) -> str:

@@ -1,15 +1,25 @@
-"""Localizations as text, `places.csv` and `places.geojson`."""
+"""Localizations as text, `places.csv`, `places.geojson` and markers of `map.html`."""
 
 import itertools
+import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import commons
+from datasets.positions import REGION_GAP_M
 from datasets.tables import write_rows, write_table
 from evaluation.localization import Localization, Place
+from reports.maps import MapPhoto, MapPoint, make_thumbnail
+from reports.pictures import format_metres
+from reports.planes import Plane
+from tools.convert.exif import read_geotag
+
+_FARTHEST_OWN_M = 100_000  # from the top-1; farther EXIF positions are not drawn
 
 PLACES_COLUMNS = (
     "photo",
@@ -76,6 +86,48 @@ def describe_agreement(localization: Localization) -> str:
         threshold = f"{localization.min_confidence:.2f}"
         return f"not in the database ({confidence}, below {threshold}); nearest: {where}"
     return f"{where}, {confidence}"
+
+
+def map_photo(localization: Localization, planes: Mapping[float, Plane]) -> MapPhoto:
+    """Return a photo with its places for the map, and with the position that its EXIF holds.
+
+    Args:
+        localization: Of a readable photo.
+        planes: Of the database, see `find_planes`; without one, EXIF is not compared.
+    """
+    points = [
+        MapPoint(place.rank, place.position_m, format_place(place), place.coordinates_deg)
+        for place in localization.places
+    ]
+    own, text = None, describe_agreement(localization)
+    text = text.replace(", spread", "\nspread").replace("; nearest", "\nnearest")
+    if points and (plane := planes.get(round(points[0].position_m[0] / REGION_GAP_M))):
+        own, sentence = _find_own(localization.photo, points[0].position_m, plane)
+        text += f"\n{sentence}" if sentence else ""
+    label = os.path.basename(localization.photo)
+    is_in_database = localization.is_in_database is not False
+    thumbnail = make_thumbnail(localization.photo)
+    return MapPhoto(label, text, thumbnail, points, own, is_in_database)
+
+
+def _find_own(
+    photo: str, first_m: tuple[float, float], plane: Plane
+) -> tuple[MapPoint | None, str]:
+    """Return the position in the EXIF of a photo, if it is near, and its distance in words."""
+    try:
+        geotag = read_geotag(photo)
+    except ValueError:  # a format whose EXIF Pillow does not read
+        return None, ""
+    if not geotag.has_position:
+        return None, ""
+    degrees = geotag.latitude_deg, geotag.longitude_deg
+    (own_m,) = plane.project(*np.array([degrees]).T).tolist()
+    distance_m = math.dist(own_m, first_m)
+    if not distance_m <= _FARTHEST_OWN_M:
+        return None, "EXIF position in another region"
+    where = "geo:{:.6f},{:.6f}".format(*degrees)
+    sentence = f"EXIF position {format_metres(distance_m)} from the top-1"
+    return MapPoint(0, tuple(own_m), f"{where}\n{sentence}", degrees), sentence
 
 
 def printable(text: str) -> str:

@@ -1,28 +1,22 @@
 """The page of a report: texts, charts, map and gallery in one HTML file."""
 
-import base64
-import hashlib
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from evaluation.results import format_rerank, tabulate_poses
 from reports.charts import make_charts
 from reports.curves import recall_curve
-from reports.maps import pack_map
-from reports.pictures import encode_thumbnail, format_metres
+from reports.maps import fill_template, pack_map
+from reports.pictures import encode_thumbnail, format_metres, name_image
 from reports.run_files import CORRECT, LATER, MISSED, RunArrays
 
 THUMBNAIL_PX = (240, 180)
 STATUS_NAMES = {MISSED: "missed", LATER: "later", CORRECT: "correct"}
 _JPEG_QUALITY = 70
-_FOLDER = Path(__file__).with_name("page")
-_SCRIPTS = ("gallery.js", "map.js")
 _LABELS = {  # of results.json, in the order of the page
     "protocol": "Protocol",
     "paper_column": "Column of the paper",
@@ -65,16 +59,11 @@ _RECALL_TOLERANCE = 0.01  # percent
 
 def render_page(run: RunArrays, num_gallery: int) -> str:
     """Return the HTML of a report; everything from outside is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER, encoding="utf-8"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    script = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html").render(
+    packed = pack_map(run) if run.positions else None
+    return fill_template(
+        "page.html",
+        ["gallery.js", "map.js"],
+        packed["streets"] if packed else [],
         dataset=run.results["dataset"],
         run_name=run.folder.resolve().name,
         recalls=run.results["recalls"],
@@ -85,12 +74,9 @@ def render_page(run: RunArrays, num_gallery: int) -> str:
         poses=describe_poses(run.results),
         charts=make_charts(run),
         why_no_positions=run.why_no_positions,
-        map=pack_map(run) if run.positions else None,
+        map=packed,
         counts=count_statuses(run),
         cards=make_cards(run, choose_queries(run, num_gallery)),
-        style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=f"sha256-{digest}",
         Markup=Markup,
     )
 
@@ -197,6 +183,11 @@ class Picture:
     def file(self) -> str:
         """Return the name of the file."""
         return os.path.basename(self.path)
+
+    @property
+    def name(self) -> str:
+        """Return a name for people, see `name_image`."""
+        return name_image(self.path)
 
 
 @dataclass(frozen=True)

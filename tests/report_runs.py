@@ -16,7 +16,12 @@ CSV_RANKS = 5  # fewer than predictions.npz holds
 
 
 def write_run(
-    folder: Path, num_queries: int = 8, k: int = 12, labels: bool = True, **results: Any
+    folder: Path,
+    num_queries: int = 8,
+    k: int = 12,
+    labels: bool = True,
+    zone: tuple[int | None, str] = (None, ""),
+    **results: Any,
 ) -> Path:
     """Write results.json, predictions.csv, predictions.npz and the images that they name.
 
@@ -30,7 +35,7 @@ def write_run(
         del arrays["correct"], arrays["num_positives"]
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "predictions.npz", **arrays)
-    _write_csv(folder, arrays)
+    _write_csv(folder, arrays, zone)
     recalls = {f"R@{n}": 100 * float(correct[:, :n].any(axis=1).mean()) for n in (1, 5, 10)}
     result = {
         "dataset": "small city",
@@ -91,16 +96,16 @@ def make_arrays(num_queries: int, k: int) -> dict[str, np.ndarray]:
     }
 
 
-def _write_csv(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+def _write_csv(folder: Path, arrays: dict[str, np.ndarray], zone: tuple[int | None, str]) -> None:
+    in_zone = {"zone_number": zone[0], "zone_letter": zone[1]}
     with open(folder / "predictions.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(PREDICTIONS_COLUMNS)
         for query, predictions in enumerate(arrays["predictions"][:, :CSV_RANKS]):
             year = f"{2010 + query // 2}0615"
             heading_deg = (20.0 * query - 10) % 360  # places look to 350 degrees
-            query_name = name(
-                *arrays["queries_m"][query], heading_deg, timestamp=year, pano_id=f"q{query}"
-            )
+            fields = in_zone | {"timestamp": year, "pano_id": f"q{query}"}
+            query_name = name(*arrays["queries_m"][query], heading_deg, **fields)
             path = write_image(folder / "queries" / query_name)
             for rank, place in enumerate(predictions):
                 file_name = name(*arrays["places_m"][place], 350.0, pano_id=f"place{place}")

@@ -195,6 +195,34 @@ def test_the_map_holds_all_places_and_no_markup_of_names(index, database, flags,
     assert [point["position_m"] for point in data["photos"][0]["points"]] == points
 
 
+def test_the_map_marks_where_exif_puts_a_photo(index, database, flags, tmp_path):
+    path = list_images(database)[3]
+    fields = parse_image_name(path)
+    photos = []
+    for number, north_deg in enumerate((0.0002, 5.0, None)):  # 22.2 m and 555 km
+        exif = Image.Exif()
+        if north_deg:
+            gps = exif.get_ifd(0x8825)
+            gps[1], gps[2] = "N", (fields.latitude_deg + north_deg, 0.0, 0.0)
+            gps[3], gps[4] = "W", (-fields.longitude_deg, 0.0, 0.0)
+        photos.append(str(tmp_path / f"{number}.jpg"))
+        open_image(path).save(photos[-1], exif=exif, quality=100, subsampling=0)
+    main([*photos, f"--place_index={index}", *flags])
+    data, page = map_data(tmp_path / "run")
+    near, far, without = data["photos"]
+    east_m, north_m = near["own"]["position_m"]
+    assert east_m - fields.utm_east_m == pytest.approx(0, abs=2)  # names are rounded to 1e-5 deg
+    distance_m = north_m - fields.utm_north_m
+    assert distance_m == pytest.approx(22.2, abs=2)
+    (metres,) = re.findall(r"\nEXIF position ([0-9.]+) m from the top-1$", near["text"])
+    assert float(metres) == pytest.approx(distance_m, abs=0.1)
+    assert far["own"] is None and far["text"].endswith("EXIF position in another region")
+    assert without["own"] is None and "EXIF" not in without["text"]
+    assert len(data["streets"]) == 1 and "img-src data: https://tile.openstreetmap.org;" in page
+    first = near["points"][0]
+    assert first["coordinates_deg"] == [fields.latitude_deg, fields.longitude_deg]
+
+
 @pytest.mark.parametrize(
     ("extra", "code", "text"),
     [

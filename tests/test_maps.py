@@ -1,10 +1,12 @@
 import base64
 import json
+import re
 import zlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import utm
 from conftest import write_image
 from report_runs import change_arrays, write_run
 
@@ -20,7 +22,10 @@ from reports.maps import (
     thin_places,
 )
 from reports.pictures import format_metres
+from reports.planes import Plane, to_mercator
 from reports.run_files import RunPositions, read_run_arrays
+
+GOOGLE, LOCAL = "https://www.google.com", "http://localhost:8000"  # in links, in a text
 
 
 @pytest.fixture
@@ -90,8 +95,9 @@ def test_regions_far_apart_are_drawn_side_by_side(run):
 def test_statuses_and_names_go_along(run):
     packed = pack_map(run)
     assert unpack(packed["statuses"], np.uint8).tolist() == [2, 1, 2, 1, 2, 1, 2, 0]
-    queries, firsts, metres = json.loads(zlib.decompress(base64.b64decode(packed["names"])))
+    queries, labels, firsts, metres = json.loads(zlib.decompress(base64.b64decode(packed["names"])))
     assert [name.split("@")[7] for name in queries] == [f"q{query}" for query in range(8)]
+    assert labels == [f"q{q}, {(20 * q - 10) % 360}°" for q in range(8)], "pano_id and heading"
     assert firsts == [paths[0].rsplit("/", 1)[1] for paths in run.predictions]
     assert metres == [format_metres(metres) for metres in run.distances_m[:, 0]]
     assert metres[1:3] == ["another UTM zone", ""]
@@ -196,8 +202,40 @@ def test_texts_are_escaped():
     photo = MapPhoto(evil, evil, "data:", [MapPoint(1, (0.0, 0.0), evil)])
     page = draw_place_map(evil, np.zeros((1, 2)), [photo])
     assert "<b>" not in page and page.count("</script>") == 2
-    assert "http" not in page, "nothing is fetched"
+    hosts = set(re.findall(r"https?://[^/\"`]*", page))
+    assert hosts == {
+        *(f"https://{one}.openstreetmap.org" for one in ("tile", "www")),
+        GOOGLE,
+        LOCAL,
+    }
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert "default-src 'none'; img-src data:; style-src" in policy, "nothing is fetched"
     assert "<title>&lt;/script&gt;&lt;b&gt;&amp;</title>" in page
+
+
+def test_streets_may_be_fetched_where_the_map_lies_on_the_earth():
+    database_m = np.array([[550e3, 4180e3], [550.2e3, 4180.1e3]])
+    page = draw_place_map("City", database_m, [], {0: Plane(10, np.zeros(2))})
+    assert "img-src data: https://tile.openstreetmap.org; style-src" in page
+    (streets,) = json.loads(page.split('id="data">')[1].split("</script>")[0])["streets"]
+    assert streets["box_m"] == [548e3, 4178e3, 552.2e3, 4182.1e3]
+    two_m = np.concatenate([database_m, database_m + (1e8, 0)])
+    page = draw_place_map(
+        "Cities", two_m, [], {n: Plane(10, np.array([1e8 * n, 0])) for n in (0, 1)}
+    )
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    boxes_m = [one["box_m"] for one in data["streets"]]
+    assert boxes_m[0][2] == pytest.approx(boxes_m[1][0]), "they end half-way between the regions"
+
+
+def test_a_report_has_streets_for_each_city(tmp_path):
+    run = read_run_arrays(write_run(tmp_path, zone=(10, "S")))
+    everything_m = np.concatenate([run.positions.places_m, run.positions.queries_m])
+    origin_m = np.floor(everything_m.min(axis=0))
+    (streets,) = pack_map(run)["streets"]
+    middle_m = np.array(streets["plane"]["middle"]) + origin_m
+    degrees = np.array([utm.to_latlon(*middle_m, 10, "S")])
+    np.testing.assert_allclose(to_mercator(*degrees.T)[0], streets["world"]["middle"], atol=1e-8)
 
 
 def test_thumbnails_are_small(tmp_path):

@@ -138,7 +138,7 @@ def test_page_loads_without_errors_and_network(page, run_folder):
     assert [url for url in urls if url != own and not url.startswith(inside)] == []
 
 
-@pytest.mark.parametrize("width", [1280, 800, 520])
+@pytest.mark.parametrize("width", [1280, 800, 520, 390])
 def test_nothing_is_wider_than_the_window(browser, run_folder, width):
     page = open_page(browser, run_folder / "report.html", width)
     widths = page.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
@@ -207,9 +207,9 @@ def test_pointing_at_a_query_tells_the_pair(page, run_folder, query):
     point_at(page, run, query)
     lines = tooltip.text.splitlines()
     metres = format_metres(run.distances_m[query, 0])
-    assert lines[0] == f"Query {query}"
+    assert lines[0] == f"q{query}, {20 * query - 10}°"
     assert lines[1] == run.queries[query].rsplit("/", 1)[1]
-    assert lines[2] == f"top-1 prediction: {metres}, {'wrong' if query % 2 else 'correct'}"
+    assert lines[2] == f"top-1 prediction: {metres}, {'wrong ✗' if query % 2 else 'correct ✓'}"
     assert lines[3] == run.predictions[query][0].rsplit("/", 1)[1]
     images = tooltip.find_elements("tag name", "img")
     assert [image.get_attribute("alt").split(":")[0] for image in images] == [
@@ -251,12 +251,12 @@ def test_map_zooms_about_the_pointer_and_moves(page, run_folder):
     tooltip = page.find_element("id", "tooltip")
     assert pixels_per_metre(page) == pytest.approx(before * np.e, rel=0.01)
     actions.ActionChains(page).move_by_offset(1, 0).perform()
-    assert tooltip.text.startswith("Query 5"), "it is still below the pointer"
+    assert tooltip.text.startswith("q5, "), "it is still below the pointer"
     drag = actions.ActionChains(page).click_and_hold().move_by_offset(60, 0).release()
     drag.perform()
-    assert tooltip.text.startswith("Query 5"), "it came along"
+    assert tooltip.text.startswith("q5, "), "it came along"
     actions.ActionChains(page).move_by_offset(-60, 0).perform()
-    assert "Query 5" not in tooltip.text
+    assert "q5, " not in tooltip.text
     assert page.find_element("id", "map-canvas").rect == top, "the page itself stood still"
 
 

@@ -1,4 +1,3 @@
-"use strict";
 // Filters, search and order of the gallery; the map hears of them through the event "filter".
 (() => {
   const cards = [...document.querySelectorAll("#cards > .card")];

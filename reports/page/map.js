@@ -1,4 +1,4 @@
-// The map: places of the database, queries, and a line from a query to its top-1 prediction.
+// The map of a report: places of the database, queries, and a line from a query to its top-1.
 (async () => {
   const element = document.getElementById("map-data");
   if (!element) return;
@@ -32,14 +32,21 @@
   const queries = new Int32Array(await unpack(data.queries));
   const firsts = new Int32Array(await unpack(data.first_predictions));
   const statuses = data.statuses && new Uint8Array(await unpack(data.statuses));
-  const [queryNames, firstNames, metres] = JSON.parse(
+  const [queryNames, labels, firstNames, metres] = JSON.parse(
     new TextDecoder().decode(await unpack(data.names)),
   );
   const searched = queryNames.map((name, i) => `${name}\n${firstNames[i]}`.toLowerCase());
   const view = { east: 0, north: 0, scale: 1 }; // centre in units, CSS pixels per unit
   let visible = []; // numbers of the queries that pass the filters
   let hovered = -1;
+  let isPinned = false; // the tooltip of `hovered` stays
   let frame = 0;
+  const map = document.getElementById("map");
+  const streets = makeStreets(map, data.streets, redraw);
+  const degreesOf = (points, i) =>
+    isKnown(points, i)
+      ? streets.degrees(points[2 * i] * data.unit_m, points[2 * i + 1] * data.unit_m)
+      : null;
 
   const statusOf = (query) => (statuses ? STATUSES[statuses[query]] : "unlabelled");
   const kindOf = (query) =>
@@ -169,6 +176,11 @@
     const ratio = window.devicePixelRatio;
     canvas.width = Math.round(canvas.clientWidth * ratio);
     canvas.height = Math.round(canvas.clientHeight * ratio);
+    streets.draw({
+      east: view.east * data.unit_m,
+      north: view.north * data.unit_m,
+      scale: view.scale / data.unit_m,
+    });
     drawPlaces(ratio);
     drawQueries(ratio);
     if (hovered >= 0) drawHovered(ratio);
@@ -195,15 +207,25 @@
     return div;
   }
 
+  // Links to a place in public maps, shown once the tooltip is pinned.
+  function link(points, query) {
+    const degrees = degreesOf(points, query);
+    if (!degrees || !isPinned) return null;
+    const element = document.createElement("div");
+    addLinks(element, degrees);
+    return element;
+  }
+
   function describe(query) {
     const verdict = { correct: "correct", wrong: "wrong", neutral: "" }[kindOf(query)];
     const found = [metres[query], verdict].filter(Boolean).join(", ");
-    tooltip.replaceChildren(
-      line(`Query ${query}`, true),
-      line(queryNames[query] || "unreadable, or without predictions"),
-      line(`top-1 prediction${found && `: ${found}`}`),
-      line(firstNames[query]),
-    );
+    const sign = { correct: " ✓", wrong: " ✗", neutral: "" }[kindOf(query)];
+    const lines = [line(labels[query] || `Query ${query}, without predictions`, true)];
+    if (queryNames[query] !== labels[query]) lines.push(line(queryNames[query]));
+    lines.push(link(queries, query));
+    lines.push(line(`top-1 prediction${found && `: ${found}${sign}`}`), line(firstNames[query]));
+    lines.push(link(firsts, query));
+    tooltip.replaceChildren(...lines.filter(Boolean));
     const figures = document.querySelectorAll(`.card[data-query="${query}"] figure`);
     for (const figure of [...figures].slice(0, 2)) {
       const picture = figure.querySelector("img");
@@ -214,14 +236,14 @@
     }
   }
 
-  function hover(x, y) {
-    const query = nearest(x, y);
-    if (query !== hovered) {
+  function showQuery(query, x, y) {
+    if (query !== hovered || isPinned) {
       hovered = query;
       tooltip.hidden = query < 0;
       if (query >= 0) describe(query);
       redraw();
     }
+    tooltip.classList.toggle("pinned", isPinned);
     if (query < 0) return;
     const fits = (at, size, room) => {
       if (at + 16 + size < room) return at + 16;
@@ -231,42 +253,23 @@
     tooltip.style.top = `${fits(y, tooltip.offsetHeight, canvas.clientHeight)}px`;
   }
 
-  canvas.addEventListener("pointermove", (event) => {
-    if (event.buttons & 1) {
-      view.east -= event.movementX / view.scale;
-      view.north += event.movementY / view.scale;
+  navigate(map, canvas, {
+    move(x, y) {
+      view.east -= x / view.scale;
+      view.north += y / view.scale;
       redraw();
-    }
-    hover(event.offsetX, event.offsetY);
-  });
-  canvas.addEventListener("pointerdown", (event) => canvas.setPointerCapture(event.pointerId));
-  canvas.addEventListener("pointerleave", () => hover(-1e6, -1e6));
-  canvas.addEventListener(
-    "wheel",
-    (event) => {
-      event.preventDefault();
-      const pixels = event.deltaMode === 1 ? 30 * event.deltaY : event.deltaY; // lines or pixels
-      zoom(Math.exp(-pixels / 500), event.offsetX, event.offsetY);
     },
-    { passive: false },
-  );
-  const centre = () => [canvas.clientWidth / 2, canvas.clientHeight / 2];
-  canvas.addEventListener("keydown", (event) => {
-    const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-    const factor = { "+": 1.5, "=": 1.5, "-": 1 / 1.5 }[event.key];
-    if (factor) zoom(factor, ...centre());
-    if (!moves[event.key]) return;
-    event.preventDefault();
-    view.east += (moves[event.key][0] * 60) / view.scale;
-    view.north += (moves[event.key][1] * 60) / view.scale;
-    redraw();
+    zoom,
+    whole: wholeMap,
+    hover(x, y) {
+      if (!isPinned) showQuery(x === undefined ? -1 : nearest(x, y), x, y);
+    },
+    tap(x, y) {
+      const query = nearest(x, y);
+      isPinned = query >= 0;
+      showQuery(query, x, y);
+    },
   });
-  for (const button of document.querySelectorAll("[data-zoom]")) {
-    button.addEventListener("click", () => {
-      if (button.dataset.zoom === "whole") wholeMap();
-      else zoom(button.dataset.zoom === "in" ? 1.5 : 1 / 1.5, ...centre());
-    });
-  }
   if (region) region.addEventListener("change", wholeMap);
   document.addEventListener("filter", ({ detail }) => {
     visible = queryNames
@@ -277,7 +280,8 @@
           detail.passes(statusOf(query)) &&
           searched[query].includes(detail.wanted),
       );
-    hover(-1e6, -1e6);
+    isPinned = false;
+    showQuery(-1);
     redraw();
   });
   new ResizeObserver(redraw).observe(canvas);
