@@ -210,7 +210,9 @@ def draw_recalls_by_threshold(
         axes.axvline(used_threshold_m, color="#8a929a", linestyle=":", linewidth=1.5, label=label)
     axes.set_xlim(0, thresholds_m[-1])
     axes.set_ylim(0, 104)
-    figure.legend(loc="outside upper center", ncols=5, handlelength=1.8, columnspacing=1)
+    figure.legend(
+        loc="outside upper center", ncols=5, handlelength=1.6, columnspacing=0.8, fontsize=9.5
+    )
     return _to_svg(figure, name)
 
 

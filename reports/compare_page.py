@@ -7,6 +7,7 @@ import numpy as np
 
 from reports.compare_tables import (
     Table,
+    count_recalls,
     count_tests,
     describe_comparison,
     describe_method,
@@ -17,24 +18,34 @@ from reports.compare_tables import (
     tabulate_sets,
 )
 from reports.comparison import Bootstrap, Comparison, RunPair
-from reports.pictures import COLOURS, QUERY_COLOUR, encode_thumbnail, format_metres
+from reports.pictures import (
+    COLOURS,
+    QUERY_COLOUR,
+    encode_thumbnail,
+    format_metres,
+    name_image,
+)
 from reports.runs import Run
 
 THUMBNAIL_PX = (380, 224)  # largest width and height; twice what is shown, for sharp screens
 _JPEG_QUALITY = 80
 _STYLE = f"""
+:root {{ --query: rgb{QUERY_COLOUR}; --correct: rgb{COLOURS["1"]}; --wrong: rgb{COLOURS["0"]}; }}
+* {{ box-sizing: border-box; }}
 body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1240px;
   padding: 0 1em; color: #222; }}
-table {{ border-collapse: collapse; margin: 1em 0; }}
+.wide {{ overflow-x: auto; margin: 1em 0; }}
+table {{ border-collapse: collapse; }}
 th, td {{ padding: .3em .9em; border-bottom: 1px solid #ddd; text-align: right;
   white-space: nowrap; }}
-th {{ white-space: normal; }}
-li, th, h1, h2, h3 {{ overflow-wrap: anywhere; }}
-th:first-child, td:first-child {{ text-align: left; }}
+th {{ white-space: normal; min-width: 6em; }}
+p, li, th, h1, h2, h3 {{ overflow-wrap: anywhere; }}
+th:first-child, td:first-child {{ text-align: left; position: sticky; left: 0; background: #fff;
+  min-width: 0; }}
 .query {{ border-top: 1px solid #ddd; padding: .6em 0;
   display: grid; grid-template-columns: 200px 1fr 1fr; gap: .3em 1.2em; align-items: end; }}
-.query > p {{ grid-column: 1 / -1; margin: 0; font-size: 12px; color: #666;
-  overflow-wrap: anywhere; }}
+.query > p {{ grid-column: 1 / -1; margin: 0; font-size: 12px; color: #666; }}
+.query > p b {{ font-size: 14px; color: #222; }}
 .run b {{ font-size: 12px; overflow-wrap: anywhere; }}
 .tiles {{ display: flex; flex-wrap: wrap; gap: 6px; }}
 figure {{ margin: 0; font-size: 12px; text-align: center; }}
@@ -42,9 +53,20 @@ figure img, figure span {{ border: 4px solid; height: 112px; max-width: 190px; }
 .run img {{ max-width: 149px; }}
 figure img {{ object-fit: contain; display: block; margin: auto; }}
 figure span {{ display: block; width: 130px; color: #666; }}
-.query-image img, .query-image span {{ border-color: rgb{QUERY_COLOUR}; }}
-.correct img, .correct span {{ border-color: rgb{COLOURS["1"]}; }}
-.wrong img, .wrong span {{ border-color: rgb{COLOURS["0"]}; }}
+.query-image img, .query-image span {{ border-color: var(--query); }}
+.correct img, .correct span {{ border-color: var(--correct); }}
+.wrong img, .wrong span {{ border-color: var(--wrong); }}
+.correct figcaption {{ color: var(--correct); }}
+.wrong figcaption {{ color: var(--wrong); }}
+@media (max-width: 760px) {{
+  body {{ margin-top: 1em; }}
+  h1 {{ font-size: 22px; }}
+  th, td {{ padding: .3em .4em; min-width: 0; font-size: 13px; white-space: normal; }}
+  .query {{ grid-template-columns: 1fr; }}
+  .query-image {{ justify-self: start; }}
+  .tiles {{ display: grid; grid-template-columns: repeat(3, 1fr); }}
+  .run img, .run span {{ width: 100%; max-width: 100%; height: 96px; }}
+}}
 """
 # The browser itself refuses whatever is not on the page
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -69,19 +91,26 @@ def make_page(
     if len(comparisons) > 1:
         parts += ["<h2>All test sets</h2>", _html_table(tabulate_sets(comparisons))]
     for comparison in comparisons:
-        parts += [f"<h2>{_text(comparison.name)}</h2>", _html_table(tabulate(comparison))]
+        header, *rows = tabulate(comparison)
+        num_settings = len(rows) - count_recalls(comparison)
+        parts += [
+            f"<h2>{_text(comparison.name)}</h2>",
+            _html_table([header, *rows[num_settings:]]),
+        ]
         sentences = describe_comparison(comparison, count_tests(comparisons))
         parts += [f"<p>{_text(sentence)}</p>" for sentence in sentences]
-        runs = "".join(f"<li>{_text(describe_run(run))}</li>" for run in comparison.runs)
-        parts.append(f"<ul>{runs}</ul>")
         for pair in comparison.pairs:
             parts += _show_pair(pair, num_pictures, problems)
+        settings = [row[: 1 + len(comparison.runs)] for row in (header, *rows[:num_settings])]
+        runs = "".join(f"<li>{_text(describe_run(run))}</li>" for run in comparison.runs)
+        parts += ["<h3>Protocol</h3>", _html_table(settings), f"<ul>{runs}</ul>"]
     parts += [f"<p>{_text(sentence)}</p>" for sentence in describe_method(comparisons, bootstrap)]
     gone = _count_gone(problems)
     if gone:
         parts.insert(1, f"<p><strong>{_text(gone)}</strong></p>")
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style>"
     )
     body = "\n".join(parts)
@@ -102,7 +131,8 @@ def _text(text: str) -> str:
 def _html_table(table: Table) -> str:
     rows = ["".join(f"<td>{_text(cell)}</td>" for cell in row) for row in table[1:]]
     header = "".join(f"<th>{_text(cell)}</th>" for cell in table[0])
-    return "<table>" + "\n".join(f"<tr>{row}</tr>" for row in [header, *rows]) + "</table>"
+    body = "\n".join(f"<tr>{row}</tr>" for row in [header, *rows])
+    return f'<div class="wide"><table>{body}</table></div>'
 
 
 def _show_pair(pair: RunPair, num_pictures: int, problems: list[str]) -> Iterator[str]:
@@ -132,7 +162,10 @@ def _show_query(query: str, pair: RunPair, problems: list[str]) -> str:
     path = next(rows[0]["query"] for run in runs if (rows := run.predictions.rows.get(query)))
     tiles = _tile(path, "query-image", "query", problems)
     tiles += "".join(_show_predictions(run, query, problems) for run in runs)
-    return f'<div class="query"><p>{_text(query)}</p>{tiles}</div>'
+    name = f"<b>{_text(name_image(query))}</b>"
+    if name_image(query) != query:
+        name += f" {_text(query)}"
+    return f'<div class="query"><p>{name}</p>{tiles}</div>'
 
 
 def _show_predictions(run: Run, query: str, problems: list[str]) -> str:

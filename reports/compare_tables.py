@@ -54,14 +54,24 @@ Table = list[list[str]]
 def tabulate(comparison: Comparison) -> Table:
     """Return one column per run and one per difference to the first run; one row per R@N."""
     runs, pairs = comparison.runs, comparison.pairs
+    names = _shared_recalls(comparison)
     known = [[name, *(_setting(run.result, name) for run in runs)] for name in _SETTINGS]
-    with_labels = [recalls for recalls in comparison.recalls if recalls]
-    names = [name for name in (with_labels or [{}])[0] if all(name in r for r in with_labels)]
     return [
         ["", *(run.label for run in runs), *(f"{p.run.label} - {p.baseline.label}" for p in pairs)],
         *(row + [""] * len(pairs) for row in known if any(row[1:])),
         *([name, *_recall_cells(comparison, name)] for name in names),
     ]
+
+
+def count_recalls(comparison: Comparison) -> int:
+    """Return the number of rows with recalls, the last ones of `tabulate`."""
+    return len(_shared_recalls(comparison))
+
+
+def _shared_recalls(comparison: Comparison) -> list[str]:
+    """Return the names of the recalls that all runs with labels have."""
+    with_labels = [recalls for recalls in comparison.recalls if recalls]
+    return [name for name in (with_labels or [{}])[0] if all(name in r for r in with_labels)]
 
 
 def _setting(result: dict[str, Any], name: str) -> str:

@@ -1,4 +1,4 @@
-"""One picture per query: the query and its top-k predictions, framed green, red, or grey.
+"""One picture per query: the query and its top-k predictions, marked correct or wrong.
 
 python -m reports.pictures RUN_FOLDER --num_preds 3
 """
@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 import commons
 from datasets.image_names import parse_image_name
@@ -23,8 +23,13 @@ TILE_HEIGHT_PX = 256
 FRAME_PX = 6
 MARGIN_PX = 8
 TEXT_PX = 18
-QUERY_COLOUR = (70, 90, 200)
-COLOURS = {"1": (40, 160, 60), "0": (210, 50, 40), "": (120, 120, 120)}  # by `correct`
+LEAST_TEXT_PX = 12  # of names that are long
+QUERY_COLOUR = (53, 102, 168)  # these are the colours of reports/page/style.css
+COLOURS = {"1": (29, 138, 86), "0": (207, 67, 51), "": (90, 99, 107)}  # by `correct`
+_SIGNS = {
+    "1": ((0, 0.55), (0.35, 0.9), (1, 0.1)),
+    "0": ((0, 0), (1, 1), (0.5, 0.5), (1, 0), (0, 1)),
+}
 
 
 def save_pictures(run_folder: Path, num_preds: int, only_wrong: bool = False) -> int:
@@ -81,15 +86,15 @@ def save_sheet(queries: Sequence[list[dict[str, str]]], file: Path) -> None:
 
 
 def draw_predictions(rows: list[dict[str, str]]) -> Image.Image:
-    """Draw a query and its predictions side by side.
+    """Draw a query, with its name, and its predictions side by side.
 
     Args:
         rows: Rows of `predictions.csv` of one query, by rank.
     """
-    tiles = [_tile(rows[0]["query"], "query", QUERY_COLOUR)]
+    tiles = [draw_tile(rows[0]["query"], name_image(rows[0]["query"]))]
     for row in rows:
         distance = format_metres(float(row["distance_m"] or "nan"))
-        tiles.append(_tile(row["prediction"], distance, COLOURS[row["correct"]]))
+        tiles.append(draw_tile(row["prediction"], distance, row["correct"]))
     width = sum(tile.width for tile in tiles) + MARGIN_PX * (len(tiles) + 1)
     picture = Image.new("RGB", (width, tiles[0].height + 2 * MARGIN_PX), "white")
     x = MARGIN_PX
@@ -99,18 +104,47 @@ def draw_predictions(rows: list[dict[str, str]]) -> Image.Image:
     return picture
 
 
-def _tile(path: str, text: str, colour: tuple[int, int, int]) -> Image.Image:
-    """Frame an image and write a line of text below."""
+def draw_tile(
+    path: str, text: str, correct: str | None = None, width_px: int | None = None
+) -> Image.Image:
+    """Frame an image and write a line of text below, with a tick or a cross before it.
+
+    Args:
+        path: The image.
+        text: Made smaller, then shorter, where it is wider than the image.
+        correct: "1", "0", or "" if unknown; None for a query.
+        width_px: Of the image, whose middle is shown; by default that of the whole image.
+    """
     image = open_image(path)
-    image = image.resize((round(image.width * TILE_HEIGHT_PX / image.height), TILE_HEIGHT_PX))
+    if width_px is None:
+        width_px = round(image.width * TILE_HEIGHT_PX / image.height)
+    image = ImageOps.fit(image, (width_px, TILE_HEIGHT_PX), Image.Resampling.BICUBIC)
+    colour = QUERY_COLOUR if correct is None else COLOURS[correct]
     frame = (image.width + 2 * FRAME_PX, image.height + 2 * FRAME_PX)
-    tile = Image.new("RGB", (frame[0], frame[1] + TEXT_PX + 6), "white")
+    tile = Image.new("RGB", (frame[0], frame[1] + TEXT_PX + 8), "white")
     tile.paste(colour, (0, 0, *frame))
     tile.paste(image, (FRAME_PX, FRAME_PX))
-    font = ImageFont.load_default(TEXT_PX)
-    position = (frame[0] / 2, frame[1] + 2)
-    ImageDraw.Draw(tile).text(position, text, fill=colour, font=font, anchor="ma")
+    sign = _SIGNS.get(correct or "", ())
+    sign_px = TEXT_PX if sign else 0
+    text, font = _fit_text(text, frame[0] - sign_px - 8)
+    draw = ImageDraw.Draw(tile)
+    left, middle = (frame[0] - font.getlength(text) - sign_px) / 2, frame[1] + TEXT_PX / 2 + 4
+    size = 0.6 * TEXT_PX
+    points = [(left + x * size, middle + (y - 0.5) * size) for x, y in sign]
+    draw.line(points, fill=colour, width=2, joint="curve")
+    draw.text((left + sign_px, middle), text, fill=colour, font=font, anchor="lm")
     return tile
+
+
+def _fit_text(text: str, width_px: float) -> tuple[str, ImageFont.FreeTypeFont]:
+    """Return a text and a font that fit into a width."""
+    for size_px in range(TEXT_PX, LEAST_TEXT_PX - 1, -1):
+        font = ImageFont.load_default(size_px)
+        if font.getlength(text) <= width_px:
+            return text, font
+    while text and font.getlength(f"{text}...") > width_px:
+        text = text[:-1]
+    return f"{text}...", font
 
 
 def name_image(path: str | os.PathLike) -> str:

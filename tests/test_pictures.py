@@ -12,7 +12,9 @@ from reports.pictures import (
     MARGIN_PX,
     QUERY_COLOUR,
     TILE_HEIGHT_PX,
+    draw_tile,
     main,
+    name_image,
     save_pictures,
 )
 
@@ -50,8 +52,52 @@ def test_frames_and_images_stand_side_by_side(run_folder):
         left = MARGIN_PX + number * (tile + MARGIN_PX)
         np.testing.assert_allclose(row[left + 2], frame, atol=40)
         np.testing.assert_allclose(row[left + tile // 2], image, atol=15)
-    text = picture[MARGIN_PX + tile + 4 :, MARGIN_PX : MARGIN_PX + tile]
-    assert (text.min(axis=2) < 150).any(), "there is something written below"
+    below = picture[MARGIN_PX + tile + 2 : -MARGIN_PX]
+    for number, colour in enumerate((QUERY_COLOUR, COLOURS["1"], COLOURS["0"])):
+        left = MARGIN_PX + number * (tile + MARGIN_PX)
+        text = below[:, left : left + tile]
+        is_dark = text.sum(axis=2) < 500
+        assert is_dark.sum() > 60, "there is something written below"
+        np.testing.assert_allclose(np.median(text[is_dark], axis=0), colour, atol=60)
+
+
+def test_signs_tell_correct_from_wrong_without_colours(tmp_path):
+    """A cross is symmetric from top to bottom, a tick is not."""
+    path = write_image(tmp_path / "a.png", (32, 32), (0, 0, 0))
+    inks = []
+    for correct in ("1", "0", ""):
+        tile = np.array(draw_tile(path, "", correct).convert("L"), float)[TILE_HEIGHT_PX + 14 :]
+        columns = np.flatnonzero((tile < 200).any(axis=0))
+        inks.append(tile[:, columns])
+    tick, cross, nothing = inks
+    assert tick.size and cross.size and not nothing.size
+    rows = np.flatnonzero((cross < 200).any(axis=1))
+    cross = cross[rows[0] : rows[-1] + 1]
+    rows = np.flatnonzero((tick < 200).any(axis=1))
+    tick = tick[rows[0] : rows[-1] + 1]
+    assert 2 * abs(cross - cross[::-1]).mean() < abs(tick - tick[::-1]).mean()
+
+
+def test_long_names_fit_their_image(tmp_path):
+    path = write_image(tmp_path / "a.png", (32, 32), (0, 0, 0))
+    for text in ("a" * 30, "a" * 200):
+        tile = np.array(draw_tile(path, text).convert("L"))[TILE_HEIGHT_PX + 14 :]
+        assert (tile[:, [0, 1, -2, -1]] > 200).all() and (tile < 200).any()
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("IMG_2041.JPG", "IMG_2041.JPG"),
+        ("@550000.00@4180000.00@10@S@@@IMG_2041@@@@@@@@.jpg", "IMG_2041"),
+        ("@550000.00@4180000.00@10@S@@@kPnA@@210@@@@201606@@.jpg", "kPnA, 210°"),
+        ("@550000.00@4180000.00@@@@@@@@@@@@@.jpg", "@550000.00@4180000.00@@@@@@@@@@@@@.jpg"),
+        ("@not a name.jpg", "@not a name.jpg"),
+        ("", ""),
+    ],
+)
+def test_images_are_named_as_their_photos(file, expected):
+    assert name_image(f"folder/{file}") == expected
 
 
 def test_only_wrong_ones_and_fewer_predictions_replace_older_pictures(run_folder):
