@@ -60,7 +60,7 @@ from parser import parse_eval_arguments
 from reports.pictures import save_pictures
 from reports.report import write_report
 from runs.folders import run_folder
-from runs.provenance import describe_software, peak_memory, record_start
+from runs.provenance import describe_software, name_device, peak_memory, record_start
 from runs.signals import StopSignals
 
 ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation", "aggregation_args", "input_scaling")
@@ -129,7 +129,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     ):
         commons.setup_logging(folder)
         record_start(folder, device)
-        logging.info(f"Evaluating {provenance['model']} on {', '.join(map(str, eval_sets))}")
+        logging.info(
+            f"Evaluating {provenance['model']} on {', '.join(map(str, eval_sets))}\n"
+            f"Device: {name_device(device)}. Run: {folder}"
+        )
         for sentence in left_out + [note for one in eval_sets for note in one.named_notes]:
             logging.warning(sentence)
         num_listed = max(*protocol.recall_values, args.num_preds_to_save)

@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             logging.info(f"The place index is in {args.save_place_index}")
         resize = args.resize or database_resize
         say_how(resize, database_resize, calibration)
-        logging.info(f"Searching for {len(photos):,} photos among {place_index}")
+        logging.info(f"Searching for {commons.plural(len(photos), 'photo')} among {place_index}")
         inference = dataclasses.replace(inference, skip_unreadable=args.skip_unreadable)
         photos, descriptors = extract_photos(extractor, photos, resize, inference)
         localizations = localize(
@@ -271,7 +271,8 @@ def write_run(
             f"{len(localizations) - num_points} photos are not in places.geojson: the names of the "
             "database images have neither latitude and longitude nor a UTM zone with its letter"
         )
-    title = f"{len(localizations):,} photos among {len(place_index.paths):,} database images"
+    photos_shown = commons.plural(len(localizations), "photo")
+    title = f"{photos_shown} among {commons.plural(len(place_index.paths), 'database image')}"
     planes = find_planes(place_index.paths, place_index.positions_m)
     photos = [map_photo(localization, planes) for localization in localizations]
     page = draw_place_map(title, place_index.positions_m, photos, planes)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+import commons
 from datasets.catalog import (
     TEST_SETS,
     TestSet,
@@ -47,9 +48,8 @@ class EvalSet:
 
     def __str__(self) -> str:
         """Return name and counts."""
-        return (
-            f"{self.name} ({len(self.database):,} database images, {len(self.queries):,} queries)"
-        )
+        database = commons.plural(len(self.database), "database image")
+        return f"{self.name} ({database}, {commons.plural(len(self.queries), 'query')})"
 
     @property
     def digest(self) -> str:

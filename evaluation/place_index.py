@@ -51,8 +51,8 @@ class PlaceIndex:
     def __str__(self) -> str:
         """Return counts and search."""
         return (
-            f"{len(self.paths):,} images of {self.paths.folder}, {_shape(self.index)[1]}-D, "
-            f"search {self.search}"
+            f"{commons.plural(len(self.paths), 'image')} of {self.paths.folder}, "
+            f"{_shape(self.index)[1]}-D, search {self.search}"
         )
 
 
