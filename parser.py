@@ -6,13 +6,14 @@ Names are the official code's where it has one. Nothing here needs torch: --help
 import argparse
 import contextlib
 import difflib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from datasets.catalog import TRAIN_SETS
+from datasets.tables import read_json
 from machine import num_usable_cores
 from methods import DEFAULT_METHOD, METHODS
 from model.aggregation import AGGREGATIONS
@@ -307,11 +308,10 @@ def _read_flag(flag: str, argv: Sequence[str] | None) -> str | None:
 def _read_flags_of_run(cli: argparse.ArgumentParser, file: str) -> dict[str, Any]:
     """Return the flags of a training that is to be repeated; exit code 2 if there are none."""
     try:
-        with open(file, encoding="utf-8") as text:
-            flags = json.load(text)
+        flags = read_json(Path(file))
     except (OSError, ValueError) as error:
         cli.error(f"--flags_from {file} cannot be read: {error}")
-    if not isinstance(flags, dict) or flags.get("method") not in METHODS:
+    if str(flags.get("method")) not in METHODS:
         cli.error(f"--flags_from {file}: it takes the args.json of a run of train.py")
     return {name: value for name, value in flags.items() if name not in _NOT_REPEATED}
 

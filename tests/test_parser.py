@@ -290,7 +290,10 @@ def test_flags_from_a_run_repeat_it(tmp_path, capsys):
     assert again == flags | {"flags_from": str(file), "seed": 4, "save_dir": None}
     resumed = parse_train_arguments([f"--flags_from={file}"], {"method": "netvlad", "lr": 0.25})
     assert resumed.lr == 0.25, "a resumed run has its own flags"
-    for content, text in (("{", "cannot be read"), ('{"model": 1}', "the args.json of a run of")):
+    for content, text in (
+        *(("{", "cannot be read"), ('{"a":' * 10**5, "cannot be read"), ("[]", "cannot be read")),
+        *(('{"model": 1}', "the args.json of a"), ('{"method": []}', "the args.json of a")),
+    ):
         file.write_text(content)
         with pytest.raises(SystemExit):
             parse_train_arguments(["--flags_from", str(file)])
