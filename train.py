@@ -137,7 +137,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         checkpointer.start(training, checkpoint)
         del checkpoint  # as large as the training itself
-        logging.info(format_start(flags, training, settings.protocol, (val_set, test_set), folder))
+        logging.info(
+            format_start(flags, training, settings.protocol, (val_set, test_set), software, folder)
+        )
 
         validate = partial(
             evaluate,

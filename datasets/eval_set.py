@@ -51,7 +51,7 @@ class EvalSet:
         database = commons.plural(len(self.database), "database image")
         return f"{self.name} ({database}, {commons.plural(len(self.queries), 'query')})"
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """The digest of the names of all images, in their order, wherever the folders are."""
         digest = hashlib.blake2b(digest_size=12)

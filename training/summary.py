@@ -8,7 +8,7 @@ import commons
 from datasets.eval_set import EvalSet
 from evaluation import Protocol
 from model.network import GeoLocalizationNet
-from runs.provenance import describe_software, name_device
+from runs.provenance import name_device
 from training.metrics import EpochStats, describe_seconds
 from training.state import Training
 
@@ -20,6 +20,7 @@ def format_start(
     training: Training,
     protocol: Protocol,
     sets: tuple[EvalSet, EvalSet],
+    software: Mapping[str, str],
     folder: Path,
 ) -> str:
     """Return what is trained, where and how, in aligned lines.
@@ -29,10 +30,10 @@ def format_start(
         training: About to begin, or to be resumed.
         protocol: Of validation and test.
         sets: For validation and test.
+        software: See `describe_software`.
         folder: Of the run.
     """
     network, objective = training.network, training.objective
-    software = describe_software()
     threshold_m = flags["positive_dist_threshold"]
     rule = f"positives within {threshold_m:g} m" if threshold_m else "positives as of the set"
     resize = f"test images resized by {protocol.resize}" if protocol.resize else "as of the set"
