@@ -117,7 +117,7 @@ def read_poses(path: Path) -> PoseFile:
 
 def _read_csv(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, str, list[str]]]:
     """Yield line number, image, and qw, qx, qy, qz, east, north as texts."""
-    reader = csv.DictReader(lines)
+    reader = csv.DictReader(lines, skipinitialspace=True)
     try:
         if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or [])]:
             raise ValueError(f"{path} has no column {', '.join(missing)}")
@@ -129,12 +129,18 @@ def _read_csv(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, str, list
 
 
 def _read_reference(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield the same of a text; a first line without a number where one must be is a header."""
+    """Yield the same of a text; a first line without a number where one must be is a header.
+
+    Empty lines and comments do not count.
+    """
+    is_first = True
     for number, line in enumerate(lines, 1):
         cells = line.split()
+        if not cells or line.startswith("#"):
+            continue
         numbers = [parse_float(os.fsencode(cell)) for cell in cells[-7:]]
-        is_header = number == 1 and not np.isfinite(numbers).any()
-        if not cells or line.startswith("#") or is_header:
+        is_header, is_first = is_first and not np.isfinite(numbers).any(), False
+        if is_header:
             continue
         if len(cells) < 9:
             raise ValueError(f"Line {number} of {path} has {len(cells)} values: {_REFERENCE}")

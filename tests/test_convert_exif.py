@@ -88,6 +88,23 @@ def test_what_a_camera_does_not_know_is_empty(tmp_path, caplog):
     assert "headings of 1 images are relative to magnetic north" in caplog.text
 
 
+def test_what_cannot_be_is_left_out(tmp_path, caplog):
+    write_photo(tmp_path / "photos/a.jpg", SYDNEY | {17: 450.0})
+    write_photo(tmp_path / "photos/b.jpg", SYDNEY | {2: (33.0, 51.0, 60.0)})
+    write_photo(tmp_path / "photos/c.jpg", SYDNEY | {2: (33.0, 51.0, 75.0)})
+    first, second = convert(tmp_path, "--skip_without_gps")
+    assert (first.pano_id, first.heading_deg, second.latitude_deg) == ("a", None, -33.86667)
+    assert "1 headings beyond 360 degrees" in caplog.text and "1 of 3 images" in caplog.text
+
+
+def test_empty_letters_are_no_hemisphere(tmp_path, caplog):
+    write_photo(tmp_path / "photos/a.jpg", SYDNEY | {1: "", 3: "\0"})
+    with pytest.raises(ValueError, match="say --hemisphere NE"):
+        convert(tmp_path)
+    (fields,) = convert(tmp_path, "--hemisphere=SE")
+    assert fields.latitude_deg == -33.85678 and "SE is assumed" in caplog.text
+
+
 WITHOUT = {
     "none": {},
     "no_side": {key: value for key, value in SYDNEY.items() if key != 1},

@@ -120,6 +120,7 @@ def test_the_property_of_the_file_may_be_named_and_positions_left_out(convert, c
         ("geojson", "[1, 2]", "must hold a list of objects, or one with the list 'features'"),
         ("mapillary", '{"data": {"id": 3}}', "must hold a list of objects"),
         ("mapillary", "[]", "lists nothing"),
+        ("mapillary", json.dumps(COLLECTION), "is GeoJSON: python -m tools.convert geojson"),
         ("mapillary", json.dumps(DESCRIPTIONS[1:]), "has no entry with an image"),
         ("mapillary", '[{"filename": "GX02.jpg", "MAPLatitude": [1]}]',
          "1 of 1 entries of .* are wrong.*\n  entry 1: lat and lon are empty"),

@@ -1,5 +1,6 @@
 import os
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -48,6 +49,54 @@ def photos(tmp_path):
 def test_tables_of_all_kinds_are_read_alike(photos, tmp_path, text, encoding):
     write_csv(tmp_path, text, encoding)
     assert names_of(convert(tmp_path)) == sorted(expected_names())
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("path,latitude_deg,longitude_deg,heading_deg,date\n" + lines(ROWS), "utf-8"),
+        ("PATH,Latitude (deg),Longitude [°],Heading (°),Time\n" + lines(ROWS), "latin-1"),
+        ("# walks, 2024\n#\n" + HEADER + "# morning\n" + lines(ROWS), "utf-8"),
+        ("# walks\n#" + HEADER.replace(",", ";") + lines(ROWS, ";"), "utf-8"),
+        (HEADER.replace(",", "|") + lines(ROWS, "|"), "utf-8"),
+        ("easting,northing," + HEADER + lines([(5, 6, *row) for row in ROWS]), "utf-8"),
+    ],
+)
+def test_units_comments_and_other_grids_change_nothing(photos, tmp_path, text, encoding):
+    write_csv(tmp_path, text.replace("# walks, 2024", "# walks"), encoding)
+    assert names_of(convert(tmp_path)) == sorted(expected_names())
+
+
+def test_metres_and_feet_are_no_degrees(photos, tmp_path, refused):
+    write_csv(tmp_path, "path,x_m,y_m\nthree.png,5,6\n")
+    assert "must have the columns" in refused(main, ["csv", "photos/photos.csv", "--out=out"], 1)
+    write_csv(tmp_path, "path,lat,lon,altitude (ft)\nthree.png,5,6,7\n")
+    (fields,) = [parse_image_name(path) for path in list_images(convert(tmp_path))]
+    assert fields.height_m is None
+
+
+def test_decimal_commas_without_quotes_are_refused(photos, tmp_path, refused):
+    write_csv(tmp_path, "path,lat,lon\nthree.png,55,7,13,2\n")
+    error = refused(main, ["csv", "photos/photos.csv", "--out=out"], 1)
+    assert "line 2: has 5 columns, the first line has 3: quote" in error
+    write_csv(tmp_path, "path,lat,lon\n,55.7,13.2\n")
+    assert "path: it is empty" in refused(main, ["csv", "photos/photos.csv", "--out=out"], 1)
+
+
+def test_an_image_of_several_lines_is_said(photos, tmp_path, caplog):
+    write_csv(tmp_path, "path,lat,lon\nthree.png,55.7,13.2\n" + "three.png,55.8,13.2\n" * 2)
+    assert len(names_of(convert(tmp_path))) == 3
+    assert "2 of 3 lines" in caplog.text and "an earlier one names" in caplog.text
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_accents_of_names_and_degrees_of_other_systems(tmp_path, encoding, on_disk):
+    write_image(tmp_path / "photos" / f"{unicodedata.normalize(on_disk, 'café')}.jpg")
+    text = 'path,lat,lon\ncafé.jpg,"48°51\'24"" N","2°21\'36"" E"\n'
+    write_csv(tmp_path, text, encoding)
+    (fields,) = [parse_image_name(path) for path in list_images(convert(tmp_path))]
+    assert (fields.latitude_deg, fields.longitude_deg) == (48.85667, 2.36)
 
 
 def test_columns_may_be_named_and_left_out(photos, tmp_path):

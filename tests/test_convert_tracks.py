@@ -179,6 +179,7 @@ ONE = '<gpx><trk><trkseg><trkpt lat="{}" lon="{}">{}</trkpt></trkseg></trk></gpx
         (BOMB, "is no GPX: it has a document type"),
         (OUTSIDE, "is no GPX: it has a document type"),
         ("<gpx/>", "no track with times"),
+        ("<?xml version='1.0'?><kml/>", "is no GPX: it holds kml"),
         (ONE.format(1, 2, ""), "no track with times"),
         (ONE.format(1, 2, "<time>soon</time>"), "point 1 of a track: 'soon' is not a time"),
         (ONE.format("x", 2, "<time>2020-01-01T00:00:00Z</time>"), "point 1 of a track: "),
@@ -191,6 +192,19 @@ def test_other_files_are_refused(tmp_path, refused, text, message):
     (tmp_path / "photos/walk.gpx").write_text(text)
     assert message in refused(main, ["gpx", "photos/walk.gpx", "--out=out"], 1)
     assert os.listdir(tmp_path) == ["photos"]
+
+
+def test_a_track_with_0_0_empty_lines_and_decimal_commas(tmp_path, caplog):
+    points = [("0", "0", 10), ("48,0", "2,0", 0), ("48.002", "2.0", 20)]
+    fixes = "".join(
+        f'<trkpt lat="{lat}" lon="{lon}"><time>2020-01-01T00:00:{second:02d}Z</time></trkpt>'
+        for lat, lon, second in points
+    )
+    text = f"\n\n<?xml version='1.0'?><gpx><trk><trkseg>{fixes}</trkseg></trk></gpx>"
+    (tmp_path / "a.gpx").write_text(text)
+    track = read_tracks([tmp_path / "a.gpx"])
+    latitude_deg, _, _ = track.locate(track.times_s[:1] + 10)
+    assert latitude_deg[0] == pytest.approx(48.001) and "1 points at 0, 0" in caplog.text
 
 
 def test_tracks_of_the_same_time_and_wrong_flags_are_refused(walk, tmp_path, refused):

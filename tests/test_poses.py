@@ -102,6 +102,15 @@ def test_the_mini_city_writes_what_is_read(datasets_folder, tmp_path):
     np.testing.assert_allclose(np.abs((same.quaternions * poses.quaternions).sum(axis=1)), 1)
 
 
+def test_headers_may_follow_comments_and_cells_a_space(tmp_path):
+    file = tmp_path / "q_poses.txt"
+    file.write_text("# made by us\n\nidx name w x y z e n h\n" + reference_line("a", 90))
+    assert read_poses(file).rows == {"a": 0}
+    file = tmp_path / "q_poses.csv"
+    file.write_text(f"{COLUMNS}\na,1,2,1,0,0,0\n".replace(",", ", "))
+    assert read_poses(file).utm_m.tolist() == [[1, 2]]
+
+
 @pytest.mark.parametrize(
     ("ending", "text", "sentence"),
     [

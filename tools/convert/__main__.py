@@ -202,7 +202,7 @@ def describe_extent(latitude_deg: np.ndarray, longitude_deg: np.ndarray) -> str:
             ranges.append(f"{-low:.2f} {sides[1]} to {high:.2f} {sides[0]}")
         else:
             near, far = sorted((abs(low), abs(high)))
-            ranges.append(f"{near:.2f} to {far:.2f} {sides[int(high <= 0)]}")
+            ranges.append(f"{near:.2f} to {far:.2f} {sides[int(low < 0)]}")
     return ", ".join(ranges)
 
 

@@ -85,6 +85,10 @@ def make_photos(geotags: Mapping[str, Geotag], zone: int | None) -> Photos:
         _log.warning(
             f"The headings of {num_magnetic:,} images are relative to magnetic north, not corrected"
         )
+    heading_deg = np.array([tag.heading_deg for tag in tags])
+    if num_impossible := int((np.abs(heading_deg) > 360).sum()):
+        _log.warning(f"{num_impossible:,} headings beyond 360 degrees are left out")
+        heading_deg[np.abs(heading_deg) > 360] = np.nan
     unknown, empty = np.full(len(tags), np.nan), [""] * len(tags)
     return Photos(
         files=list(geotags),
@@ -93,7 +97,7 @@ def make_photos(geotags: Mapping[str, Geotag], zone: int | None) -> Photos:
             np.array([tag.longitude_deg for tag in tags]),
             zone,
         ),
-        heading_deg=np.array([tag.heading_deg for tag in tags]),
+        heading_deg=heading_deg,
         pitch_deg=unknown,
         roll_deg=unknown,
         height_m=np.array([tag.height_m for tag in tags]),
@@ -174,9 +178,9 @@ def read_geotag(path: str | os.PathLike, hemisphere: str = "") -> Geotag:
     ):
         exif = image.getexif()
         gps, details = exif.get_ifd(ExifTags.IFD.GPSInfo), exif.get_ifd(ExifTags.IFD.Exif)
+    refs = [_text(gps.get(tag)).upper() for tag in (_GPS.GPSLatitudeRef, _GPS.GPSLongitudeRef)]
     latitude_ref, longitude_ref = (
-        _text(gps.get(tag)).upper()[:1] or hemisphere[at : at + 1]
-        for at, tag in enumerate((_GPS.GPSLatitudeRef, _GPS.GPSLongitudeRef))
+        ref[:1] or hemisphere[at : at + 1] for at, ref in enumerate(refs)
     )
     below_sea = gps.get(_GPS.GPSAltitudeRef) in (1, b"\x01")
     return Geotag(
@@ -186,16 +190,20 @@ def read_geotag(path: str | os.PathLike, hemisphere: str = "") -> Geotag:
         is_heading_magnetic=_text(gps.get(_GPS.GPSImgDirectionRef)) == "M",
         height_m=_number(gps.get(_GPS.GPSAltitude)) * (-1 if below_sea else 1),
         time=_read_time(details),
-        lacks_hemisphere=_GPS.GPSLatitude in gps
-        and not {_GPS.GPSLatitudeRef, _GPS.GPSLongitudeRef} <= gps.keys(),
+        lacks_hemisphere=_GPS.GPSLatitude in gps and not all(refs),
     )
 
 
 def _degrees(value: object, letter: str, letters: str) -> float:
-    """Return an angle of degrees, minutes and seconds; NaN if its letter is none of two."""
-    parts = value if isinstance(value, tuple) else (value,)
+    """Return an angle of degrees, minutes and seconds; NaN if its letter is none of two.
+
+    Also if minutes or seconds are above 60, which rounding may give.
+    """
+    parts = [_number(part) for part in (value if isinstance(value, tuple) else (value,))]
     sign = {letters[0]: 1, letters[1]: -1}.get(letter, math.nan)
-    return sign * sum(_number(part) / 60**power for power, part in enumerate(parts))
+    if any(part > 60 for part in parts[1:]):
+        return math.nan
+    return sign * sum(part / 60**power for power, part in enumerate(parts))
 
 
 def _number(value: object) -> float:

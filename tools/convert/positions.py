@@ -29,7 +29,9 @@ _ANGLE = re.compile(  # 48°51'24.00"N, N 48 51.4, 48:51:24, 33.8688S
     \s*(?P<after>{_SIDE})?""",
     re.IGNORECASE | re.VERBOSE,
 )
-_MARKS = str.maketrans("−º˚’′”″", "-°°''\"\"")
+_MARKS = str.maketrans(  # at the end bytes of Windows, Mac and DOS, kept by surrogateescape
+    "−º˚’′”″´\udcb0\udcba\udc92\udc94\udcb4\udca1\udcf8", "-°°''\"\"'°°'\"'°°"
+)
 _DEGREES = re.compile(r"(?<=\d)\s*(?:degrees|deg|d)(?![a-z])", re.IGNORECASE)
 _MINUTES = re.compile(r"(?<=\d)\s*m(?:in)?\s*(?:([\d.]+)\s*s(?:ec)?)?", re.IGNORECASE)
 

@@ -18,7 +18,9 @@ _log = logging.getLogger(__name__)
 
 
 def read_csv(file: Path) -> Iterator[Row]:
-    """Yield the lines that are not empty, each with its number.
+    """Yield the lines that are neither empty nor a comment, a single cell that begins with #.
+
+    Each comes with its number.
 
     Raises:
         FileNotFoundError: If the file is not there.
@@ -28,7 +30,10 @@ def read_csv(file: Path) -> Iterator[Row]:
         try:
             delimiter = _find_delimiter(text)
             reader = csv.reader(text, delimiter=delimiter, skipinitialspace=True)
-            yield from ((reader.line_num, row) for row in reader if "".join(row).strip())
+            for row in reader:
+                is_comment = len(row) == 1 and row[0].startswith("#")
+                if "".join(row).strip() and not is_comment:
+                    yield reader.line_num, row
         except csv.Error as error:
             raise ValueError(f"{file}, line {reader.line_num}: {error}") from None
         except UnicodeError as error:
@@ -138,14 +143,16 @@ def parse_json(text: str, file: Path) -> Any:  # noqa: ANN401
 def _find_delimiter(text: TextIO) -> str:
     """Return the separator of the cells, and go to the first line that has some.
 
-    Spreadsheets may say it in a line of its own, `sep=;`; else it is that of the first line.
+    Spreadsheets may say it in a line of its own, `sep=;`; else it is that of the first line that
+    does not begin with #.
     """
-    first = next((line for line in iter(text.readline, "") if line.strip()), "")
+    lines = iter(text.readline, "")
+    first = next((line for line in lines if line.strip() and not line.startswith("#")), "")
     if match := re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE):
         return match[1]
     text.seek(0)
     bare = re.sub(r'"[^"]*"', "", first)
-    return next((mark for mark in "\t;" if mark in bare), ",")
+    return next((mark for mark in "\t;|" if mark in bare), ",")
 
 
 def _read_entries(file: Path, key: str) -> list[dict[str, Any]]:
@@ -158,6 +165,8 @@ def _read_entries(file: Path, key: str) -> list[dict[str, Any]]:
         content = parse_json(text, file)
     if isinstance(content, dict):
         _check_system(content, file)
+        if key != "features" and "features" in content:
+            raise ValueError(f"{file} is GeoJSON: python -m tools.convert geojson reads it")
         content = content.get(key, [content])
     if not isinstance(content, list) or not all(isinstance(one, dict) for one in content):
         raise ValueError(f"{file} must hold a list of objects, or one with the list '{key}'")

@@ -5,7 +5,8 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,11 @@ _RANGES = {
     "pitch": (-360.0, 360.0),
     "roll": (-360.0, 360.0),
 }
+_UNITS = dict.fromkeys(("utm_east", "utm_north", "height"), "m|met(?:er|re)s?")  # in headers
+_UNITS |= dict.fromkeys(
+    ("lat", "lon", "heading", "pitch", "roll"),
+    r"[°º\udcb0]|dd|(?:decimal\s*)?deg(?:rees?)?|decimal",
+)
 _EVERYWHERE = (-np.inf, np.inf)
 _ZONE = re.compile(r"(?:UTM\s*)?(?:ZONE\s*)?0?(\d{1,2})(?:\.0+)?\s*([C-HJ-NP-X]|NORTH|SOUTH)?")
 _EPSG = re.compile(r"(?:EPSG:)?32([67])(\d\d)")  # of UTM zones north and south of the equator
@@ -115,6 +121,11 @@ def read_table(
     )
     root = os.path.abspath(images_folder or os.path.dirname(os.path.abspath(file)))
     files = table.convert("path", lambda path: _find_image(root, path))
+    if num_repeats := len(files) - len(set(files)):
+        _log.warning(
+            f"{num_repeats:,} of {len(files):,} {table.units} of {file} name an image that an "
+            "earlier one names: it is converted as often"
+        )
     numbers = {
         field: table.numbers(field, *_RANGES.get(field, _EVERYWHERE), parse)
         for field, parse in _PARSERS.items()
@@ -148,6 +159,7 @@ class _Table:
         if first is None:
             raise ValueError(f"{file} is empty")
         self.columns, has_header = _find_columns(first[1], columns, file)
+        self._width = len(first[1])
         self._read(rows if has_header else itertools.chain([first], rows))
         if not self.lines:
             below = "below its header" if kind == "csv" else "with an image"
@@ -164,6 +176,11 @@ class _Table:
             if len(row) < width:
                 self.problems[line] = f"has {len(row)} columns, of the {width} that are needed"
                 row += [""] * (width - len(row))
+            elif "".join(row[self._width :]).strip():
+                self.problems[line] = (
+                    f"has {len(row)} columns, the first line has {self._width}: quote cells with "
+                    "the separator, as decimal commas"
+                )
             for append, column in targets:
                 append(row[column].strip())
 
@@ -271,10 +288,16 @@ def _find_columns(
         if not positions and has_header:  # exiftool's composite tags have sign or letter
             tries = [(header, f"composite{name}") for name in names]
             tries += [(ungrouped, name) for name in names]
+            bare = [_plain(_without_unit(name, field)) for name in first_row]
+            tries += [(bare, name) for name in names]
             positions = [places.index(name) for places, name in tries if name in places]
         if positions:
             found[field] = positions[0]
     _check_required(found, first_row, file)
+    is_utm = {"zone", "utm_east"} & {*columns} or "zone" in found
+    is_utm = is_utm or "utm" in header[found.get("utm_east", 0)]
+    if {"lat", "lon"} <= found.keys() and not is_utm:  # east and north of any grid
+        found = {field: at for field, at in found.items() if not field.startswith("utm_")}
     if has_header:
         used = ", ".join(f"{field} = {first_row[at]}" for field, at in found.items())
         _log.info(f"Columns of {file}: {used}")
@@ -414,18 +437,30 @@ def _read_times(table: _Table) -> list[str]:
 
 def _find_image(root: str, path: str) -> str:
     """Return the absolute path of an image; its ending may be missing, slashes may be Windows'."""
+    if not path:
+        raise ValueError("it is empty")
     full = os.path.join(root, path)
     is_image = full.lower().endswith(IMAGE_EXTENSIONS)
     if is_image and os.path.isfile(full):
         return full
-    stem = os.path.join(root, path.replace("\\", "/"))
+    stems = [os.path.join(root, spelling) for spelling in _spell(path)]
     endings = ("",) if is_image else (*IMAGE_EXTENSIONS, *map(str.upper, IMAGE_EXTENSIONS))
-    for file in (stem + ending for ending in endings):
+    for file in (stem + ending for stem in stems for ending in endings):
         if os.path.isfile(file):
             return file
     if not is_image:
         raise ValueError(f"{full} is not {' or '.join(IMAGE_EXTENSIONS)}: convert it first")
     raise ValueError(f"there is no image {full}")
+
+
+def _spell(path: str) -> Iterator[str]:
+    """Yield a path with slashes, with the letters of Windows, and with accents of either kind."""
+    path = path.replace("\\", "/")
+    yield path
+    if not path.isascii():
+        if any("\udc80" <= letter <= "\udcff" for letter in path):
+            path = path.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
+        yield from (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
 
 
 def _is_zero(text: str) -> bool:
@@ -435,6 +470,14 @@ def _is_zero(text: str) -> bool:
 
 def _is_unknown(text: str) -> bool:
     return text.lower() in _UNKNOWN
+
+
+def _without_unit(name: str, field: str) -> str:
+    """Return a header without its unit: latitude_deg, Latitude (deg), heading [°], altitude_m."""
+    if field not in _UNITS:
+        return name
+    unit = _UNITS[field]
+    return re.sub(rf"(?:[\s_]+(?:{unit})|\s*[\[(](?:{unit})[\])])\s*$", "", name, flags=re.I)
 
 
 def _plain(name: str) -> str:

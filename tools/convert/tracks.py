@@ -19,6 +19,7 @@ from tqdm import tqdm
 from datasets.image_lists import list_images
 from tools.convert.exif import Geotag, list_files, log_left_out, make_photos, read_geotag
 from tools.convert.photos import Photos
+from tools.convert.positions import parse_number
 from tools.convert.times import PhotoTime, read_time
 
 _COURSE_S = 5.0  # the course is that from so long before a photo to so long after it
@@ -180,14 +181,8 @@ class _TreeWithoutEntities(ET.TreeBuilder):
 
 def _read_segments(file: Path) -> Iterator[np.ndarray]:
     """Yield the segments of a file: time, latitude, longitude, height. float64 [num_fixes, 4]."""
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no file {file}")
-    try:
-        root = ET.parse(file, ET.XMLParser(target=_TreeWithoutEntities())).getroot()
-    except (ET.ParseError, LookupError, ValueError) as error:
-        raise ValueError(f"{file} is no GPX: {error}") from None
-    num_timeless = 0
-    for segment in _children(root, "trk", "trkseg"):
+    num_timeless = num_zero = 0
+    for segment in _children(_read_root(file), "trk", "trkseg"):
         fixes = []
         for point in _children(segment, "trkpt"):
             texts = {_name(child): (child.text or "").strip() for child in point}
@@ -196,15 +191,37 @@ def _read_segments(file: Path) -> Iterator[np.ndarray]:
                 continue
             try:
                 seconds = read_time(texts["time"]).epoch_s()
-                degrees = float(point.get("lat", "")), float(point.get("lon", ""))
             except ValueError as error:
                 raise ValueError(f"{file}, point {len(fixes) + 1} of a track: {error}") from None
+            degrees = parse_number(point.get("lat", "")), parse_number(point.get("lon", ""))
+            if degrees == (0, 0):  # of loggers that have no position yet
+                num_zero += 1
+                continue
             if not (-80 <= degrees[0] <= 84 and abs(degrees[1]) <= 180):
-                raise ValueError(f"{file} has a point at {degrees}, where UTM is not defined")
+                place = f"({point.get('lat')}, {point.get('lon')})"
+                raise ValueError(
+                    f"{file}, point {len(fixes) + 1} of a track: it is at {place}, where UTM is "
+                    "not defined"
+                )
             fixes.append((seconds, *degrees, _height(texts.get("ele", ""))))
         yield np.array(sorted(fixes, key=lambda fix: fix[0])).reshape(-1, 4)
     if num_timeless:
         _log.warning(f"{file}: {num_timeless:,} points without a time are left out")
+    if num_zero:
+        _log.warning(f"{file}: {num_zero:,} points at 0, 0 are no positions and are left out")
+
+
+def _read_root(file: Path) -> ET.Element:
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {file}")
+    try:
+        text = file.read_bytes().lstrip()  # empty lines before its declaration
+        root = ET.fromstring(text, ET.XMLParser(target=_TreeWithoutEntities()))
+    except (ET.ParseError, LookupError, ValueError) as error:
+        raise ValueError(f"{file} is no GPX: {error}") from None
+    if _name(root) != "gpx":
+        raise ValueError(f"{file} is no GPX: it holds {_name(root)}")
+    return root
 
 
 def _children(element: ET.Element, *names: str) -> Iterator[ET.Element]:
