@@ -9,7 +9,7 @@ The first call extracts the descriptors of a folder of images with '@' names and
 second one no longer needs the images.
 """
 
-import packages  # noqa: F401, first: says which package of those below is missing
+import packages  # first: says which package of those below is missing
 
 if __name__ == "__main__":  # before torch is imported, which takes seconds
     import stops
@@ -273,11 +273,7 @@ def write_run(
         )
     photos_shown = commons.plural(len(localizations), "photo")
     title = f"{photos_shown} among {commons.plural(len(place_index.paths), 'database image')}"
-    planes = find_planes(place_index.paths, place_index.positions_m)
-    photos = [map_photo(localization, planes) for localization in localizations]
-    page = draw_place_map(title, place_index.positions_m, photos, planes)
-    with commons.atomic_write(folder / "map.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    has_map = write_map(folder / "map.html", title, place_index, localizations)
     for localization in localizations:
         logging.info(printable(format_localization(localization)) + "\n")
     verdicts = [localization.is_in_database for localization in localizations]
@@ -290,7 +286,25 @@ def write_run(
         print_places(localizations)
     elif table:
         write_places(localizations, Path(table))
-    logging.info(f"Places and a map are in {folder}")
+    logging.info(f"Places {'and a map ' * has_map}are in {folder}")
+
+
+def write_map(
+    file: Path, title: str, place_index: PlaceIndex, localizations: Sequence[Localization]
+) -> bool:
+    """Draw the map of `write_run`; return False, with a warning, if what draws it is missing."""
+    planes = find_planes(place_index.paths, place_index.positions_m)
+    photos = [map_photo(localization, planes) for localization in localizations]
+    try:
+        page = draw_place_map(title, place_index.positions_m, photos, planes)
+    except ImportError as error:
+        if not (sentence := packages.explain_import_error(error)):
+            raise
+        logging.warning(f"No map is written. {sentence}")
+        return False
+    with commons.atomic_write(file) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return True
 
 
 if __name__ == "__main__":

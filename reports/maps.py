@@ -13,9 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 
 from datasets.positions import REGION_GAP_M
 from reports.pictures import encode_thumbnail, format_metres, name_image
@@ -43,7 +41,13 @@ def fill_template(template: str, scripts: Sequence[str], streets: Sequence[Any],
         scripts: Files of its script, after the one that both maps share.
         streets: Where the map of the page has streets, see `fit_streets`.
         **values: Of the template.
+
+    Raises:
+        ImportError: If jinja2 is missing, which nothing else needs.
     """
+    import jinja2
+    from markupsafe import Markup
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER, encoding="utf-8"),
         autoescape=True,

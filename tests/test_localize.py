@@ -149,6 +149,14 @@ def test_a_reader_that_has_gone_loses_no_file(index, database, flags, tmp_path, 
     assert len(rows_of(tmp_path / "run")) == 40 * 5 and (tmp_path / "run" / "map.html").exists()
 
 
+def test_places_need_nothing_that_draws(index, database, flags, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    main([list_images(database)[0], f"--place_index={index}", *flags])
+    assert rows_of(tmp_path / "run") and not (tmp_path / "run" / "map.html").exists()
+    log = (tmp_path / "run" / "info.log").read_text()
+    assert "No map is written. The package jinja2 is not installed: pip install jinja2" in log
+
+
 def test_exif_orientation_is_respected(index, database, flags, tmp_path):
     upright = open_image(list_images(database)[5])
     upright.save(tmp_path / "upright.png")
