@@ -112,6 +112,37 @@ def test_only_processors_without_units_are_refused(monkeypatch):
         fp16.check(torch.device("cpu"))
 
 
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (lambda state: state[0].update(exp_avg=torch.tensor(1.0)), r"exp_avg .* is \[\]"),
+        (lambda state: state[0].update(exp_avg=state[0]["exp_avg"].int()), "is a torch.int32"),
+        (lambda state: state[0].update(exp_avg=[1.0]), "exp_avg .* is a <class 'list'>"),
+        (lambda state: state[0].update(step=torch.ones(3)), r"step .* is \[3\], .* \[\]"),
+        (lambda state: state[0].pop("exp_avg_sq"), "has step, exp_avg of a parameter"),
+        (lambda state: state.update({999: state[0]}), "has no parameter 999"),
+    ],
+)
+def test_moments_that_would_end_the_process_are_refused(change, reason):
+    training, continued = small_training(), small_training()
+    do_step(training)
+    state = training.state_dict()
+    change(state["optimizer_state_dict"]["state"])
+    with pytest.raises(ValueError, match=reason):
+        continued.load_state_dict(state)
+
+
+def test_moments_get_the_memory_layout_of_their_parameters():
+    training, continued = small_training(), small_training()
+    do_step(training)
+    state = training.state_dict()
+    moments = state["optimizer_state_dict"]["state"][0]
+    moments["exp_avg"] = torch.zeros(()).expand(moments["exp_avg"].shape)
+    continued.load_state_dict(state)
+    parameter, values = next(iter(continued.optimizer.state.items()))
+    assert values["exp_avg"].stride() == parameter.stride() and not values["exp_avg"].any()
+
+
 def test_moments_of_another_shape_are_refused():
     training, continued = small_training(), small_training()
     do_step(training)

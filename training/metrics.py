@@ -240,6 +240,8 @@ class Progress:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a state; the clock continues as if no time had passed since."""
+        if any(type(state[name]) is not int for name in ("iteration", "num_images")):
+            raise TypeError("iteration or num_images is no whole number")
         self.iteration, self.num_images = state["iteration"], state["num_images"]
         self._loss_sum.copy_(state["loss_sum"])
         self._num_losses.copy_(state["num_losses"])

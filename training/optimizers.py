@@ -101,6 +101,9 @@ def set_epoch(optimizer: Optimizer, params: OptimizerParams, epoch: int) -> None
         group["lr"] = params.lr_at(epoch) * group["lr_factor"]
 
 
+_ADAM = {"step", "exp_avg", "exp_avg_sq"}  # its state of a parameter
+
+
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Load the moments of a state; learning rates and the like stay as the optimizer has them.
 
@@ -108,18 +111,36 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         ValueError: If they are not those of its parameters. Fused optimizers would not look.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, moments in state["state"].items():
-        for name, value in moments.items():
-            if torch.is_tensor(value) and value.ndim and value.shape != parameters[index].shape:
-                raise ValueError(
-                    f"{name} of the optimizer is {list(value.shape)}, its parameter "
-                    f"{list(parameters[index].shape)}"
-                )
+    moments = {}
+    for index, values in state["state"].items():
+        if index not in range(len(parameters)):
+            raise ValueError(f"the optimizer has no parameter {index}")
+        if isinstance(optimizer, (Adam, AdamW)) and set(values) != _ADAM:
+            raise ValueError(f"the optimizer has {', '.join(map(str, values))} of a parameter")
+        parameter = parameters[index]
+        moments[index] = {n: _check_moment(n, one, parameter) for n, one in values.items()}
+    own_groups = optimizer.state_dict()["param_groups"]
+    if [g["params"] for g in own_groups] != [g["params"] for g in state["param_groups"]]:
+        raise ValueError("the optimizer has its parameters in other groups")
     groups = [
         own | {"params": saved["params"]}
         for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
     ]
-    optimizer.load_state_dict({**state, "param_groups": groups})
+    optimizer.load_state_dict({**state, "state": moments, "param_groups": groups})
+
+
+def _check_moment(name: str, value: Any, parameter: torch.Tensor) -> Any:
+    """Return a moment with the memory layout of its parameter, on which fused kernels rely."""
+    if value is None or name == "step" and isinstance(value, (int, float)):
+        return value
+    shape = [] if name == "step" else list(parameter.shape)
+    is_real = torch.is_tensor(value) and value.is_floating_point()
+    if not is_real or list(value.shape) != shape:
+        found = list(value.shape) if is_real else f"a {getattr(value, 'dtype', type(value))}"
+        raise ValueError(f"{name} of the optimizer is {found}, its parameter {shape}")
+    if name == "step":
+        return value
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def move(module: nn.Module, optimizer: Optimizer, device: torch.device) -> None:

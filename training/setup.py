@@ -261,7 +261,7 @@ def make_training(
     if checkpoint is not None:
         try:
             training.load_state_dict(checkpoint)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"{path} is not a checkpoint of this training ({reason})") from error
     return training
