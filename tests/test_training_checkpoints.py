@@ -66,6 +66,6 @@ def test_a_run_that_goes_on_keeps_the_epochs_that_tensorboard_shows(flags, tmp_p
         train_main([*line, f"--epochs_num={epochs}"])
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
-    losses = {event.step: event.value for event in events.Scalars("loss")}
+    losses = {event.step: event.value for event in events.Scalars("train/loss")}
     expected = {line["epoch"]: line["loss"] for line in metrics_of(tmp_path / "run")}
     assert losses == pytest.approx(expected, rel=1e-6) and len(losses) == 3
