@@ -282,11 +282,14 @@ def _is_value(action: argparse.Action, value: Any) -> bool:
         return action.nargs == 0 and isinstance(value, bool)
     if isinstance(action, _Pairs):
         return isinstance(value, dict) and all(isinstance(one, _PLAIN) for one in value.values())
-    values = value if action.nargs in ("*", "+") and isinstance(value, list) else [value]
+    is_list = action.nargs in ("*", "+")
+    if is_list != isinstance(value, (list, tuple)):
+        return False
+    values = list(value) if is_list else [value]
     if not all(isinstance(one, _PLAIN) for one in values):
         return False
     try:
-        read = [action.type(str(one)) if action.type else one for one in values]
+        read = [action.type(str(one)) if action.type else str(one) for one in values]
     except (ValueError, argparse.ArgumentTypeError):
         return False
     return read == values and (action.choices is None or all(v in action.choices for v in values))
@@ -295,7 +298,7 @@ def _is_value(action: argparse.Action, value: Any) -> bool:
 def _read_method(argv: Sequence[str] | None, defaults: dict[str, Any] | None) -> str:
     """Return the method whose defaults the flags have; the full parser refuses unknown names."""
     asked = _read_flag("--method", argv) or (defaults or {}).get("method")
-    return asked if asked in METHODS else DEFAULT_METHOD
+    return asked if isinstance(asked, str) and asked in METHODS else DEFAULT_METHOD
 
 
 def _read_flag(flag: str, argv: Sequence[str] | None) -> str | None:

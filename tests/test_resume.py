@@ -228,7 +228,10 @@ WRONG_HEADS = [{"weight": torch.zeros(1, 1)}] * 2
     [
         {"args": []},
         {"metrics": 5},
+        {"metrics": [{"epoch": 0, "loss": torch.zeros(2)}]},
+        {"metrics": [5]},
         {"epoch_num": None},
+        {"epoch_num": True},
         {"best_epoch": "0"},
         {"progress": {}},
         {"objective_state_dict": {"classifiers_state_dict": WRONG_HEADS}},
@@ -246,6 +249,29 @@ def test_checkpoints_that_are_none_are_refused(continued, tmp_path, refused, wro
     assert re.search("run/last_checkpoint.pth is not a checkpoint (to resume|of this)", said)
     after = {file.name: file.read_bytes() for file in run.iterdir()}
     assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("recall_values", 5),
+        ("recall_values", {"1": 2}),
+        ("method", ["cosplace"]),
+        ("datasets_folder", 5),
+        ("cache_folder", [1]),
+        ("lr", [0.1]),
+        ("changed_on_resume", 5),
+    ],
+)
+def test_flags_of_wrong_kinds_are_refused(continued, tmp_path, refused, flag, value):
+    run = tmp_path / "run"
+    shutil.copytree(continued, run)
+    checkpoint = read_checkpoint(run / "last_checkpoint.pth")
+    checkpoint["args"][flag] = value
+    save_atomically(checkpoint, run / "last_checkpoint.pth")
+    line = [f"--resume_train={run / 'last_checkpoint.pth'}"]
+    said = refused(train_main, line, code=1 if flag == "changed_on_resume" else 2)
+    assert flag in said
 
 
 def test_the_best_network_is_made_again_if_it_was_lost(continued, tmp_path):

@@ -282,7 +282,16 @@ def read_training_checkpoint(path: Path, or_previous: bool = False) -> dict[str,
 
 def _check_content(path: Path, checkpoint: dict[str, Any]) -> None:
     """Raise a ValueError if a checkpoint is not one of a run."""
-    bad = [name for name, kind in _KINDS.items() if not isinstance(checkpoint.get(name), kind)]
+    bad = [
+        name
+        for name, kind in _KINDS.items()
+        if not isinstance(checkpoint.get(name), kind) or isinstance(checkpoint[name], bool)
+    ]
+    lines = checkpoint.get("metrics")
+    if not bad and not all(isinstance(line, dict) and _are_numbers(line) for line in lines):
+        bad = ["metrics"]
+    if not bad and not isinstance(checkpoint["args"].get("changed_on_resume", []), list):
+        bad = ["changed_on_resume"]
     if not bad:
         return
     if "classifiers_state_dict" in checkpoint:
@@ -295,6 +304,11 @@ def _check_content(path: Path, checkpoint: dict[str, Any]) -> None:
         "place): --resume_train takes the last_checkpoint.pth of a run; to start from a network's "
         "weights use --resume_model"
     )
+
+
+def _are_numbers(line: dict[str, Any]) -> bool:
+    plain = (int, float, str, type(None))
+    return isinstance(line.get("epoch"), int) and all(isinstance(v, plain) for v in line.values())
 
 
 def _needs_best_model(checkpoint: dict[str, Any]) -> bool:
