@@ -79,8 +79,20 @@ def test_decimal_commas_without_quotes_are_refused(photos, tmp_path, refused):
     write_csv(tmp_path, "path,lat,lon\nthree.png,55,7,13,2\n")
     error = refused(main, ["csv", "photos/photos.csv", "--out=out"], 1)
     assert "line 2: has 5 columns, the first line has 3: quote" in error
-    write_csv(tmp_path, "path,lat,lon\n,55.7,13.2\n")
-    assert "path: it is empty" in refused(main, ["csv", "photos/photos.csv", "--out=out"], 1)
+    write_csv(tmp_path, "sep=,\npath,lat,lon\n,55.7,13.2\n")
+    assert "line 3: path: it is empty" in refused(
+        main, ["csv", "photos/photos.csv", "--out=out"], 1
+    )
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_a_quote_that_is_not_closed_loses_no_line(photos, tmp_path, refused, end):
+    text = 'path,lat,lon,note\nthree.png,55.7,13.2,"x\ny"\na/one.jpg,55.7,13.2,'
+    write_csv(tmp_path, f'{text}"the end\na/two.JPG,55.7,13.2,{end}')
+    error = refused(main, ["csv", "photos/photos.csv", "--out=out"], 1)
+    assert "photos.csv, line 4: a quote is opened and never closed" in error
+    write_csv(tmp_path, f'{text}"the end\n"{end}')
+    assert len(names_of(convert(tmp_path))) == 2
 
 
 def test_an_image_of_several_lines_is_said(photos, tmp_path, caplog):

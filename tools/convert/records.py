@@ -5,6 +5,7 @@ be missing. Numbers of JSON stay as they are written.
 """
 
 import csv
+import itertools
 import json
 import logging
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 Row = tuple[int, list[str]]
+
+_END = "# end"  # a line after the last one, which a quote that is not closed takes into its cell
 
 _log = logging.getLogger(__name__)
 
@@ -24,18 +27,23 @@ def read_csv(file: Path) -> Iterator[Row]:
 
     Raises:
         FileNotFoundError: If the file is not there.
-        ValueError: If the file is not text of UTF-16 though it starts so, or a cell is too large.
+        ValueError: If the file is not text of UTF-16 though it starts so, a cell is too large, or a
+            quote is never closed, which would take all lines that follow into one cell.
     """
     with open_text(file) as text:
         try:
-            delimiter = _find_delimiter(text)
-            reader = csv.reader(text, delimiter=delimiter, skipinitialspace=True)
+            delimiter, num_before = _find_delimiter(text)
+            lines, begin = itertools.chain(text, [_END]), num_before + 1
+            reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
             for row in reader:
+                if row and row != [_END] and row[-1].endswith(_END):
+                    raise ValueError(f"{file}, line {begin}: a quote is opened and never closed")
+                begin = num_before + reader.line_num + 1
                 is_comment = len(row) == 1 and row[0].startswith("#")
                 if "".join(row).strip() and not is_comment:
-                    yield reader.line_num, row
+                    yield begin - 1, row
         except csv.Error as error:
-            raise ValueError(f"{file}, line {reader.line_num}: {error}") from None
+            raise ValueError(f"{file}, line {num_before + reader.line_num}: {error}") from None
         except UnicodeError as error:
             raise ValueError(f"{file} starts as UTF-16 but is not UTF-16: {error}") from None
 
@@ -140,19 +148,20 @@ def parse_json(text: str, file: Path) -> Any:  # noqa: ANN401
         raise ValueError(f"{file} is no JSON: {error}") from None
 
 
-def _find_delimiter(text: TextIO) -> str:
-    """Return the separator of the cells, and go to the first line that has some.
+def _find_delimiter(text: TextIO) -> tuple[str, int]:
+    """Return the separator of the cells; go to the first line that has some, after so many others.
 
     Spreadsheets may say it in a line of its own, `sep=;`; else it is that of the first line that
     does not begin with #.
     """
-    lines = iter(text.readline, "")
-    first = next((line for line in lines if line.strip() and not line.startswith("#")), "")
+    lines = enumerate(iter(text.readline, ""), 1)
+    filled = ((at, line) for at, line in lines if line.strip() and not line.startswith("#"))
+    num_before, first = next(filled, (0, ""))
     if match := re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE):
-        return match[1]
+        return match[1], num_before
     text.seek(0)
     bare = re.sub(r'"[^"]*"', "", first)
-    return next((mark for mark in "\t;|" if mark in bare), ",")
+    return next((mark for mark in "\t;|" if mark in bare), ","), 0
 
 
 def _read_entries(file: Path, key: str) -> list[dict[str, Any]]:
