@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 import commons
+from datasets.geotags import read_geotag
 from datasets.positions import REGION_GAP_M
 from datasets.tables import write_rows, write_table
 from evaluation.localization import Localization, Place
 from reports.maps import MapPhoto, MapPoint, make_thumbnail
 from reports.pictures import format_metres
 from reports.planes import Plane
-from tools.convert.exif import read_geotag
 
 _FARTHEST_OWN_M = 100_000  # from the top-1; farther EXIF positions are not drawn
 

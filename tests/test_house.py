@@ -29,7 +29,7 @@ ARROWS = {  # room: the rooms that it may import, beside itself; the first part 
         "commons machine cosface_loss parser methods datasets model runs evaluation training "
         "reports",
     ),
-    "reports": "commons parser datasets model runs evaluation tools",  # tools.convert: EXIF
+    "reports": "commons parser datasets model runs evaluation",
     "tools": "commons machine parser datasets model runs evaluation reports",
     "mini_city": "commons machine parser datasets",
     "docs": "commons datasets reports",

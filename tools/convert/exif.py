@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
 from tqdm import tqdm
 
+from datasets.geotags import Geotag, read_geotag
 from datasets.image_lists import ImagePaths, describe_left_out, list_images, walk_images
-from datasets.images import FORMATS, errors_naming, open_file
 from tools.convert.photos import Photos
 from tools.convert.positions import parse_number, project
 from tools.convert.records import parse_json, read_text
@@ -26,28 +25,15 @@ NUM_COMPARED = 50  # photos whose EXIF is compared with a table
 FAR_M = 1000  # such positions are of other places
 _SIDE_FILE = ".supplemental-metadata"  # and .json; Takeout cuts names, and older ones lack this
 _SIDE_FILE_LENGTH = 46  # of the name before .json
-_GPS = ExifTags.GPS
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Geotag:
-    """Fields of the EXIF of a photo; NaN or empty if absent."""
+class TimedGeotag(Geotag):
+    """A geotag with its time, None if unknown or if the camera's clock was never set."""
 
-    latitude_deg: float
-    longitude_deg: float
-    heading_deg: float  # of the middle of the photo
-    is_heading_magnetic: bool
-    height_m: float  # above the sea
-    time: PhotoTime | None
-    lacks_hemisphere: bool = False  # it has degrees, and not whether north or south, east or west
-
-    @property
-    def has_position(self) -> bool:
-        """Whether there is a valid position; cameras write 0, 0 before they have one."""
-        is_valid = -80 <= self.latitude_deg <= 84 and -180 <= self.longitude_deg <= 180
-        return is_valid and (self.latitude_deg, self.longitude_deg) != (0, 0)
+    time: PhotoTime | None = None
 
 
 def read_exif(
@@ -69,7 +55,9 @@ def read_exif(
         ValueError: If an image cannot be read or has no position.
     """
     paths = list_images(folder)
-    geotags = {path: read_geotag(path, hemisphere) for path in tqdm(paths, desc="EXIF", unit="img")}
+    geotags = {
+        path: read_timed_geotag(path, hemisphere) for path in tqdm(paths, desc="EXIF", unit="img")
+    }
     if num_assumed := sum(tag.lacks_hemisphere for tag in geotags.values()) if hemisphere else 0:
         _log.warning(f"{num_assumed:,} images do not say their hemisphere: {hemisphere} is assumed")
     log_left_out(paths, _read_side_files(geotags))
@@ -78,7 +66,7 @@ def read_exif(
     return make_photos(geotags, zone)
 
 
-def make_photos(geotags: Mapping[str, Geotag], zone: int | None) -> Photos:
+def make_photos(geotags: Mapping[str, TimedGeotag], zone: int | None) -> Photos:
     """Make photos of files with geotags, all with positions; see `project` for the zone."""
     tags = list(geotags.values())
     if num_magnetic := sum(tag.is_heading_magnetic for tag in tags):
@@ -165,76 +153,17 @@ def log_left_out(paths: ImagePaths, used: Iterable[str | os.PathLike]) -> None:
         _log.warning(left_out)
 
 
-def read_geotag(path: str | os.PathLike, hemisphere: str = "") -> Geotag:
-    """Read position, direction, altitude and time from the EXIF of one image, see `read_exif`.
-
-    Raises:
-        ValueError: If the file is no image that can be read.
-    """
-    with (
-        errors_naming(path),
-        open_file(path) as file,
-        Image.open(file, formats=FORMATS) as image,
-    ):
-        exif = image.getexif()
-        gps, details = exif.get_ifd(ExifTags.IFD.GPSInfo), exif.get_ifd(ExifTags.IFD.Exif)
-    refs = [_text(gps.get(tag)).upper() for tag in (_GPS.GPSLatitudeRef, _GPS.GPSLongitudeRef)]
-    latitude_ref, longitude_ref = (
-        ref[:1] or hemisphere[at : at + 1] for at, ref in enumerate(refs)
-    )
-    below_sea = gps.get(_GPS.GPSAltitudeRef) in (1, b"\x01")
-    return Geotag(
-        latitude_deg=_degrees(gps.get(_GPS.GPSLatitude), latitude_ref, "NS"),
-        longitude_deg=_degrees(gps.get(_GPS.GPSLongitude), longitude_ref, "EW"),
-        heading_deg=_number(gps.get(_GPS.GPSImgDirection)),
-        is_heading_magnetic=_text(gps.get(_GPS.GPSImgDirectionRef)) == "M",
-        height_m=_number(gps.get(_GPS.GPSAltitude)) * (-1 if below_sea else 1),
-        time=_read_time(details),
-        lacks_hemisphere=_GPS.GPSLatitude in gps and not all(refs),
-    )
+def read_timed_geotag(path: str | os.PathLike, hemisphere: str = "") -> TimedGeotag:
+    """Read a geotag and its time, see `read_geotag`."""
+    tag, time = read_geotag(path, hemisphere), None
+    for text in tag.time_texts:
+        with contextlib.suppress(ValueError):
+            time = read_time(text)
+            break
+    return TimedGeotag(**vars(tag), time=time)
 
 
-def _degrees(value: object, letter: str, letters: str) -> float:
-    """Return an angle of degrees, minutes and seconds; NaN if its letter is none of two.
-
-    Also if minutes or seconds are above 60, which rounding may give.
-    """
-    parts = [_number(part) for part in (value if isinstance(value, tuple) else (value,))]
-    sign = {letters[0]: 1, letters[1]: -1}.get(letter, math.nan)
-    if any(part > 60 for part in parts[1:]):
-        return math.nan
-    return sign * sum(part / 60**power for power, part in enumerate(parts))
-
-
-def _number(value: object) -> float:
-    """Return a number of EXIF, NaN if it is none; 0/0 means unknown."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, ZeroDivisionError):
-        return math.nan
-    return number if math.isfinite(number) else math.nan
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        value = value.decode("ascii", "replace")
-    return value.strip("\0 ") if isinstance(value, str) else ""
-
-
-def _read_time(details: Mapping[int, object]) -> PhotoTime | None:
-    """Return the time of an exposure; None also if the clock of the camera was never set."""
-    names = ("DateTimeOriginal", "SubsecTimeOriginal", "OffsetTimeOriginal")
-    text, fraction, offset = (_text(details.get(ExifTags.Base[name])) for name in names)
-    fraction = f".{fraction}" if fraction.isdecimal() else ""
-    for form in (f"{text}{fraction}{offset}", text):
-        try:
-            return read_time(form)
-        except ValueError:
-            continue
-    return None
-
-
-def _read_side_files(geotags: dict[str, Geotag]) -> list[str]:
+def _read_side_files(geotags: dict[str, TimedGeotag]) -> list[str]:
     """Complete geotags by Google Takeout's JSON files; return the files that were read."""
     files, num_positions, num_times = [], 0, 0
     for path, tag in geotags.items():
@@ -253,7 +182,7 @@ def _read_side_files(geotags: dict[str, Geotag]) -> list[str]:
     return files
 
 
-def _complete(tag: Geotag, content: Mapping[str, object]) -> Geotag:
+def _complete(tag: TimedGeotag, content: Mapping[str, object]) -> TimedGeotag:
     """Add position and time of a JSON file of Takeout; 0, 0 is no position there."""
     for name in ("geoData", "geoDataExif"):
         place = content.get(name)
@@ -293,7 +222,7 @@ def _find_side_file(path: str) -> str:
     return ""
 
 
-def _check_positions(geotags: dict[str, Geotag], folder: os.PathLike, skip: bool) -> None:
+def _check_positions(geotags: dict[str, TimedGeotag], folder: os.PathLike, skip: bool) -> None:
     without = [path for path, geotag in geotags.items() if not geotag.has_position]
     if not without:
         return

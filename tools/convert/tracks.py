@@ -17,7 +17,13 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.image_lists import list_images
-from tools.convert.exif import Geotag, list_files, log_left_out, make_photos, read_geotag
+from tools.convert.exif import (
+    TimedGeotag,
+    list_files,
+    log_left_out,
+    make_photos,
+    read_timed_geotag,
+)
 from tools.convert.photos import Photos
 from tools.convert.positions import parse_number
 from tools.convert.times import PhotoTime, read_time
@@ -131,7 +137,7 @@ def read_along_tracks(
     track = read_tracks(files)
     paths = list_images(folder)
     log_left_out(paths, [file for file in files if paths.folder in Path(file).resolve().parents])
-    geotags = {path: read_geotag(path) for path in tqdm(paths, desc="EXIF", unit="img")}
+    geotags = {path: read_timed_geotag(path) for path in tqdm(paths, desc="EXIF", unit="img")}
     if params.photo_times == "file":
         for path, tag in geotags.items():
             geotags[path] = replace(tag, time=_time_of(os.stat(path).st_mtime))
@@ -243,8 +249,8 @@ def _height(text: str) -> float:
 
 
 def _place(
-    geotags: Mapping[str, Geotag], times_s: np.ndarray, track: Track, params: PlacementParams
-) -> dict[str, Geotag]:
+    geotags: Mapping[str, TimedGeotag], times_s: np.ndarray, track: Track, params: PlacementParams
+) -> dict[str, TimedGeotag]:
     """Return geotags with the positions of the track; their times are UTC then."""
     latitude_deg, longitude_deg, height_m = track.locate(times_s)
     longitude_deg = (longitude_deg + 180) % 360 - 180
