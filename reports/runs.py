@@ -26,7 +26,7 @@ _KINDS = {  # of results.json, where present
     "resize": (str, "a text"),
     "queries_folder": (str, "a text"),
     "image_sizes": (dict, "a table"),
-    "database_folder": (str, "a text"),
+    "database_folder": (str | None, "a text or null"),
     "descriptor_dim": (int, "a whole number"),
     "notes": (list, "a list of sentences"),
 }

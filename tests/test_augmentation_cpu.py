@@ -170,7 +170,8 @@ def test_without_a_writable_folder_it_compiles_for_itself(tmp_path):
     shutil.copytree(
         REPOSITORY / "datasets", tmp_path / "datasets", ignore=shutil.ignore_patterns("__pycache__")
     )
-    shutil.copy(REPOSITORY / "commons.py", tmp_path)
+    for file in ("commons.py", "machine.py", "packages.py", "stops.py"):
+        shutil.copy(REPOSITORY / file, tmp_path)
     (tmp_path / "datasets" / "__pycache__").touch()  # no folder can be made
     nowhere = dict.fromkeys(("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME"), "/dev/null/nowhere")
     assert finish(start(tmp_path, **nowhere)) == (0, expected_total())

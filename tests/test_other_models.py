@@ -174,7 +174,7 @@ def test_two_repositories_do_not_meet(tmp_path):
 
 def test_this_repository_as_a_hub(tmp_path, monkeypatch):
     """A copy of another version of it, which must not mix with the running one."""
-    for file in ("hubconf.py", "commons.py"):
+    for file in ("hubconf.py", "commons.py", "machine.py", "packages.py", "stops.py"):
         shutil.copy(REPOSITORY / file, tmp_path)
     for package in ("model", "runs"):
         shutil.copytree(REPOSITORY / package, tmp_path / package)

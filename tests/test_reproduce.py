@@ -221,7 +221,7 @@ def test_a_figure_that_cannot_be_made_does_not_take_the_others_along(run, tmp_pa
         (["table1", "--scale=demo"], "--scale demo has no table1: it has methods"),
         (["methods"], "--scale paper has no methods"),
         (["table1", "--seeds", "-1"], "must not be negative"),
-        (["table1", "--device=bogus"], "invalid choice: 'bogus'"),
+        (["table1", "--device=bogus"], "--device: is auto, cuda, cuda:N, cpu or mps, not bogus"),
         ([], "TARGET"),
     ],
 )

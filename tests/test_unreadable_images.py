@@ -15,7 +15,7 @@ def test_each_image_is_listed_once_also_by_a_run_that_goes_on(tmp_path):
     lines = (tmp_path / "unreadable_images.txt").read_bytes().split(b"\n")
     assert lines == [
         b"The image a.jpg cannot be read.",
-        b"The image b c.jpg cannot be read.",
+        b"The image b\\nc.jpg cannot be read.",
         b"The image \xe9.jpg cannot be read.",
         b"",
     ]
@@ -24,7 +24,7 @@ def test_each_image_is_listed_once_also_by_a_run_that_goes_on(tmp_path):
 
 def test_they_are_counted_through_all_parts_of_a_run(tmp_path):
     training, counts = small_training(), []
-    for checkpoint in (None, {"num_unreadable": 2, "metrics": []}):
+    for checkpoint in (None, {"num_unreadable": 2, "metrics": [], "args": {}}):
         images = UnreadableImages(tmp_path, max_share=1, images_per_epoch=10)
         signals = StopSignals("Start again", can_resume=True)
         checkpointer = Checkpointer(tmp_path, {}, 0, images, signals)

@@ -127,7 +127,7 @@ def sequential_jpeg_of_scans(num_scans):
 UNREADABLE = {  # kind: how to put it to a path, and the reason that is given
     "truncated JPEG": (lambda p: p.write_bytes(encode(COLOURS, "JPEG")[:-99]), "truncated"),
     "truncated PNG": (lambda p: p.write_bytes(encode(COLOURS)[:900]), "truncated"),
-    "no bytes": (lambda p: p.touch(), "it is not an image"),
+    "no bytes": (lambda p: p.touch(), "it is empty"),
     "text": (lambda p: p.write_text("@1@2@ no image\n" * 50), "it is not an image"),
     "PostScript": (lambda p: p.write_bytes(POSTSCRIPT), "it is not an image"),
     "20,000 x 20,000 px": (lambda p: p.write_bytes(square_of_zeros(20_000)), "400000000 pixels"),
