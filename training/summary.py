@@ -1,11 +1,13 @@
 """What the terminal shows of a training: its settings at the start, and a line for each epoch."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import commons
 from datasets.eval_set import EvalSet
+from datasets.small_sets import SMALL_NUM_IMAGES, describe_small_set
 from evaluation import Protocol
 from model.network import GeoLocalizationNet
 from runs.provenance import name_device
@@ -23,7 +25,7 @@ def format_start(
     software: Mapping[str, str],
     folder: Path,
 ) -> str:
-    """Return what is trained, where and how, in aligned lines.
+    """Return what is trained, where and how, in aligned lines; what to know of a small set.
 
     Args:
         flags: Of train.py.
@@ -52,7 +54,11 @@ def format_start(
     width = max(map(len, rows))
     lines = [f"{name.ljust(width)}  {text}" for name, text in rows.items()]
     notes = dict.fromkeys(note for one in sets for note in one.named_notes)
-    return "\n".join([*lines, *notes, objective.describe()])
+    advice = []
+    with contextlib.suppress(FileNotFoundError):  # missing images are replaced, and counted
+        few = objective.sample_images(SMALL_NUM_IMAGES)
+        advice = describe_small_set(few, sets[0].queries)
+    return "\n".join([*lines, *notes, objective.describe(), *advice])
 
 
 def _describe_network(network: GeoLocalizationNet) -> str:

@@ -9,12 +9,13 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import commons
 from datasets.catalog import TEST_SETS, TRAIN_SETS
 from datasets.partition import PartitionParams
+from datasets.small_sets import describe_small_set
 from machine import num_usable_cores
 from parser import CommandLine, default_datasets_folder
 from tools.check.classes import check_classes
@@ -22,6 +23,7 @@ from tools.check.files import check_files
 from tools.check.findings import (
     ERROR,
     WARNING,
+    Finding,
     Section,
     count_level,
     format_remedies,
@@ -29,7 +31,7 @@ from tools.check.findings import (
     show,
 )
 from tools.check.image_files import ImageFacts, choose_sample, judge_images, measure_images
-from tools.check.layout import PURPOSES, TRAIN, ImageFolder, find_layout
+from tools.check.layout import PURPOSES, QUERIES, TRAIN, ImageFolder, find_layout
 from tools.check.names import check_names
 from tools.check.pairs import (
     DEFAULT_THRESHOLD_M,
@@ -85,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         findings += judge_size_mix(database.images, queries.images)
         title = f"searched in {query_set.database.label}"
         add(Section(query_set.queries.label, title, tuple(findings)))
+    any(map(add, judge_sizes(tree.folders, checked)))
     _print(format_remedies(sections))
     if args.bad_list:
         _write_bad_list(Path(args.bad_list), [folder.images for folder in checked.values()])
@@ -120,6 +123,25 @@ def check_folder(
     title = f"{images.role} in {show(str(images.folder))}"
     section = Section(images.label, title, tuple(findings))
     return CheckedFolder(paths, positions, facts, section)
+
+
+def judge_sizes(
+    folders: Iterable[ImageFolder], checked: Mapping[Path, CheckedFolder]
+) -> Iterator[Section]:
+    """Yield a section for each training folder that is small, see `describe_small_set`.
+
+    Args:
+        folders: Of the tree; queries to validate on are those whose label begins with val/.
+        checked: By folder.
+    """
+    folders = list(folders)
+    asked = [one for one in folders if one.role == QUERIES and one.label.startswith("val/")]
+    validation = checked[asked[0].folder].paths if asked else None
+    for images in folders:
+        paths = checked[images.folder].paths
+        if images.role == TRAIN and (few := describe_small_set(paths, validation)):
+            findings = tuple(Finding(WARNING, "size", sentence) for sentence in few)
+            yield Section(images.label, "what training gains", findings)
 
 
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
