@@ -70,7 +70,7 @@ def test_the_preview_is_that_of_a_dry_run(datasets_folder, tmp_path, check):
 def test_exit_codes_of_the_command(tmp_path, refused):
     write_image(tmp_path / "set" / "photo.jpg")
     message = refused(main, ["set", "--num_workers=0"], 1)
-    assert message.startswith("Error: 1 error, 0 warnings in set: training or evaluation")
+    assert message.startswith("Error: 1 error, 1 warning in set: training or evaluation")
     assert "neither a folder nor the name" in refused(main, ["paris"], 1)
     assert "photo.jpg is not a folder" in refused(main, ["set/photo.jpg"], 1)
     assert "--bad_list goes with --decode" in refused(main, ["set", "--bad_list", "x"], 2)
