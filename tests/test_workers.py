@@ -97,7 +97,10 @@ def load(breakage=None, num_workers=2):
 @pytest.mark.parametrize(
     ("shared_bytes", "breakage"), [(1 << 34, None), (1 << 20, None), (1 << 34, "full")]
 )
-def test_batches_are_the_same_however_they_come(machine, shared_bytes, breakage, capfd):
+def test_batches_are_the_same_however_they_come(
+    machine, shared_bytes, breakage, capfd, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # some may have lost their consoles
     machine(shared_bytes=shared_bytes)
     for number, (images, five) in enumerate(load(breakage)):
         assert images.shape == (2, 4, 2, 3) and images.stride() == (24, 1, 12, 4) and five == 5

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import parser
+from datasets.image_lists import image_paths_of
 from methods import METHODS
 from training.objective import Batch
 from training.setup import OBJECTIVES
@@ -43,6 +44,9 @@ class Triplets:
 
     def attach(self, network, optimizer, image_size, device):
         self.shape = (self.flags["batch_size"], 3, *image_size)
+
+    def sample_images(self, num):
+        return image_paths_of([])
 
     def num_iterations(self, epoch):
         return self.flags["iterations_per_epoch"]
