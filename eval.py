@@ -258,7 +258,7 @@ def write_run(
     for evaluation in evaluations:
         if commons.rank() > 0:
             continue
-        cost = {"seconds": round(time.monotonic() - start_s, 1)} | measure_memory()
+        cost = {"seconds": round(time.monotonic() - start_s, 3)} | measure_memory()
         place = folder_of(folder, evaluation.eval_set, num_sets)
         more = provenance | {"cost": cost} | measure(evaluation)
         results.append(write_results(evaluation, more, place, num_listed))
