@@ -8,6 +8,7 @@ from collections import defaultdict
 import numpy as np
 from scipy.spatial import cKDTree
 
+from commons import plural
 from datasets.image_lists import ImagePaths
 from datasets.image_names import parse_image_name, read_fields
 
@@ -31,10 +32,10 @@ def describe_small_set(train: ImagePaths, validation: ImagePaths | None = None) 
     if len(train) >= SMALL_NUM_IMAGES or not len(train):
         return []
     sentences = [
-        f"This training set is small: {len(train):,} images{_describe_visits(train)}. Networks "
-        "may get worse on streets that it does not show. What serves such a set better: a "
-        "published network, or --resume_model with one, few iterations and a low --lr "
-        "(docs/own_images.md)"
+        f"This training set is small: {plural(len(train), 'image')}{_describe_visits(train)}. "
+        "Networks may get worse on streets that it does not show. What serves such a set better: a "
+        "published network as it is, or --resume_model with one and a low --lr, judged by streets "
+        "that were kept apart (docs/own_images.md)"
     ]
     num_near = 0 if validation is None else _count_near(train, validation)
     if num_near and num_near > _NEAR_SHARE * len(validation):
@@ -57,11 +58,13 @@ def _describe_visits(train: ImagePaths) -> str:
         place = (int(name.utm_east_m // PLACE_M), int(name.utm_north_m // PLACE_M))
         visits[place].add(name.pano_id)
         dates[place].add(name.timestamp[:6])  # year and month
-    num_visits, num_dates = (np.median([len(one) for one in by.values()]) for by in (visits, dates))
+    num_visits, num_dates = (
+        int(np.median([len(one) for one in by.values()])) for by in (visits, dates)
+    )
     few = ", so few that classes hardly differ by season and light" if num_dates <= _FEW else ""
     return (
-        f" at {len(visits):,} places of {PLACE_M} m, in the median {num_visits:g} panoramas and "
-        f"{num_dates:g} months each{few}"
+        f" at {plural(len(visits), 'place')} of {PLACE_M} m, each seen in the median by "
+        f"{plural(num_visits, 'panorama')} of {plural(num_dates, 'month')}{few}"
     )
 
 

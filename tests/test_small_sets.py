@@ -37,9 +37,8 @@ def test_images_and_visits_are_counted():
         *((25, "d", "201605"), (26, "e", "201606"), (27, "f", "201707"), (28, "g", "201808")),
     )
     (sentence,) = describe_small_set(train)
-    assert (
-        "9 images at 3 places of 10 m, in the median 2 panoramas and 1 months each, so" in sentence
-    )
+    assert "9 images at 3 places of 10 m, each seen in the median by 2 panoramas of" in sentence
+    assert " of 1 month, so few" in sentence
     assert "--resume_model" in sentence and "docs/own_images.md" in sentence
 
 
