@@ -146,6 +146,8 @@ def _open_events(folder: Path, purge_step: int) -> "SummaryWriter | None":
         name = str(folder)
         if not name.isascii() and name != os.fsencode(name).decode(errors="replace"):
             name = f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}"  # it takes UTF-8 alone
+        if not folder.is_dir():  # it would be made again, and the loss of a run never be noticed
+            raise FileNotFoundError(f"the folder {folder} vanished")
         return SummaryWriter(name, purge_step=purge_step)
     except (ImportError, OSError) as error:  # metrics.jsonl and the checkpoint have the numbers
         is_missing = isinstance(error, ImportError)

@@ -210,6 +210,7 @@ def test_a_folder_that_vanishes_ends_the_run(tiny, tmp_path, is_continued):
     command = run_forked("train", line, tmp_path / "said")
     files = [tmp_path / "run" / name for name in ("last_checkpoint.pth", "environment.json")]
     wait_until(lambda: all(file.exists() for file in files), command)
+    wait_until(lambda: "Epoch 0" in command.stderr, command)  # TensorBoard may make it again before
     (tmp_path / "run").rename(tmp_path / "gone")
     assert command.wait() == 1
     assert "Traceback" not in command.stderr
