@@ -40,6 +40,17 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 
 @pytest.fixture
+def save(tmp_path):
+    """Return a function that writes a checkpoint and returns its path."""
+
+    def write(content):
+        torch.save(content, tmp_path / "checkpoint.pth")
+        return tmp_path / "checkpoint.pth"
+
+    return write
+
+
+@pytest.fixture
 def shared_data() -> Path:
     """Return the folder of real data beside the repository; it does not come with the project."""
     if not SHARED_DATA.is_dir():
