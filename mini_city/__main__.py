@@ -6,8 +6,8 @@ import sys
 from dataclasses import replace
 
 import commons
+from command_line import CommandLine
 from mini_city import PRESETS, generate
-from parser import CommandLine
 
 _logger = logging.getLogger("mini_city")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import commons
 import machine
+from command_line import CommandLine, add_device, default_datasets_folder, not_negative_int
 from mini_city import generate
 from paper.costs import describe_plan
 from paper.results_of_runs import Study
@@ -23,7 +24,6 @@ from paper.run_log import RunLog
 from paper.runs_to_do import FAILED, RunOptions, carry_out, make_steps, take_shard
 from paper.scales import SCALES
 from paper.targets import ALL_TARGETS, list_needs, targets_of, write_target
-from parser import CommandLine, add_device, default_datasets_folder, not_negative_int
 from runs.signals import StopSignals
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import commons
+from command_line import CommandLine
 from datasets.tables import write_table
-from parser import CommandLine
 from reports.compare_page import make_page
 from reports.compare_tables import (
     QUERIES_COLUMNS,

@@ -14,9 +14,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 import commons
+from command_line import CommandLine
 from datasets.image_names import parse_image_name
 from datasets.images import open_image
-from parser import CommandLine
 from reports.runs import iterate_queries
 
 TILE_HEIGHT_PX = 256

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import commons
-from parser import CommandLine
+from command_line import CommandLine
 from reports.run_files import read_run_arrays
 from reports.runs import find_sets
 

@@ -18,9 +18,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 import commons
+from command_line import CommandLine, HelpFormatter, fraction
 from evaluation.calibration import Calibration, describe_origin, save_calibration
 from evaluation.confidence import DEFAULT_THRESHOLD_M, FEATURES
-from parser import CommandLine, HelpFormatter, fraction
 from reports.runs import find_set, read_results
 from runs.provenance import code_version
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import commons
-from parser import CommandLine, positive_int
+from command_line import CommandLine, positive_int
 from reports.runs import find_set, iterate_queries, read_results
 
 

@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 import commons
 import machine
+from command_line import CommandLine, HelpFormatter, add_device, add_io_retries, positive_int
 from datasets.image_lists import ImagePaths, list_images
 from evaluation.descriptors import Inference, load_windows
 from evaluation.views import View
 from model.checkpoint_files import read_checkpoint
-from parser import CommandLine, HelpFormatter, add_device, add_io_retries, positive_int
 
 TORCHVISION = DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1
 _NUM_CITYSCAPES = 19

@@ -21,6 +21,16 @@ from torch import nn
 
 import commons
 import machine
+from command_line import (
+    CommandLine,
+    HelpFormatter,
+    add_device,
+    add_io_retries,
+    default_datasets_folder,
+    not_negative_int,
+    positive_float,
+    positive_int,
+)
 from datasets.catalog import TRAIN_SETS, find_train_folder
 from datasets.image_lists import list_images
 from evaluation.descriptors import Inference
@@ -37,16 +47,6 @@ from model.network import (
 )
 from model.other_models import identify, load_model, parse_model_spec
 from model.whitening import WHITENINGS, Whitening, WhiteningParams, check_dims, pack_whitening
-from parser import (
-    CommandLine,
-    HelpFormatter,
-    add_device,
-    add_io_retries,
-    default_datasets_folder,
-    not_negative_int,
-    positive_float,
-    positive_int,
-)
 from runs.provenance import code_version
 
 

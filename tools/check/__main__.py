@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import commons
+from command_line import CommandLine, default_datasets_folder
 from datasets.catalog import TEST_SETS, TRAIN_SETS
 from datasets.partition import PartitionParams
 from datasets.small_sets import describe_small_set
 from machine import num_usable_cores
-from parser import CommandLine, default_datasets_folder
 from tools.check.classes import check_classes
 from tools.check.files import check_files
 from tools.check.findings import (

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 import commons
+from command_line import CommandLine
 from datasets.image_lists import list_images
 from datasets.positions import NUM_ZONES
 from machine import num_usable_cores
-from parser import CommandLine
 from tools.convert.exif import compare_with_exif, read_exif
 from tools.convert.panoramas import CropParams, crop_panoramas
 from tools.convert.photos import MODES, Photos, check_free, format_names, write_images
