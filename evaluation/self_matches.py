@@ -7,6 +7,7 @@ first by size, then byte by byte. So it costs nothing per database image.
 
 import contextlib
 import filecmp
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -87,9 +88,12 @@ def find_self_matches(
         is_likely[:, :_FIRST_RANKS] = True
     is_likely &= predictions >= 0
     is_self = np.zeros_like(is_likely)
-    for query, rank in np.argwhere(is_likely):
-        image = eval_set.database[predictions[query, rank]]
-        is_self[query, rank] = _is_copy(eval_set.queries[query], image)
+    for query in np.flatnonzero(is_likely.any(axis=1)):
+        path = eval_set.queries[query]
+        size = _size_of(path)
+        for rank in np.flatnonzero(is_likely[query]):
+            image = eval_set.database[predictions[query, rank]]
+            is_self[query, rank] = image == path or _is_copy(path, size, image)
     return is_self
 
 
@@ -125,9 +129,15 @@ def _describe(num_self: int, num_queries: int, are_left_out: bool) -> list[str]:
     return [f"{text} and find themselves: eval.py --exclude_self leaves them out"]
 
 
-def _is_copy(query: str, image: str) -> bool:
-    if query == image:
-        return True
+def _size_of(path: str) -> int | None:
     with contextlib.suppress(OSError):
-        return filecmp.cmp(query, image, shallow=False)
+        return os.stat(path).st_size
+    return None
+
+
+def _is_copy(path: str, size: int | None, other: str) -> bool:
+    if size is None or size != _size_of(other):
+        return False
+    with contextlib.suppress(OSError):
+        return filecmp.cmp(path, other, shallow=False)
     return False

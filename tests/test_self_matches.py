@@ -109,7 +109,11 @@ def test_files_of_the_same_size_are_compared_and_far_ones_are_not(folder, monkey
         "evaluation.self_matches.filecmp.cmp", lambda *paths, shallow: compared.append(paths)
     )
     distances = np.full((6, 6), 0.9, np.float32)
-    distances[2, 4] = 0.01
+    distances[2, 3:5] = 0.01
+    size = os.path.getsize(eval_set.queries[2])
+    for rank, num_bytes in ((3, size + 1), (4, size)):
+        with open(eval_set.database[rank], "wb") as file:
+            file.write(bytes(num_bytes))
     predictions = np.tile(np.arange(6), (6, 1))
 
     found = search_others(
