@@ -127,13 +127,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         commons.setup_logging(folder)
         record_start(folder, device)
-        checkpointer = Checkpointer(
-            folder,
-            {"args": flags, "data_digest": objective.digest, "val_digest": val_set.digest},
-            args.checkpoint_every,
-            UnreadableImages(folder, args.max_bad_images, objective.images_per_epoch),
-            signals,
-            replace(settings.curves, flags=flags),
+        checkpointer = stack.enter_context(
+            Checkpointer(
+                folder,
+                {"args": flags, "data_digest": objective.digest, "val_digest": val_set.digest},
+                args.checkpoint_every,
+                UnreadableImages(folder, args.max_bad_images, objective.images_per_epoch),
+                signals,
+                replace(settings.curves, flags=flags),
+            )
         )
         checkpointer.start(training, checkpoint)
         del checkpoint  # as large as the training itself

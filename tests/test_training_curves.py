@@ -2,7 +2,6 @@
 
 import json
 import sys
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -113,43 +112,121 @@ def test_validation_queries_are_drawn_in_each_epoch(flags, tmp_path):
     assert len(sizes) == 1 and min(sizes.pop()) > 500  # the same queries, three images a row
 
 
-class FakeRun:
-    """Stands for a run of Weights & Biases."""
+class Wandb:
+    """Stands for the package of Weights & Biases: one run, whose calls fail as they are told to."""
 
     id = "abc"
+    __spec__ = object()
 
-    def __init__(self):
-        self.logged = []
+    def __init__(self, **failures):
+        """Take {name of a call: error that it raises each time}."""
+        self.failures, self.begun, self.logged, self.axes, self.ended = failures, [], [], {}, []
 
-    def define_metric(self, *names, **how):
-        pass
+    def _fail(self, name):
+        if name in self.failures:
+            raise self.failures[name]
 
-    def log(self, values):
+    def init(self, **how):
+        self.begun.append(how)
+        self._fail("init")
+        return self
+
+    def define_metric(self, name, step_metric=None, hidden=False):
+        self._fail("define_metric")
+        self.axes[name] = step_metric
+
+    def log(self, values):  # no step: those of a run of W&B may never go back
         self.logged.append(values)
-        if len(self.logged) == 2:
-            raise ConnectionError("no network")
+        self._fail("log")
+
+    def finish(self, exit_code):
+        self.ended.append(exit_code)
+        self._fail("finish")
+
+    def axis_of(self, name):
+        """Return the axis of a number, found as the package does: by its name up to the star."""
+        (axis,) = {
+            axis
+            for pattern, axis in self.axes.items()
+            if pattern.endswith("*") and name.startswith(pattern[:-1])
+        }
+        return axis
 
 
-def test_weights_and_biases_gets_the_points_and_never_ends_a_run(
-    flags, tmp_path, monkeypatch, capfd
-):
-    run, begun = FakeRun(), []
-    fake = SimpleNamespace(init=lambda **how: begun.append(how) or run, __spec__=object())
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    line = [*flags, "--wandb=streets", f"--save_dir={tmp_path / 'run'}"]
+@pytest.fixture
+def wandb(monkeypatch):
+    """Return a function that puts a stand-in in the place of the package."""
+
+    def put(**failures):
+        monkeypatch.setitem(sys.modules, "wandb", Wandb(**failures))
+        return sys.modules["wandb"]
+
+    return put
+
+
+def test_weights_and_biases_gets_the_points(flags, tmp_path, wandb):
+    fake, folder = wandb(), tmp_path / "run"
+    line = [*flags, "--wandb=streets", f"--save_dir={folder}"]
     train_main([*line, "--epochs_num=1"])
-    assert begun[0]["project"] == "streets" and begun[0]["id"] is None
-    assert begun[0]["config"]["batch_size"] == 4
-    json.dumps(begun[0]["config"])
-    points = points_of(tmp_path / "run")
-    assert [values["train/loss"] for values in run.logged] == pytest.approx(
-        [*(point["loss"] for point in points), metrics_of(tmp_path / "run")[0]["loss"]]
-    )
-    assert "not written: no network" in capfd.readouterr().out
+    assert fake.begun[0]["project"] == "streets" and fake.begun[0]["id"] is None
+    assert fake.begun[0]["config"]["batch_size"] == 4
+    json.dumps(fake.begun[0]["config"])
     train_main([*line, "--resume_train=auto"])
-    assert begun[1]["id"] == "abc" and begun[1]["resume"] == "allow"
+    assert fake.begun[1]["id"] == "abc" and fake.begun[1]["resume"] == "allow"
+    assert fake.ended == [0, 0]
+    iterations = [values for values in fake.logged if "iteration" in values]
+    epochs = [values for values in fake.logged if "epoch" in values]
+    assert len(iterations) + len(epochs) == len(fake.logged)
+    assert [values["iteration"] for values in iterations] == [2, 4, 6, 9, 11, 13]
+    assert [values["epoch"] for values in epochs] == [0, 1]
+    for values, point in zip(iterations, points_of(folder), strict=True):
+        assert values["train/loss"] == point["loss"]
+    for values, numbers in zip(epochs, metrics_of(folder), strict=True):
+        assert values["train_epoch/loss"] == numbers["loss"]
+        assert values["val/R@1"] == numbers["R@1"]
+    for values in fake.logged:  # each number is drawn against what its point brings along
+        (axis,) = {"iteration", "epoch"} & set(values)
+        assert {fake.axis_of(name) for name in values if name != axis} == {axis}
+
+
+def test_a_stopped_run_is_no_success(flags, tmp_path, wandb, monkeypatch):
+    fake = wandb()
+    line = [*flags, "--wandb", "--checkpoint_every=3", f"--save_dir={tmp_path / 'run'}"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, __import__("training.state").state.Training, "step", 5)
+        train_main(line)
+    assert fake.ended == [1]
+    train_main([*line, "--resume_train=auto"])
+    assert fake.begun[1]["id"] == "abc" and fake.ended == [1, 0]
+    steps = [values["iteration"] for values in fake.logged if "iteration" in values]
+    assert steps == [2, 4, 4, 6, 9, 11, 13]  # it was killed after 4, and resumed at 3
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said", "num_logged"),
+    [
+        ("init", ConnectionError("refused\nby the server"), "refused by the server", 0),
+        ("init", SystemExit(1), "Nothing is sent to Weights & Biases: SystemExit: 1", 0),
+        ("define_metric", AttributeError("old"), "axes of Weights & Biases are not set", 8),
+        ("log", ConnectionError("no network"), "point is not sent to Weights & Biases", 8),
+        ("log", RuntimeError(), "point is not sent to Weights & Biases: RuntimeError.", 8),
+        ("finish", TimeoutError("busy"), "run of Weights & Biases is not ended", 8),
+    ],
+)
+def test_a_failure_of_weights_and_biases_is_warned_of_once(
+    flags, tmp_path, wandb, capfd, call, error, said, num_logged
+):
+    fake = wandb(**{call: error})
+    train_main([*flags, "--wandb", f"--save_dir={tmp_path / 'run'}"])
+    shown = capfd.readouterr().out
+    assert shown.count(said) == 1 and shown.count("The training goes on") == 1
+    assert len(fake.logged) == num_logged
     assert read_checkpoint(tmp_path / "run" / "last_checkpoint.pth")["epoch_num"] == 2
+    assert len(points_of(tmp_path / "run")) == 6
 
 
-def test_a_missing_package_is_a_sentence(flags, refused):
-    assert "pip install wandb" in refused(train_main, [*flags, "--wandb"], 2)
+def test_a_missing_package_is_a_sentence(flags, tmp_path, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
+    train_main([*flags, "--wandb", f"--save_dir={tmp_path / 'run'}"])
+    assert capfd.readouterr().out.count("pip install wandb") == 1
+    assert len(points_of(tmp_path / "run")) == 6

@@ -198,6 +198,14 @@ class Checkpointer:
             self.save_best(training)
         return is_best
 
+    def __enter__(self) -> "Checkpointer":
+        """Close the curves at the end of a `with` block, also where an error ends it."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._curves is not None:
+            self._curves.close(exit_code=0 if kind is None else 1)
+
     def save_best(self, training: Training) -> None:
         """Save the network as the best one, in the main process."""
         if commons.rank() == 0:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import commons
-from model.checkpoint_files import require_packages
 from packages import explain_import_error
 from training.state import Training
 
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
 
 ITERATIONS = "iterations.jsonl"
 _WANDB_ID = "wandb_id.txt"  # of the run that a resumed training continues
+_NO_EVENTS = "A point is not written to the events for TensorBoard"
+_ITERATION_GROUPS = ("train", "speed")  # of numbers, in Weights & Biases
+_EPOCH_GROUPS = {"train": "train_epoch", "speed": "speed_epoch", "val": "val", "memory": "memory"}
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,6 @@ class CurvesParams:
     wandb: str | None = None  # project of Weights & Biases
     flags: Mapping[str, Any] = field(default_factory=dict)  # of the run, for that project
 
-    def __post_init__(self) -> None:
-        """Raise a ValueError if its package is missing."""
-        if self.wandb:
-            require_packages("--wandb", "wandb")
-
 
 EPOCHS_ONLY = CurvesParams(log_every=0)
 
@@ -42,6 +39,7 @@ class Curves:
     """Writes points of iterations and epochs; only the main process has one.
 
     No failure here ends a training: checkpoints and metrics.jsonl have what is needed to resume.
+    Each kind of failure is warned of once.
     """
 
     def __init__(
@@ -56,6 +54,7 @@ class Curves:
             per_epoch: Iterations of an epoch.
         """
         self._per_epoch = per_epoch
+        self._warned: set[tuple[str, type]] = set()  # what failed, and how
         epoch, iteration = position
         self._file = folder / ITERATIONS
         kept = [line for line in read_iterations(self._file) if _position(line) <= position]
@@ -66,7 +65,9 @@ class Curves:
         self._epochs = _open_events(folder, purge_step=epoch)
         self._folder, self._first = folder / "iterations", epoch * per_epoch + iteration + 1
         self._iterations: SummaryWriter | None = None  # as soon as there is a point
-        self._wandb = _open_wandb(folder, params) if params.wandb else None
+        self._wandb: Any = None  # a run of Weights & Biases
+        if params.wandb:
+            self._begin(folder, params)
 
     def write_iteration(self, training: Training) -> None:
         """Write a point: the numbers of this process since the last one."""
@@ -83,17 +84,83 @@ class Curves:
         line = {name.partition("/")[2]: value for name, value in values.items()}
         line = {"epoch": progress.epoch, "iteration": progress.iteration} | line
         step = progress.epoch * self._per_epoch + progress.iteration
-        _try(lambda: self._append(line))
-        _try(lambda: _add(self._iteration_events(), values, step))
-        if self._wandb is not None:
-            _try(lambda: self._wandb.log(values | {"iteration": step}))
+        self._try(f"A point is not written to {ITERATIONS}", lambda: self._append(line))
+        self._try(_NO_EVENTS, lambda: _add(self._iteration_events(), values, step))
+        self._send(values | {"iteration": step})
 
     def write_epoch(self, line: Mapping[str, Any]) -> None:
         """Write a line of metrics.jsonl, by groups of numbers."""
-        values = {f"{_group(name)}/{name}": line[name] for name in line if name != "epoch"}
-        _try(lambda: _add(self._epochs, values, line["epoch"]))
+        names = {name: _group(name) for name in line if name != "epoch"}
+        values = {f"{group}/{name}": line[name] for name, group in names.items()}
+        self._try(_NO_EVENTS, lambda: _add(self._epochs, values, line["epoch"]))
+        values = {f"{_EPOCH_GROUPS[group]}/{name}": line[name] for name, group in names.items()}
+        self._send(values | {"epoch": line["epoch"]})
+
+    def close(self, exit_code: int) -> None:
+        """End the run of Weights & Biases: what is written waits until it is sent.
+
+        Args:
+            exit_code: 0 if the training has ended; else it was stopped, and may be resumed.
+        """
+        run, self._wandb = self._wandb, None
+        if run is not None:
+            what = "The run of Weights & Biases is not ended"
+            self._try(what, lambda: run.finish(exit_code=exit_code))
+
+    def _begin(self, folder: Path, params: CurvesParams) -> None:
+        """Begin a run of Weights & Biases, or continue the one of this folder.
+
+        Its steps count what is sent; the axes are the numbers that each point brings along. So
+        points of epochs and iterations may come in any order, and a resumed run that repeats
+        iterations since its checkpoint sends them again, at the same place of the axis.
+        """
+        file = folder / _WANDB_ID
+
+        def begin() -> None:
+            known = file.read_text(errors="replace").strip() if file.exists() else None
+            self._wandb = importlib.import_module("wandb").init(
+                project=params.wandb,
+                name=folder.name,
+                dir=str(folder),
+                config=dict(params.flags),
+                allow_val_change=True,  # of flags that differ in a resumed run
+                id=known,
+                resume="allow",
+            )
+
+        def set_axes() -> None:
+            axes = dict.fromkeys(_ITERATION_GROUPS, "iteration")
+            axes |= dict.fromkeys(_EPOCH_GROUPS.values(), "epoch")
+            for axis in ("iteration", "epoch"):
+                self._wandb.define_metric(axis, hidden=True)
+            for group, axis in axes.items():
+                self._wandb.define_metric(f"{group}/*", step_metric=axis)
+
+        self._try("Nothing is sent to Weights & Biases", begin)
         if self._wandb is not None:
-            _try(lambda: self._wandb.log(values | {"epoch": line["epoch"]}))
+            self._try("The axes of Weights & Biases are not set", set_axes)
+            what = f"A resumed training will begin another run there: {_WANDB_ID} is not written"
+            self._try(what, lambda: file.write_text(str(self._wandb.id)))
+
+    def _send(self, values: Mapping[str, Any]) -> None:
+        if self._wandb is not None:
+            what = "A point is not sent to Weights & Biases"
+            self._try(what, lambda: self._wandb.log(dict(values)))
+
+    def _try(self, what: str, act: Callable[[], object]) -> None:
+        """Do something; if it fails, warn of that, unless it did so before.
+
+        SystemExit is no wish of the user here: packages raise it where they give up.
+        """
+        try:
+            act()
+        except (Exception, SystemExit) as error:
+            kind = what, type(error)
+            if kind not in self._warned:
+                self._warned.add(kind)
+                logging.warning(
+                    f"{what}: {_reason(error)}. The training goes on; the same is not said again"
+                )
 
     def _iteration_events(self) -> "SummaryWriter | None":
         if self._iterations is None:
@@ -150,9 +217,7 @@ def _open_events(folder: Path, purge_step: int) -> "SummaryWriter | None":
             raise FileNotFoundError(f"the folder {folder} vanished")
         return SummaryWriter(name, purge_step=purge_step)
     except (ImportError, OSError) as error:  # metrics.jsonl and the checkpoint have the numbers
-        is_missing = isinstance(error, ImportError)
-        reason = (explain_import_error(error) if is_missing else "") or error
-        logging.warning(f"No events for TensorBoard are written: {reason}")
+        logging.warning(f"No events for TensorBoard are written: {_reason(error)}")
         return None
 
 
@@ -164,26 +229,7 @@ def _add(events: "SummaryWriter | None", values: Mapping[str, Any], step: int) -
     events.flush()
 
 
-def _open_wandb(folder: Path, params: CurvesParams) -> Any:
-    """Begin a run of Weights & Biases, or continue the one of this folder."""
-    wandb = importlib.import_module("wandb")
-    file = folder / _WANDB_ID
-    run = wandb.init(
-        project=params.wandb,
-        name=folder.name,
-        dir=str(folder),
-        config=dict(params.flags),
-        id=file.read_text().strip() if file.exists() else None,
-        resume="allow",
-    )
-    for group in ("train", "speed", "val", "memory"):
-        run.define_metric(f"{group}/*")
-    file.write_text(str(run.id))
-    return run
-
-
-def _try(write: Callable[[], object]) -> None:
-    try:
-        write()
-    except Exception as error:
-        logging.warning(f"A point of the training's curves is not written: {error}")
+def _reason(error: BaseException) -> str:
+    explained = explain_import_error(error) if isinstance(error, ImportError) else ""
+    text = explained or f"{type(error).__name__}: {error}"
+    return " ".join(text.split()).rstrip(":.")
