@@ -765,6 +765,14 @@ def _add_freezing(cli: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of a transformer: freeze the embeddings and the first N blocks (0: train all)",
     )
+    add(
+        "--train_last_blocks",
+        type=not_negative_int,
+        default=0,
+        metavar="N",
+        help="of a transformer: train only the last N blocks and the normalisation after them "
+        "(0: train all)",
+    )
 
 
 def _add_protocol(cli: argparse.ArgumentParser) -> None:

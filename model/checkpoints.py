@@ -15,9 +15,7 @@ from model.formats.content import NetworkContent, load_strictly
 from model.network import GeoLocalizationNet, build_network, remove_whitening
 
 
-def load_network(
-    path: str | os.PathLike, train_all_layers: bool = False, freeze_te: int = 0
-) -> GeoLocalizationNet:
+def load_network(path: str | os.PathLike, **freezing: bool | int) -> GeoLocalizationNet:
     """Build the network that a checkpoint was saved from, with its weights, on the CPU.
 
     State dicts of our networks say the architecture. In other files, published ones and our older
@@ -25,21 +23,21 @@ def load_network(
     needed, and nothing is downloaded. Accepted are our `best_model.pth` and `last_checkpoint.pth`,
     the published files of `model.formats`, and any with a `module.` prefix.
 
+    Args:
+        path: Of the file.
+        freezing: See `build_network`.
+
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not such a checkpoint.
     """
-    return network_of(read_checkpoint(path), path, train_all_layers, freeze_te)
+    return network_of(read_checkpoint(path), path, **freezing)
 
 
 def network_of(
-    checkpoint: Mapping[str, Any],
-    path: str | os.PathLike,
-    train_all_layers: bool = False,
-    freeze_te: int = 0,
+    checkpoint: Mapping[str, Any], path: str | os.PathLike, **freezing: bool | int
 ) -> GeoLocalizationNet:
     """Do what `load_network` does with a checkpoint that was read from `path` already."""
-    freezing = {"train_all_layers": train_all_layers, "freeze_te": freeze_te}
     return network_with(recognise(checkpoint, path), path, **freezing)
 
 
@@ -81,8 +79,7 @@ def start_network(
     path: str | os.PathLike,
     aggregation: str | None = None,
     aggregation_args: Mapping[str, Option] | None = None,
-    train_all_layers: bool = False,
-    freeze_te: int = 0,
+    **freezing: bool | int,
 ) -> GeoLocalizationNet:
     """Build the network that a training starts from: that of a checkpoint, without its whitening.
 
@@ -93,14 +90,13 @@ def start_network(
         path: Of the checkpoint, see `load_network`.
         aggregation: Key of AGGREGATIONS; None for the checkpoint's.
         aggregation_args: Options of the aggregation; those that are missing are the checkpoint's.
-        train_all_layers: See `build_network`; so is `freeze_te`.
-        freeze_te: Number of blocks.
+        freezing: See `build_network`.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not such a checkpoint, or has another aggregation.
     """
-    network = remove_whitening(load_network(path, train_all_layers, freeze_te))
+    network = remove_whitening(load_network(path, **freezing))
     found = network.architecture["aggregation"]
     aggregation = aggregation or found
     check_aggregation(aggregation, network.architecture["backbone"], found)

@@ -8,8 +8,9 @@ from torch import nn
 
 from commons import IMAGENET_MEAN, IMAGENET_STD
 from model.aggregation import AGGREGATIONS, Option, build_aggregation, check_aggregation
-from model.backbones import INPUT_SCALINGS, find_spec
+from model.backbones import BACKBONES, INPUT_SCALINGS, find_spec
 from model.backbones.build import build_backbone, load_pretrained_aggregation
+from model.backbones.transformers import PatchTransformer
 from model.whitening import Whitening
 
 IMAGE_SIZE = 512  # of training, in pixels, where the backbone has no size of its own
@@ -57,8 +58,9 @@ class GeoLocalizationNet(nn.Module):
         """Join the parts of a network; a whitening may follow, see `add_whitening`.
 
         Args:
-            backbone: Images to feature maps [B, C, h, w].
-            aggregation: Feature maps to descriptors; their length is its attribute `out_dim`.
+            backbone: Images to feature maps [B, C, h, w], or pairs of maps and class tokens.
+            aggregation: What the backbone gives to descriptors; their length is its attribute
+                `out_dim`.
             input_scaling: Images to those of the backbone; None: they are the same.
         """
         super().__init__()
@@ -74,8 +76,11 @@ class GeoLocalizationNet(nn.Module):
         """Return one descriptor per image, float32 also under autocast."""
         return self.whitening(self.aggregation(self.feature_maps(images))).float()
 
-    def feature_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Return what the aggregation gets, [B, C, h, w]."""
+    def feature_maps(self, images: torch.Tensor):  # no type: TorchScript would want a single one
+        """Return what the aggregation gets: maps [B, C, h, w].
+
+        If the aggregation has `takes_class_token`, it is a pair of maps and class tokens [B, C].
+        """
         return self.backbone(self.input_scaling(images))
 
     def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:
@@ -125,7 +130,8 @@ def build_network(
         aggregation_args: Options of the aggregation, see `build_aggregation`.
         whiten_norm: What the whitening ends with, see `Whitening`.
         input_scaling: Key of INPUT_SCALINGS, of the weights of the backbone; None for "imagenet".
-        freezing: `train_all_layers` and `freeze_te`, which layers of the backbone are not trained.
+        freezing: `train_all_layers`, `freeze_te` and `train_last_blocks`: which layers of the
+            backbone are not trained.
 
     Raises:
         ValueError: If a name is unknown, a length is out of range, the weights do not fit, or the
@@ -140,6 +146,10 @@ def build_network(
     names = (architecture["aggregation"], spec.out_channels, architecture["fc_output_dim"])
     layers = build_aggregation(*names, aggregation_args)
     load_pretrained_aggregation(layers, backbone, backbone_weights)
+    if getattr(layers, "takes_class_token", False):
+        body.gives_class_token = True
+    if not getattr(layers, "takes_final_norm", True) and isinstance(body, PatchTransformer):
+        body.skip_norm()
     scaling = INPUT_SCALINGS[architecture.get("input_scaling", "imagenet")]
     network = GeoLocalizationNet(body, layers, InputScaling(*scaling) if scaling else None)
     network.image_size = spec.image_size
@@ -182,7 +192,13 @@ def choose_architecture(
     if aggregation_args:
         architecture["aggregation_args"] = dict(aggregation_args)
     with torch.device("meta"):  # options are checked where they are used
-        build_aggregation(aggregation, spec.out_channels, dims[0], aggregation_args)
+        layers = build_aggregation(aggregation, spec.out_channels, dims[0], aggregation_args)
+    if getattr(layers, "takes_class_token", False) and not spec.class_token:
+        having = ", ".join(name for name, other in BACKBONES.items() if other.class_token)
+        raise ValueError(
+            f"--aggregation {aggregation} takes a class token beside the map, and {backbone} gives "
+            f"none: choose a backbone of {having}"
+        )
     if INPUT_SCALINGS.get(input_scaling):
         architecture["input_scaling"] = input_scaling
     return architecture

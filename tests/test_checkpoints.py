@@ -145,7 +145,7 @@ def test_other_float_types_give_a_float32_network(save, published, dtype):
 
 @pytest.mark.parametrize("train_all_layers", [False, True])
 def test_a_loaded_network_can_be_trained_on(save, published, train_all_layers):
-    network = load_network(save(published), train_all_layers)
+    network = load_network(save(published), train_all_layers=train_all_layers)
     trained = {key for key, p in network.named_parameters() if p.requires_grad}
     prefixes = "" if train_all_layers else ("backbone.6.", "backbone.7.", "aggregation.")
     assert trained == {key for key, _ in network.named_parameters() if key.startswith(prefixes)}

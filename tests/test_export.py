@@ -19,6 +19,7 @@ NETWORKS = [
     *[("ResNet18", "gem"), ("EfficientNet_Lite0", "avg"), ("MobileNetV2", "max")],
     *[("CCT14_224", "seqpool"), ("DINOv2_S", "gem"), ("Tiny", "netvlad"), ("TinyPlain", "crn")],
     *[("Tiny", "sralnet"), ("Tiny", "appsvr"), ("Tiny", "apanet")],
+    ("TinyDINOv2", "cls"),
 ]
 FORMATS = ("torchscript", "onnx")
 

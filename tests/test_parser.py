@@ -34,6 +34,7 @@ def test_defaults_are_those_of_the_paper():
         "use_amp16": False,
         "image_size": None,  # the backbone's, for CNNs 512
         "freeze_te": 0,
+        "train_last_blocks": 0,
         "brightness": 0.7,
         "contrast": 0.7,
         "saturation": 0.7,
@@ -160,6 +161,7 @@ def test_defaults_of_a_resumed_run_give_way_to_flags():
         "--num_workers -1",
         "--fc_output_dim -1",
         "--freeze_te -1",
+        "--train_last_blocks -1",
         "--aggregation nothing",
         "--aggregation_args l2",
         "--aggregation_args =both",

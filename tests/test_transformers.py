@@ -80,6 +80,20 @@ def test_gradients_reach_all_that_is_trained_and_nothing_frozen(name, num_blocks
     assert {key for key, parameter in parameters.items() if parameter.grad is None} == frozen
 
 
+@names
+def test_only_the_last_blocks_and_what_follows_are_trained(name):
+    network = build_on_meta(name, train_last_blocks=2).train()
+    network(images_on_meta(64, 64)).sum().backward()
+    num_blocks = TRANSFORMERS[name][5]
+    last = (f"backbone.blocks.{num_blocks - 2}.", f"backbone.blocks.{num_blocks - 1}.")
+    last += ("backbone.norm.", "backbone.pooler.", "aggregation.")
+    parameters = dict(network.named_parameters())
+    trained = {key for key in parameters if key.startswith(last)}
+    assert len(trained) > 4
+    assert {key for key, parameter in parameters.items() if parameter.requires_grad} == trained
+    assert {key for key, parameter in parameters.items() if parameter.grad is not None} == trained
+
+
 def test_gradients_are_not_zero_and_frozen_weights_stay():
     torch.manual_seed(0)
     network = build_network("CCT14_224", backbone_weights="none", freeze_te=2).train()
@@ -202,6 +216,18 @@ def test_positions_are_untouched_on_the_native_grid_only(mode):
         ("EfficientNet_Lite0", {"freeze_te": 1}, "EfficientNet_Lite0 is none"),
         ("CCT14_224", {"freeze_te": 15}, "--freeze_te 15: there are 14 blocks"),
         ("CCT14_224", {"freeze_te": 1, "train_all_layers": True}, "give one of them"),
+        ("ResNet18", {"train_last_blocks": 2}, "--train_last_blocks 2 freezes .* ResNet18 is none"),
+        ("CCT14_224", {"train_last_blocks": 15}, "--train_last_blocks 15: there are 14 blocks"),
+        (
+            "CCT14_224",
+            {"train_last_blocks": 1, "train_all_layers": True},
+            "--train_last_blocks 1 and --train_all_layers: give one of them",
+        ),
+        (
+            "DINOv2_S",
+            {"train_last_blocks": 4, "freeze_te": 8},
+            "--freeze_te 8 and --train_last_blocks 4: give one of them",
+        ),
         (
             "ResNet18",
             {"aggregation": "none"},

@@ -1,13 +1,14 @@
 """Backbones of 1,400 weights for tests that train or extract but do not test a backbone.
 
-Importing this adds "Tiny", and "TinyPlain" without BatchNorm, to the table of backbones. Processes
-of their own import it, too:
+Importing this adds "Tiny", "TinyPlain" without BatchNorm, and "TinyDINOv2", which has 2 blocks and
+a class token, to the table of backbones. Processes of their own import it, too:
 
     python tests/tiny_backbone.py train.py --backbone Tiny ...
 """
 
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -39,6 +40,21 @@ def _make_plain() -> nn.Module:
     )
 
 
+def dinov2(variant: str) -> Pretrained:
+    """A DINOv2 of a few blocks, with random weights; `variant` says how many."""
+    return Pretrained(partial(make_dinov2, _CHANNELS, int(variant), num_heads=2), imagenet=dict)
+
+
+def make_dinov2(channels: int, depth: int, num_heads: int) -> nn.Module:
+    """Make a DINOv2 whose positional table has 5 x 5 places, as in golden numbers."""
+    import timm
+
+    from model.backbones.transformers import DINOv2
+
+    settings = {"embed_dim": channels, "depth": depth, "num_heads": num_heads, "num_classes": 0}
+    return DINOv2(timm.models.VisionTransformer(70, 14, init_values=1.0, **settings))
+
+
 def stand_in(*names: str) -> None:
     """Let the tiny backbone have the names of other ones, in this process."""
     BACKBONES.update(dict.fromkeys(names, BACKBONES["Tiny"]))
@@ -47,6 +63,9 @@ def stand_in(*names: str) -> None:
 sys.modules["model.backbones.tiny"] = sys.modules[__name__]  # where the table looks for families
 BACKBONES["Tiny"] = BackboneSpec("tiny:cnn", "normalised", _CHANNELS)
 BACKBONES["TinyPlain"] = BackboneSpec("tiny:cnn", "plain", _CHANNELS)
+BACKBONES["TinyDINOv2"] = BackboneSpec(
+    "tiny:dinov2", "2", _CHANNELS, image_size=56, class_token=True
+)
 
 if __name__ == "__main__":
     sys.argv = sys.argv[1:]

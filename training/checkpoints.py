@@ -28,7 +28,7 @@ WHITENED = "whitened_model.pth"  # the best network and a whitening fitted to it
 AUTO = "auto"  # instead of a checkpoint: the one in --save_dir, if there is one
 FIXED_FLAGS = (  # a resumed run must not change these, nor those of its objective
     *("method", "backbone", "aggregation", "aggregation_args", "fc_output_dim"),
-    *("input_scaling", "train_all_layers", "freeze_te"),
+    *("input_scaling", "train_all_layers", "freeze_te", "train_last_blocks"),
 )
 NO_INFLUENCE = {  # flags that say where, how fast or how long, but do not change what is trained
     *("save_dir", "datasets_folder", "cache_folder", "resume_train", "dry_run", "epochs_num"),

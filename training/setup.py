@@ -48,7 +48,7 @@ OBJECTIVES: dict[str, type[ObjectiveSettings]] = {
 }
 _ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation", "aggregation_args", "input_scaling")
 NUM_INITIAL_IMAGES = 500  # local descriptors of theirs are clustered: as VGB and OpenIBL
-_FREEZING = ("train_all_layers", "freeze_te")
+_FREEZING = ("train_all_layers", "freeze_te", "train_last_blocks")
 
 
 @dataclass(frozen=True)

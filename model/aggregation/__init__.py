@@ -7,6 +7,10 @@ the length of its descriptors. L2 and linear layers belong to the module itself.
 0 where no linear layer is asked for. A module that starts from data, such as cluster centres, has a
 method `initialise(local_descriptors, seed)`, float32 [N, channels].
 
+A module with the attribute `takes_class_token` that is true gets a pair, maps and class tokens
+[B, channels], of the backbones that have one. `takes_final_norm` that is false: the last
+normalisation of DINOv2 is left out.
+
 The table names constructors and does not import them: readers of names, such as the parser, do
 without torch.
 """
@@ -41,6 +45,7 @@ AGGREGATIONS = {
     "max": AggregationSpec("pooling:maximum"),
     "seqpool": AggregationSpec("pooling:seqpool"),
     "none": AggregationSpec("pooling:none", of_vectors=True),
+    "cls": AggregationSpec("pooling:ClassToken", fc_output_dim=0),
     "netvlad": AggregationSpec("netvlad:NetVLAD", fc_output_dim=0),
     "crn": AggregationSpec("crn:CRN", fc_output_dim=0, extends="netvlad"),
     "sralnet": AggregationSpec("sralnet:SRALNet", fc_output_dim=0, takes_labels=True),

@@ -113,6 +113,23 @@ class SeqPool(nn.Module):
         return (locations @ weights).reshape(batch, channels, 1, 1)
 
 
+class ClassToken(nn.Module):
+    """The class token of a transformer, linear if asked for, L2; the map is not used."""
+
+    takes_class_token = True
+
+    def __init__(self, channels: int, fc_output_dim: int) -> None:
+        """Make the layers; descriptors have `fc_output_dim` numbers, or `channels` if it is 0."""
+        super().__init__()
+        self.linear = nn.Linear(channels, fc_output_dim) if fc_output_dim else nn.Identity()
+        self.l2 = L2Norm()
+        self.out_dim: int = fc_output_dim or channels
+
+    def forward(self, features: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Turn maps [B, C, h, w] and class tokens [B, C] into descriptors [B, out_dim]."""
+        return self.l2(self.linear(features[1]))
+
+
 def window_of(size: int, num: int) -> tuple[int, int, int]:
     """Return length, stride and padding before of windows along one side of a map.
 

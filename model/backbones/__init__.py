@@ -18,6 +18,7 @@ class BackboneSpec:
     aggregation: str = "gem"  # key of AGGREGATIONS; this and the next two hold unless flags differ
     fc_output_dim: int = 512  # 0: no linear layer
     image_size: int | None = None  # side in pixels of training and test images; None: any size
+    class_token: bool = False  # whether it gives one beside the map, to aggregations that take it
 
 
 BACKBONES = {
@@ -42,9 +43,11 @@ BACKBONES = {
     "ViT_B16": BackboneSpec("transformers:vit", "vit_base_patch16_224", 768, "none", 0, 224),
     "CCT14_224": BackboneSpec("cct:cct14", "224", 384, "seqpool", 0, 224),
     "CCT14_384": BackboneSpec("cct:cct14", "384", 384, "seqpool", 0, 384),
-    "DINOv2_S": BackboneSpec("transformers:dinov2", "small", 384, image_size=224),
-    "DINOv2_B": BackboneSpec("transformers:dinov2", "base", 768, image_size=224),
-    "DINOv2_L": BackboneSpec("transformers:dinov2", "large", 1024, image_size=224),
+    "DINOv2_S": BackboneSpec("transformers:dinov2", "small", 384, image_size=224, class_token=True),
+    "DINOv2_B": BackboneSpec("transformers:dinov2", "base", 768, image_size=224, class_token=True),
+    "DINOv2_L": BackboneSpec(
+        "transformers:dinov2", "large", 1024, image_size=224, class_token=True
+    ),
 }
 
 # Images that weights of a backbone are for: mean and std of RGB, in grey levels from 0 to 255.

@@ -29,6 +29,7 @@ def build_backbone(
     weights: str | os.PathLike = "imagenet",
     train_all_layers: bool = False,
     freeze_te: int = 0,
+    train_last_blocks: int = 0,
 ) -> nn.Module:
     """Build a backbone.
 
@@ -44,6 +45,8 @@ def build_backbone(
             as in the paper; only their gradients: BatchNorm statistics still move in training mode.
             All layers of a transformer are trained anyway.
         freeze_te: Freeze the embeddings and this number of first blocks of a transformer; 0: none.
+        train_last_blocks: Of a transformer, train only this number of last blocks and what follows
+            them; 0: all. Frozen layers come first, so that nothing of them is kept for gradients.
 
     Returns:
         The backbone: [B, 3, H, W] to [B, out_channels, h, w], with attribute `out_channels`.
@@ -56,7 +59,12 @@ def build_backbone(
     whole = pretrained.whole()
     tensors = whole.state_dict(keep_vars=True)
     backbone = pretrained.cut(whole)
-    _freeze(backbone, pretrained, name, train_all_layers, freeze_te)
+    _check_freezing(backbone, name, train_all_layers, freeze_te, train_last_blocks)
+    if freeze_te or train_last_blocks:
+        backbone.freeze(freeze_te or len(backbone.blocks) - train_last_blocks)
+    if not train_all_layers:
+        for layer in pretrained.frozen(backbone):
+            layer.requires_grad_(False)
     if os.fspath(weights) != "none":
         state, what = _find_weights(pretrained, name, weights)
         _load(_used_tensors(tensors, backbone), state, pretrained.unused, what)
@@ -98,21 +106,23 @@ def _find_weights(
     return state, f"The weights '{weights}' for {name}"
 
 
-def _freeze(
-    backbone: nn.Module, pretrained: Pretrained, name: str, train_all_layers: bool, freeze_te: int
+def _check_freezing(
+    backbone: nn.Module, name: str, train_all_layers: bool, freeze_te: int, train_last_blocks: int
 ) -> None:
-    if freeze_te and not isinstance(backbone, Transformer):
+    numbers = {"--freeze_te": freeze_te, "--train_last_blocks": train_last_blocks}
+    asked = {flag: number for flag, number in numbers.items() if number}
+    given = [f"{flag} {number}" for flag, number in asked.items()]
+    if given and not isinstance(backbone, Transformer):
         raise ValueError(
-            f"--freeze_te {freeze_te} freezes blocks of a transformer, {name} is none: its first "
-            "layers are frozen as in the paper, or none with --train_all_layers"
+            f"{given[0]} freezes blocks of a transformer, {name} is none: its first layers are "
+            "frozen as in the paper, or none with --train_all_layers"
         )
-    if freeze_te and train_all_layers:
-        raise ValueError(f"--freeze_te {freeze_te} and --train_all_layers: give one of them")
-    if freeze_te:
-        backbone.freeze(freeze_te)
-    if not train_all_layers:
-        for layer in pretrained.frozen(backbone):
-            layer.requires_grad_(False)
+    given += ["--train_all_layers"] * train_all_layers
+    if asked and len(given) > 1:
+        raise ValueError(f"{' and '.join(given)}: give one of them")
+    for flag, number in asked.items():
+        if number > len(backbone.blocks):
+            raise ValueError(f"{flag} {number}: there are {len(backbone.blocks)} blocks")
 
 
 def _used_tensors(tensors: dict[str, torch.Tensor], backbone: nn.Module) -> dict[str, torch.Tensor]:

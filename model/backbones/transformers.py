@@ -11,6 +11,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.jit import Final
 
 from model.backbones.pretrained import Pretrained, Weights, download_weights
 
@@ -46,19 +47,18 @@ class Transformer(nn.Module):
         raise NotImplementedError
 
     def freeze(self, num_blocks: int) -> None:
-        """Train neither the embeddings nor the first blocks.
-
-        Raises:
-            ValueError: If there are fewer blocks.
-        """
-        if num_blocks > len(self.blocks):
-            raise ValueError(f"--freeze_te {num_blocks}: there are {len(self.blocks)} blocks")
+        """Train neither the embeddings nor the first blocks."""
         for parameter in (*self.embeddings(), *self.blocks[:num_blocks].parameters()):
             parameter.requires_grad_(False)
 
 
 def resize_positions(
-    positions: torch.Tensor, side: int, height: int, width: int, mode: str
+    positions: torch.Tensor,
+    side: int,
+    height: int,
+    width: int,
+    mode: str,
+    offset: float = 0.0,
 ) -> torch.Tensor:
     """Fit the positional embedding of a square grid to another grid.
 
@@ -68,6 +68,7 @@ def resize_positions(
         height: Of the other grid.
         width: Of the other grid.
         mode: "bilinear" or "bicubic".
+        offset: Added to height and width where they are divided by the side, for the scale.
 
     Returns:
         [1, height * width, C], `positions` themselves if the grids are the same.
@@ -75,12 +76,19 @@ def resize_positions(
     if height == side and width == side:
         return positions
     grid = positions.transpose(1, 2).reshape(1, -1, side, side)
-    grid = F.interpolate(grid, [height, width], mode=mode, align_corners=False)
+    if offset > 0:
+        scales = [(height + offset) / side, (width + offset) / side]
+        grid = F.interpolate(grid, scale_factor=scales, mode=mode, align_corners=False)
+    else:
+        grid = F.interpolate(grid, [height, width], mode=mode, align_corners=False)
     return grid.reshape(1, -1, height * width).transpose(1, 2)
 
 
 class PatchTransformer(Transformer):
     """Square patches of an image and a class token, through the blocks of a timm ViT."""
+
+    applies_norm: Final[bool]  # whether the last normalisation is part of the features
+    positions_offset: Final[float]  # see `resize_positions`
 
     def __init__(self, vit: nn.Module) -> None:
         """Take over the parts of a timm VisionTransformer, under the same names."""
@@ -93,13 +101,22 @@ class PatchTransformer(Transformer):
         self.norm = vit.norm
         self.patch_side: int = vit.patch_embed.proj.kernel_size[0]
         self.grid_side: int = vit.patch_embed.grid_size[0]
+        self.applies_norm = True
+        self.positions_offset = 0.0
+
+    def skip_norm(self) -> None:
+        """Give features without the last normalisation, which is then not trained either."""
+        self.applies_norm = False
+        self.norm.requires_grad_(False)
 
     def embeddings(self) -> Iterable[nn.Parameter]:
         """Return the parameters before the first block."""
         return self.cls_token, self.pos_embed, *self.patch_embed.parameters()
 
     def extract_patches(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the last block's normalised class tokens [B, C] and map of patches [B, C, h, w].
+        """Return class tokens [B, C] and maps of patches [B, C, h, w] after the last block.
+
+        They are normalised unless `skip_norm` was called.
 
         Sides that are no multiples of the patches' are resized to the nearest one (bilinear, not
         antialiased: the change is small, and exported files could not do it). The positional
@@ -108,7 +125,8 @@ class PatchTransformer(Transformer):
         patches = self.patch_embed(self._fit(images))
         batch, channels, height, width = patches.shape
         positions = resize_positions(
-            self.pos_embed[:, 1:], self.grid_side, height, width, "bicubic"
+            *(self.pos_embed[:, 1:], self.grid_side, height, width, "bicubic"),
+            self.positions_offset,
         )
         class_token = self.cls_token + self.pos_embed[:, :1]
         tokens = torch.cat(
@@ -118,7 +136,9 @@ class PatchTransformer(Transformer):
             ),
             dim=1,
         )
-        tokens = self.norm(self.blocks(tokens))  # [B, 1 + h * w, C]
+        tokens = self.blocks(tokens)  # [B, 1 + h * w, C]
+        if self.applies_norm:
+            tokens = self.norm(tokens)
         maps = tokens[:, 1:].transpose(1, 2).reshape(batch, channels, height, width)
         return tokens[:, 0], maps
 
@@ -147,15 +167,29 @@ class ClassTokenViT(PatchTransformer):
 
 
 class DINOv2(PatchTransformer):
-    """The patches after the last block and its normalisation.
+    """The patches after the last block and its normalisation, with the class token if asked for.
 
     Images are resized so that their sides are the nearest multiples of 14 pixels, see
     `extract_patches`. The names of the tensors are those of the official files, also timm's.
     """
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images [B, 3, H, W] to [B, C, h, w], about a 14th of their size."""
-        _, patches = self.extract_patches(images)
+    gives_class_token: Final[bool]  # beside the map
+
+    def __init__(self, vit: nn.Module) -> None:
+        """Take over the parts of a timm VisionTransformer; see `gives_class_token`."""
+        super().__init__(vit)
+        self.gives_class_token = False
+        self.positions_offset = 0.1  # as the released code: the networks were trained with it
+
+    def forward(self, images: torch.Tensor):  # of one type at a time: TorchScript
+        """Map images [B, 3, H, W] to [B, C, h, w], about a 14th of their size.
+
+        Returns:
+            The map; if `gives_class_token`, a pair of the map and class tokens [B, C].
+        """
+        class_tokens, patches = self.extract_patches(images)
+        if self.gives_class_token:
+            return patches, class_tokens
         return patches
 
 
