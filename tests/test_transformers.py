@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from model.aggregation.pooling import GeM, NoPool, SeqPool
 from model.backbones import BACKBONES, find_spec
@@ -204,6 +205,19 @@ def test_positions_are_untouched_on_the_native_grid_only(mode):
     wide = resize_positions(ramp, 3, 2, 6, mode).reshape(2, 6)
     torch.testing.assert_close(wide[0], wide[1])
     assert (wide[0].diff() >= 0).all() and wide[0].mean().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.1])
+@pytest.mark.parametrize("size", [(4, 9), (12, 3), (1, 2)])
+def test_bicubic_positions_equal_an_interpolation_with_their_scales(size, offset):
+    generator = torch.Generator().manual_seed(0)
+    positions = torch.randn(1, 25, 3, generator=generator, dtype=torch.float64)
+    grid = positions.transpose(1, 2).reshape(1, 3, 5, 5)
+    scales = [(side + offset) / 5 for side in size]
+    expected = F.interpolate(grid, scale_factor=scales, mode="bicubic")
+    assert expected.shape[2:] == size
+    resized = resize_positions(positions, 5, *size, "bicubic", offset)
+    torch.testing.assert_close(resized, expected.flatten(2).transpose(1, 2))
 
 
 # What does not go together

@@ -75,13 +75,31 @@ def resize_positions(
     """
     if height == side and width == side:
         return positions
-    grid = positions.transpose(1, 2).reshape(1, -1, side, side)
-    if offset > 0:
-        scales = [(height + offset) / side, (width + offset) / side]
-        grid = F.interpolate(grid, scale_factor=scales, mode=mode, align_corners=False)
-    else:
+    if mode == "bilinear":
+        grid = positions.transpose(1, 2).reshape(1, -1, side, side)
         grid = F.interpolate(grid, [height, width], mode=mode, align_corners=False)
-    return grid.reshape(1, -1, height * width).transpose(1, 2)
+        return grid.reshape(1, -1, height * width).transpose(1, 2)
+    grid = _resize_bicubic(positions.reshape(side, side, -1), height, offset)
+    grid = _resize_bicubic(grid.transpose(0, 1), width, offset).transpose(0, 1)
+    return grid.reshape(1, height * width, -1)
+
+
+def _resize_bicubic(table: torch.Tensor, size: int, offset: float) -> torch.Tensor:
+    """Resize the first dimension, [side, n, C] to [size, n, C], by four neighbours each.
+
+    F.interpolate takes such scales too, but cannot be exported with them to ONNX, and its gradients
+    are not deterministic on CUDA.
+    """
+    side, columns, channels = table.shape
+    step = side / (size + offset)
+    centres = (torch.arange(size, device=table.device).to(table.dtype) + 0.5) * step - 0.5
+    taps = centres.floor()[:, None] + torch.arange(-1, 3, device=table.device)  # [size, 4]
+    d = (centres[:, None] - taps).abs()
+    near = (1.25 * d - 2.25) * d * d + 1  # Keys' kernel, a = -0.75 as everywhere in torch
+    far = ((3.75 - 0.75 * d) * d - 6) * d + 3
+    weights = torch.where(d <= 1, near, far)[:, :, None]
+    rows = table.index_select(0, taps.flatten().long().clamp(0, side - 1))
+    return (rows.reshape(size, 4, -1) * weights).sum(1).reshape(size, columns, channels)
 
 
 class PatchTransformer(Transformer):
