@@ -16,6 +16,7 @@ import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,23 @@ import numpy as np
 
 import commons
 from datasets.image_lists import ImagePaths, find_folder, list_images, mark_length, read_text
-from datasets.image_names import read_numbers
-from datasets.partition import PartitionParams, find_cells, group_cells
+from datasets.image_names import FIELDS, hash_fields, read_numbers, read_prefixes
+from datasets.partition import (
+    PanoramaParams,
+    Partition,
+    PartitionParams,
+    find_axes,
+    find_cells,
+    group_cells,
+)
 
 _log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 3
 ARRAYS = ("image_offsets", "class_starts", "class_cells", "group_starts", "group_ids")
+_AXES = "class_axes"  # array of `find_axes`, where classes hold panoramas
 _CELL_FIELDS = ("UTM east", "UTM north", "heading")  # of '@' names
+_PANORAMA_FIELDS = ("UTM east", "UTM north", "pano id")  # equal ones are one panorama
 _WALKED_NAMES = "images_paths.txt"  # the list of a folder that was walked
 _META = "meta.json"
 _DIGEST_VERSION = 1  # checkpoints hold digests: with another version they could not be resumed
@@ -45,6 +55,9 @@ class ClassIndex:
     Indices of classes run through all groups: group g holds the classes `classes(g)`, class c the
     images `images(c)`, and `path(i)` is the file of image i. Two class indices with one `digest`
     have the same images in the same classes, wherever their folders are.
+
+    With `PanoramaParams` an image is the first one of each panorama, `crops(i)` are all of them,
+    and `class_axes` are those of `find_axes`.
     """
 
     def __init__(self, index_folder: str | os.PathLike) -> None:
@@ -57,7 +70,8 @@ class ClassIndex:
         self.index_folder = Path(index_folder)
         meta = _read_meta(self.index_folder)
         try:
-            self.params = PartitionParams(**meta["params"])
+            has_axes = f"{_AXES}.npy" in meta["crc32"]
+            self.params = (PanoramaParams if has_axes else PartitionParams)(**meta["params"])
             self.folder, list_file = meta["folder"], meta["list_file"]
             self.num_listed_images = int(meta["num_listed_images"])
             self.digest = meta["digest"]
@@ -70,7 +84,7 @@ class ClassIndex:
             list_stamp = meta["list_stamp"]
             arrays = {
                 name: np.load(self.index_folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in ARRAYS
+                for name in ((*ARRAYS, _AXES) if has_axes else ARRAYS)
             }
             if wrong := [name for name in ARRAYS if arrays[name].dtype.kind not in "iu"]:
                 raise ValueError(f"{wrong[0]} does not hold whole numbers")
@@ -79,6 +93,7 @@ class ClassIndex:
         self.image_offsets = arrays["image_offsets"]
         self.class_starts, self.class_cells = arrays["class_starts"], arrays["class_cells"]
         self.group_starts, self.group_ids = arrays["group_starts"], arrays["group_ids"]
+        self.class_axes = arrays.get(_AXES)  # None where classes hold no panoramas
         self._names = open(list_file or self.index_folder / _WALKED_NAMES, "rb", buffering=0)  # noqa: SIM115
         if list_file is None or _stamp(self._names.fileno()) == list_stamp:
             return
@@ -115,13 +130,32 @@ class ClassIndex:
         line = self._read_line(int(self.image_offsets[image]))
         return os.path.join(self.folder, os.fsdecode(line))
 
+    def crops(self, image: int) -> list[str]:
+        """Return the absolute paths of the images of a panorama, in the order of the list.
+
+        Args:
+            image: Its first one; the others follow it in the list.
+        """
+        start, num_bytes = int(self.image_offsets[image]), 16 * _LINE_BYTES
+        while True:
+            text = self._read(start, num_bytes)
+            lines = text.split(b"\n")
+            is_whole = len(text) < num_bytes  # else the last line may be cut
+            lines = [line.rstrip(b"\r") for line in (lines if is_whole else lines[:-1])]
+            panoramas = groupby(filter(None, lines), key=_panorama_of)
+            same = list(next(panoramas, (None, ()))[1])
+            if is_whole or next(panoramas, None):
+                return [os.path.join(self.folder, os.fsdecode(line)) for line in same]
+            num_bytes *= 2
+
     def describe(self, num_groups: int | None = None) -> str:
         """Return the first groups (default all) with their classes and images, one a line."""
         params = ", ".join(f"{key}={value}" for key, value in vars(self.params).items())
+        what = "images" if self.class_axes is None else "panos"
         lines = [
             f"{self.num_listed_images:,} images in {self.folder}",
             f"{self.num_groups} groups with {params}",
-            "group  (u, v, w)   classes      images  images/class",
+            f"group  (u, v, w)   classes      {what:>6s}  {what:>6s}/class",
         ]
         for group, (u, v, w) in enumerate(self.group_ids[:num_groups]):
             num_classes, num_images = len(self.classes(group)), self.num_images(group)
@@ -213,9 +247,11 @@ def _build(paths: ImagePaths, params: PartitionParams, stem: Path, stamp: list[i
     """Split images into classes and write their class index; two processes may do so at once."""
     with ThreadPoolExecutor(1) as hasher:
         digest = hasher.submit(_hash_names, paths.blob, params)
-        partition = group_cells(find_cells(*read_numbers(paths, _CELL_FIELDS), params), params)
-    contents = {"image_offsets": paths.starts[partition.images]}
-    contents |= {name: getattr(partition, name) for name in ARRAYS[1:]}
+        if isinstance(params, PanoramaParams):
+            contents = _split_panoramas(paths, params)
+        else:  # numbers, 24 bytes a name, end before the sorting begins
+            partition = group_cells(find_cells(*read_numbers(paths, _CELL_FIELDS), params), params)
+            contents = _contents(paths, partition)
     meta = {
         "format_version": FORMAT_VERSION,
         "folder": str(paths.folder),
@@ -247,6 +283,43 @@ def _build(paths: ImagePaths, params: PartitionParams, stem: Path, stamp: list[i
     return index_folder
 
 
+def _split_panoramas(paths: ImagePaths, params: PanoramaParams) -> dict[str, np.ndarray]:
+    """Split panoramas into classes; return the arrays of their class index.
+
+    Raises:
+        ValueError: If the images of a panorama do not stand together in the list.
+    """
+    hashes = hash_fields(paths, _PANORAMA_FIELDS)
+    first = np.flatnonzero(np.append(True, hashes[1:] != hashes[:-1]))
+    panoramas = paths.subset(first)
+    has_id = read_prefixes(panoramas, "pano id", 1) != b""
+    order = np.argsort(hashes[first[has_id]], kind="stable")
+    found = hashes[first[has_id]][order]
+    if len(torn := np.flatnonzero(found[1:] == found[:-1])):
+        again = order[torn[0] + 1]
+        raise ValueError(
+            f"The images of one panorama must stand together in {paths.list_file or paths.folder}, "
+            f"in one folder and sorted by name: those of {len(torn):,} panoramas do not, such as "
+            f"{panoramas.subset(np.flatnonzero(has_id)).name(again)}"
+        )
+    numbers = read_numbers(panoramas, _CELL_FIELDS)
+    partition = group_cells(find_cells(*numbers, params), params)
+    return _contents(panoramas, partition) | {_AXES: find_axes(*numbers[:2], partition)}
+
+
+def _contents(paths: ImagePaths, partition: Partition) -> dict[str, np.ndarray]:
+    """Return the arrays of a class index but for axes."""
+    contents = {"image_offsets": paths.starts[partition.images]}
+    return contents | {name: getattr(partition, name) for name in ARRAYS[1:]}
+
+
+def _panorama_of(line: bytes) -> list[bytes]:
+    """Return the fields of a name that are those of its panorama, as `hash_fields` takes them."""
+    fields = os.path.basename(line).split(b"@")[:-1]  # the last one has the extension
+    places = [FIELDS[name] for name in _PANORAMA_FIELDS]
+    return [fields[place] if place < len(fields) else b"" for place in places]
+
+
 def _hash_names(text: np.ndarray, params: PartitionParams) -> str:
     """Return the digest of a list of names and of how they are split."""
     digest = hashlib.blake2b(repr((_DIGEST_VERSION, params)).encode(), digest_size=12)
@@ -263,7 +336,8 @@ def _name_index(
 ) -> str:
     """Return the name of a class index without its last part, the digest."""
     label = "_".join(f"{name}{value}" for name, value in dataclasses.asdict(params).items())
-    place = f"{folder}\n{list_file}\n{FORMAT_VERSION}".encode(errors="surrogateescape")
+    kind = "\npanoramas" if isinstance(params, PanoramaParams) else ""
+    place = f"{folder}\n{list_file}\n{FORMAT_VERSION}{kind}".encode(errors="surrogateescape")
     place_hash = hashlib.blake2b(place, digest_size=6).hexdigest()
     return f"{os.path.basename(folder)[:_MAX_LABEL]}_{label}_{place_hash}"
 

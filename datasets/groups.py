@@ -1,4 +1,4 @@
-"""The draws of CosPlace: class after class of one group, one random image of each.
+"""The draws of CosPlace and EigenPlaces: class after class of one group, a random image of each.
 
 All that is random is a function of (seed, epoch, position), so that training continues after an
 interruption as if there had been none, whatever the number of workers.
@@ -25,6 +25,7 @@ class Draw(NamedTuple):
     group: int
     label: int  # index of the class in its group
     seed: int  # decides the image and its augmentation
+    view: int = 0  # of the methods that see a class in several ways: which one
 
 
 class Sample(NamedTuple):
@@ -67,9 +68,8 @@ class TrainDataset(Dataset):
         """
         unreadable: list[str] = []
         for label, image_index in islice(self._candidates(draw), _MAX_TRIES):
-            path = self.index.path(image_index)
             try:
-                image = load_image(path, self.io_retries)
+                image = self._load(draw, label, image_index)
             except (FileNotFoundError, ValueError) as error:
                 unreadable.append(str(error))
                 continue
@@ -83,8 +83,15 @@ class TrainDataset(Dataset):
 
     def path(self, draw: Draw) -> str:
         """Return the path of the image drawn, whether it can be read or not."""
-        _, image_index = next(self._candidates(draw))
+        return self._path(draw, *next(self._candidates(draw)))
+
+    def _path(self, draw: Draw, label: int, image_index: int) -> str:
+        """Return the file of an image of the class with this label."""
         return self.index.path(image_index)
+
+    def _load(self, draw: Draw, label: int, image_index: int) -> torch.Tensor:
+        """Return its image, uint8 [3, H, W]."""
+        return load_image(self._path(draw, label, image_index), self.io_retries)
 
     def _candidates(self, draw: Draw) -> Iterator[tuple[int, int]]:
         """Yield label and index of the image drawn, then of those that may replace it."""
@@ -111,16 +118,19 @@ class GroupSampler(Sampler[list[Draw]]):
         iterations: int,
         seed: int,
         share: tuple[int, int] = (0, 1),
+        num_views: int = 1,
     ) -> None:
         """Sample from the first groups of an index.
 
         Args:
             index: Classes and their images.
             groups_num: Number of groups that take turns.
-            batch_size: Images of an iteration, in all processes together.
+            batch_size: Images of an iteration, of each view, in all processes together.
             iterations: Batches of an epoch.
             seed: With the epoch, decides all draws.
             share: Rank of this process and number of processes; each batch is shared evenly.
+            num_views: A batch has draws of each view, one view after the other, which take classes
+                in orders of their own.
         """
         self.index = index
         self.groups_num = groups_num
@@ -128,6 +138,7 @@ class GroupSampler(Sampler[list[Draw]]):
         self.iterations = iterations
         self.seed = seed
         self.share = share
+        self.num_views = num_views
         self.epoch = 0
         self.first_iteration = 0
 
@@ -151,15 +162,20 @@ class GroupSampler(Sampler[list[Draw]]):
         rng = np.random.default_rng((self.seed, epoch))
         group, (rank, num_ranks) = epoch % self.groups_num, self.share
         own = slice(rank * self.batch_size // num_ranks, (rank + 1) * self.batch_size // num_ranks)
-        num_classes, labels = len(self.index.classes(group)), np.empty(0, np.int64)
+        num_classes = len(self.index.classes(group))
+        labels = [np.empty(0, np.int64)] * self.num_views  # those that come next
         for iteration in range(self.iterations):
-            while len(labels) < self.batch_size:
-                labels = np.concatenate((labels, rng.permutation(num_classes)))
-            batch, labels = labels[: self.batch_size], labels[self.batch_size :]
-            seeds = rng.integers(2**63, size=self.batch_size)
-            if iteration >= first:
-                pairs = zip(batch[own].tolist(), seeds[own].tolist(), strict=True)
-                yield [Draw(group, label, seed) for label, seed in pairs]
+            draws = []
+            for view, coming in enumerate(labels):
+                while len(coming) < self.batch_size:
+                    coming = np.concatenate((coming, rng.permutation(num_classes)))
+                batch, labels[view] = coming[: self.batch_size], coming[self.batch_size :]
+                seeds = rng.integers(2**63, size=self.batch_size)
+                if iteration >= first:
+                    pairs = zip(batch[own].tolist(), seeds[own].tolist(), strict=True)
+                    draws += [Draw(group, label, seed, view) for label, seed in pairs]
+            if draws:
+                yield draws
 
 
 def collate(

@@ -1,4 +1,4 @@
-"""Split images into the classes and groups of CosPlace (paper, section 3.2).
+"""Split images into the classes and groups of CosPlace (paper, section 3.2) or EigenPlaces.
 
 A class is a cell of M x M metres and alpha degrees of heading. A group holds every N-th class along
 east and north and every L-th along the heading, so that two classes of one group never touch:
@@ -45,6 +45,33 @@ class PartitionParams:
     def is_separated_at_north(self) -> bool:
         """Whether classes of one group stay apart also across the wrap from 359 to 0 degrees."""
         return self.num_headings == 1 or FULL_TURN_DEG % (self.alpha * self.L) == 0
+
+
+@dataclass(frozen=True)
+class PanoramaParams(PartitionParams):
+    """The same where classes hold panoramas, whatever their headings; EigenPlaces' defaults.
+
+    Images of one position and pano id are a panorama, and count as one.
+    """
+
+    M: int = 15
+    alpha: int = FULL_TURN_DEG
+    N: int = 3
+    L: int = 1
+    min_images_per_class: int = 5  # panoramas
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if (self.alpha, self.L) != (FULL_TURN_DEG, 1):
+            raise ValueError(
+                f"--alpha {self.alpha}, --L {self.L}: a panorama has all headings, 360 and 1"
+            )
+        if self.min_images_per_class < 2:
+            raise ValueError(
+                "--min_images_per_class must be at least 2, the direction of a class is that of "
+                f"its panoramas' positions: it is {self.min_images_per_class}"
+            )
 
 
 @dataclass(frozen=True)
@@ -165,6 +192,36 @@ def group_cells(cells: np.ndarray, params: PartitionParams) -> Partition:
         group_starts=_offsets(np.bincount(ranks, minlength=len(by_first))),
         group_ids=ids[some_class[by_first]],
     )
+
+
+def find_axes(east_m: np.ndarray, north_m: np.ndarray, partition: Partition) -> np.ndarray:
+    """Return where each class is, and the direction across that of its positions (EigenPlaces).
+
+    The direction is the second row of U, as numpy's SVD of the centred positions [2, count] gives
+    it: the second principal axis, as U is symmetric there. Its sign is LAPACK's choice, so other
+    formulas or torch's SVD would not do. Classes of one size are decomposed by one call, which
+    gives the same bits as one call each.
+
+    Args:
+        east_m: See `make_partition`.
+        north_m: See there.
+        partition: Classes of at least two images each.
+
+    Returns:
+        Mean east and north in metres, then the direction's east and north, of unit length.
+        float64 [num_classes, 4].
+    """
+    positions_m = np.stack((east_m[partition.images], north_m[partition.images]), axis=1)
+    counts = np.diff(partition.class_starts)
+    axes = np.empty((len(counts), 4))
+    for count in np.unique(counts):
+        classes = np.flatnonzero(counts == count)
+        members = partition.class_starts[classes][:, None] + np.arange(count)
+        means_m = positions_m[members].mean(axis=1)
+        centred_m = positions_m[members] - means_m[:, None]
+        u, _, _ = np.linalg.svd(centred_m.swapaxes(1, 2), full_matrices=False)
+        axes[classes] = np.hstack((means_m, u[:, 1]))
+    return axes
 
 
 def _floor_divide(values: np.ndarray, divisor: int) -> np.ndarray:

@@ -132,7 +132,7 @@ def plain_batches(sampler, epoch):
             order += rng.permutation(num_classes).tolist()
         seeds = rng.integers(2**63, size=sampler.batch_size).tolist()
         labels, order = order[: sampler.batch_size], order[sampler.batch_size :]
-        batch = [(group, label, seed) for label, seed in zip(labels, seeds, strict=True)]
+        batch = [(group, label, seed, 0) for label, seed in zip(labels, seeds, strict=True)]
         number, num_shares = sampler.share
         size = sampler.batch_size // num_shares
         batches.append(batch[number * size : (number + 1) * size])
