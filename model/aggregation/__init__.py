@@ -9,7 +9,7 @@ method `initialise(local_descriptors, seed)`, float32 [N, channels].
 
 A module with the attribute `takes_class_token` that is true gets a pair, maps and class tokens
 [B, channels], of the backbones that have one. `takes_final_norm` that is false: the last
-normalisation of DINOv2 is left out.
+normalisation of DINOv2 is left out. `map_size`, height and width: it is for maps of this size only.
 
 The table names constructors and does not import them: readers of names, such as the parser, do
 without torch.
@@ -46,6 +46,10 @@ AGGREGATIONS = {
     "seqpool": AggregationSpec("pooling:seqpool"),
     "none": AggregationSpec("pooling:none", of_vectors=True),
     "cls": AggregationSpec("pooling:ClassToken", fc_output_dim=0),
+    "convap": AggregationSpec("mixvpr:ConvAP", fc_output_dim=0),
+    "mixvpr": AggregationSpec("mixvpr:MixVPR", fc_output_dim=0),
+    "salad": AggregationSpec("salad:salad", fc_output_dim=0),
+    "boq": AggregationSpec("boq:BoQ", fc_output_dim=0),
     "netvlad": AggregationSpec("netvlad:NetVLAD", fc_output_dim=0),
     "crn": AggregationSpec("crn:CRN", fc_output_dim=0, extends="netvlad"),
     "sralnet": AggregationSpec("sralnet:SRALNet", fc_output_dim=0, takes_labels=True),

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.aggregation.pooling import window_of
+from model.aggregation.pooling import at_least_float32, linear_or_none, window_of
 
 _BLOCKS = ("cascade", "single")
 
@@ -46,12 +46,12 @@ class APANet(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
-        self.linear = nn.Linear(channels, fc_output_dim) if fc_output_dim else nn.Identity()
+        self.linear = linear_or_none(channels, fc_output_dim)
         self.out_dim = fc_output_dim or channels
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Aggregate maps, the maxima in float32 also under autocast."""
-        maps = maps if maps.dtype == torch.float64 else maps.float()
+        maps = at_least_float32(maps)
         regions = torch.cat([grid_maxima(maps, num) for num in self.grids], dim=1)  # [B, 120, C]
         unit = F.normalize(regions, dim=2)
         scores = self.score(unit)  # [B, 120, 1]

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from model.aggregation.pooling import at_least_float32, linear_or_none
+
 _EPS = 1e-12  # of lengths that vectors are divided by
 _PIECES = 8  # a batch is computed in so many pieces, one after the other, which bounds its memory
 _KMEANS_ITERATIONS = 100
@@ -50,7 +52,7 @@ class NetVLAD(nn.Module):
         self.conv = nn.Conv2d(channels, clusters, 1, bias=vladv2)
         self.centroids = nn.Parameter(F.normalize(torch.randn(clusters, channels)))
         vlad_dim = clusters * channels
-        self.linear = nn.Linear(vlad_dim, fc_output_dim) if fc_output_dim else nn.Identity()
+        self.linear = linear_or_none(vlad_dim, fc_output_dim)
         self.has_linear = fc_output_dim > 0
         self.out_dim = fc_output_dim or vlad_dim
 
@@ -67,7 +69,7 @@ class NetVLAD(nn.Module):
 
     def aggregate(self, maps: torch.Tensor, normalise: bool) -> torch.Tensor:
         """Return residuals [B, K, C], normalised if asked for, before a linear layer."""
-        maps = maps if maps.dtype == torch.float64 else maps.float()
+        maps = at_least_float32(maps)
         weight, locations = self.conv.weight.flatten(1), maps.flatten(2)
         if torch.jit.is_scripting():
             vlad = _vlad(locations, weight, self.conv.bias, self.centroids, self.gates(maps))

@@ -17,6 +17,23 @@ _L2 = {  # option of GeM: L2 of each location before the pooling, and of the des
 }
 
 
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in float32, or unchanged if it is float64; for sums under autocast."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def linear_or_none(inputs: int, outputs: int) -> nn.Module:
+    """Return a linear layer; one that changes nothing if `outputs` is 0."""
+    return nn.Linear(inputs, outputs) if outputs else nn.Identity()
+
+
+def check_positive(options: dict[str, int]) -> None:
+    """Raise a ValueError if one of the options of an aggregation is below 1."""
+    for name, value in options.items():
+        if value < 1:
+            raise ValueError(f"--aggregation_args {name}={value}: it must be at least 1")
+
+
 class L2Norm(nn.Module):
     """Scale vectors along dimension 1 to unit length."""
 
@@ -121,7 +138,7 @@ class ClassToken(nn.Module):
     def __init__(self, channels: int, fc_output_dim: int) -> None:
         """Make the layers; descriptors have `fc_output_dim` numbers, or `channels` if it is 0."""
         super().__init__()
-        self.linear = nn.Linear(channels, fc_output_dim) if fc_output_dim else nn.Identity()
+        self.linear = linear_or_none(channels, fc_output_dim)
         self.l2 = L2Norm()
         self.out_dim: int = fc_output_dim or channels
 
