@@ -132,10 +132,14 @@ def test_an_aggregation_refuses_the_state_of_another(saved, loading):
 @pytest.mark.parametrize("fc_output_dim", [0, 7])
 @pytest.mark.parametrize("name", AGGREGATIONS)
 def test_aggregations_have_the_promised_length(maps, name, fc_output_dim):
-    """out_dim, unit length; `none` is for maps of one location."""
+    """out_dim, unit length; some are for maps of one size, some get class tokens."""
     aggregation = build_aggregation(name, 5, fc_output_dim)
-    descriptors = aggregation(maps[:, :, :1, :1] if name == "none" else maps)
-    own_dim = 5 * 64 if name in ("netvlad", "crn", "sralnet", "appsvr") else 5
+    larger = torch.randn(3, 5, *getattr(aggregation, "map_size", (4, 17)))
+    inputs = {"none": maps[:, :, :1, :1], "mixvpr": larger, "salad": (larger, larger[:, :, 0, 0])}
+    descriptors = aggregation(inputs.get(name, (maps, maps[:, :, 0, 0]) if name == "cls" else maps))
+    own_dims = dict.fromkeys(("netvlad", "crn", "sralnet", "appsvr"), 5 * 64)
+    own_dims |= {"convap": 1024 * 2 * 2, "mixvpr": 1024 * 4, "boq": 512 * 32}
+    own_dim = (own_dims | {"salad": 64 * 128 + 256}).get(name, 5)
     assert descriptors.shape == (3, fc_output_dim or own_dim) == (3, aggregation.out_dim)
     torch.testing.assert_close(descriptors.norm(dim=1), torch.ones(3), rtol=0, atol=1e-4)
 

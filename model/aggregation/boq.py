@@ -56,7 +56,7 @@ class BoQ(nn.Module):
             )
         self.proj_c = nn.Conv2d(channels, proj_channels, 3, padding=1)
         self.norm_input = nn.LayerNorm(proj_channels)
-        blocks = (_Block(proj_channels, num_queries) for _ in range(num_layers))
+        blocks = (_QueryBlock(proj_channels, num_queries) for _ in range(num_layers))
         self.boqs = nn.ModuleList(blocks)
         self.fc = nn.Linear(num_layers * num_queries, row_dim)
         self.linear = linear_or_none(proj_channels * row_dim, fc_output_dim)
@@ -88,14 +88,14 @@ class BoQ(nn.Module):
         return self.norm_input(self.proj_c(maps).flatten(2).transpose(1, 2))
 
 
-class _Block(nn.Module):
+class _QueryBlock(nn.Module):
     def __init__(self, channels: int, num_queries: int) -> None:
         super().__init__()
         self.queries = nn.Parameter(torch.randn(1, num_queries, channels))
-        self.encoder = _Encoder(channels)
-        self.self_attn = _Attention(channels, channels // _HEAD_DIM)
+        self.encoder = _TokenEncoder(channels)
+        self.self_attn = _ExportableAttention(channels, channels // _HEAD_DIM)
         self.norm_q = nn.LayerNorm(channels)
-        self.cross_attn = _Attention(channels, channels // _HEAD_DIM)
+        self.cross_attn = _ExportableAttention(channels, channels // _HEAD_DIM)
         self.norm_out = nn.LayerNorm(channels)
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,12 +108,12 @@ class _Block(nn.Module):
         return self.norm_q(self.queries + self.self_attn(self.queries, self.queries))
 
 
-class _Encoder(nn.Module):
+class _TokenEncoder(nn.Module):
     """A transformer's block that normalises after each sum."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.self_attn = _Attention(channels, channels // _HEAD_DIM)
+        self.self_attn = _ExportableAttention(channels, channels // _HEAD_DIM)
         self.linear1 = nn.Linear(channels, 4 * channels)
         self.linear2 = nn.Linear(4 * channels, channels)
         self.norm1 = nn.LayerNorm(channels)
@@ -124,7 +124,7 @@ class _Encoder(nn.Module):
         return self.norm2(tokens + self.linear2(torch.relu(self.linear1(tokens))))
 
 
-class _Attention(nn.MultiheadAttention):
+class _ExportableAttention(nn.MultiheadAttention):
     """Queries [1 or B, q, C] on tokens [B, n, C]; torch's forward cannot be exported to ONNX."""
 
     def forward(self, queries: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
