@@ -54,8 +54,9 @@ from evaluation.results import (
 )
 from evaluation.search import EXACT, FP16, check_fits, choose_search
 from model.inference import optimize
-from model.network import build_network, choose_architecture, choose_resize
+from model.network import build_network, choose_architecture
 from model.other_models import hash_tensors, identify, load_model, parse_model_spec
+from model.resizing import choose_resize
 from parser import parse_eval_arguments
 from reports.pictures import save_pictures
 from reports.report import write_report

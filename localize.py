@@ -46,10 +46,10 @@ from evaluation.place_index import (
 )
 from evaluation.rerank import open_reranker
 from evaluation.search import build_index, check_fits, check_search, choose_search
-from evaluation.views import View, parse_resize
+from evaluation.views import View
 from model.inference import optimize
-from model.network import choose_resize
 from model.other_models import identify, load_model, parse_model_spec
+from model.resizing import choose_resize, parse_resize
 from parser import parse_localize_arguments
 from reports.maps import draw_place_map
 from reports.places import (

@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import write_table, write_title
 from model.backbones import BACKBONES
-from model.network import IMAGE_SIZE, GeoLocalizationNet, build_network
+from model.network import GeoLocalizationNet, build_network
+from model.resizing import IMAGE_SIZE
 
 COLUMNS = ("backbone", "descriptor", "image size", "parameters", "GFLOPs", "images/s")
 QUICK = ("ResNet18", "ResNet50", "VGG16", "EfficientNet_Lite0", "ViT_B16", "DINOv2_S")

@@ -35,7 +35,8 @@ from evaluation.search import (
     merge_neighbors,
 )
 from evaluation.self_matches import search_others
-from evaluation.views import BENCHMARK_SIZE, View, parse_resize
+from evaluation.views import BENCHMARK_SIZE, View
+from model.resizing import parse_resize
 
 DEFAULT_MAJORITY_WEIGHT = 0.01  # the benchmark's
 _VOTING_RANKS = (1, 5, 10)

@@ -12,6 +12,7 @@ import commons
 from datasets.tables import write_rows, write_table
 from evaluation.confidence import DEFAULT_THRESHOLD_M, FEATURES, NUM_RANKS, measure_features
 from evaluation.evaluate import Evaluation
+from model.resizing import describe_resize
 
 NUM_RANKED = 100  # predictions of each query in predictions.npz, for the curves of reports
 PREDICTIONS_COLUMNS = (
@@ -40,6 +41,7 @@ def write_results(
         What `results.json` holds.
     """
     result = evaluation.result | provenance
+    result["resize"] = evaluation.result["resize"]  # a network's own rule may be another one
     listed = (
         list_predictions(evaluation, query_num, num_listed)
         for query_num in range(len(evaluation.predictions))
@@ -249,7 +251,7 @@ def _format_misses(result: dict[str, Any]) -> str:
 
 
 def _format_resize(result: dict[str, Any]) -> str:
-    resize = "not resized" if result["resize"] == "none" else f"resized to {result['resize']}"
+    resize = describe_resize(result["resize"])
     if result["test_method"] != "as the database":
         resize += f", queries by {result['test_method']}"
     return resize

@@ -4,47 +4,85 @@ Query images are resized and cropped as in the deep visual geo-localization benc
 which resizes the database to one size.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from commons import IMAGENET_MEAN, IMAGENET_STD
+from model.resizing import ResizeRule, describe_resize, read_rule
 
 BENCHMARK_SIZE = "480x640"  # what the benchmark resizes to
-NO_ANTIALIAS = "-no_antialias"  # as tensors were resized when the benchmark was published
+_PILLOW_BITS = 22  # of the fractions that Pillow multiplies grey levels by
+Resize = Callable[[torch.Tensor, list[int]], torch.Tensor]
 
 
-def parse_resize(rule: str) -> list[int]:
-    """Read a resize rule: "none" -> [], "480" (shorter side) -> [480], "480x640" (HxW) -> both.
+def resize(images: torch.Tensor, size: list[int], rule: ResizeRule) -> torch.Tensor:
+    """Resize images [B, 3, H, W] in 0 to 1; `size` is the shorter side, or height and width."""
+    if rule.as_pillow:
+        return _resize_as_pillow(images, size, rule.bicubic)
+    mode = InterpolationMode.BICUBIC if rule.bicubic else InterpolationMode.BILINEAR
+    return functional.resize(images, size, mode, antialias=rule.antialias)
 
-    A size may end with "-no_antialias".
 
-    Raises:
-        ValueError: If it is none of these.
+def _resize_as_pillow(images: torch.Tensor, size: list[int], bicubic: bool) -> torch.Tensor:
+    """Resize whole grey levels to whole grey levels, first the width, then the height.
+
+    Pillow counts in integers, and so does this, in float64: the grey levels are the same on any
+    device. torch rounds once, or not at all, which differs in a sixth of the pixels. Pillow had
+    this order when these methods were published; since then it begins with the height where that
+    falls by more than the width.
     """
-    sizes = [] if rule == "none" else rule.lower().removesuffix(NO_ANTIALIAS).split("x")
-    if len(sizes) > 2 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise ValueError(
-            f"A resize rule is 'none', the shorter side as in '480' or HxW as in '480x640', "
-            f"in pixels, with '{NO_ANTIALIAS}' after it or not; not '{rule}'"
-        )
-    return [int(size) for size in sizes]
+    height, width = images.shape[2:]
+    if len(size) == 1:
+        longer = int(size[0] * max(height, width) / min(height, width))
+        size = [size[0], longer] if height <= width else [longer, size[0]]
+    weights = [
+        _pillow_weights(*sides, bicubic).to(images.device)
+        for sides in ((height, size[0]), (width, size[1]))
+    ]
+    levels = (images.double() * 255).round()
+    for product in (lambda x: x @ weights[1].T, lambda x: weights[0] @ x):
+        levels = ((product(levels) + 2 ** (_PILLOW_BITS - 1)) / 2**_PILLOW_BITS).floor()
+        levels = levels.clamp(0, 255)
+    return levels.float() / 255
 
 
-def _whole(images: torch.Tensor, size: list[int], antialias: bool) -> torch.Tensor:
-    resized = functional.resize(images, size, antialias=antialias) if size else images
-    return resized[:, None]
+@functools.lru_cache(maxsize=32)
+def _pillow_weights(size_in: int, size_out: int, bicubic: bool) -> torch.Tensor:
+    """Return the integers that Pillow weighs the pixels of a line by, [size_out, size_in]."""
+    scale = size_in / size_out
+    stretch = max(scale, 1.0)  # of the filter, where there are fewer pixels than before
+    reach = (2.0 if bicubic else 1.0) * stretch
+    centres = (torch.arange(size_out, dtype=torch.float64)[:, None] + 0.5) * scale
+    pixels = torch.arange(size_in, dtype=torch.float64)
+    first = (centres - reach + 0.5).floor()
+    end = (centres + reach + 0.5).floor()
+    x = ((pixels - centres + 0.5) / stretch).abs()
+    if bicubic:  # Catmull-Rom
+        near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+        weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    else:
+        weights = (1 - x).clamp(min=0)
+    weights = torch.where((pixels >= first) & (pixels < end), weights, 0.0)
+    weights = weights / weights.sum(1, keepdim=True) * 2**_PILLOW_BITS
+    return (weights + 0.5 * weights.sign()).trunc()
 
 
-def _single_query(images: torch.Tensor, size: list[int], antialias: bool) -> torch.Tensor:
-    return functional.resize(images, [min(size)], antialias=antialias)[:, None]
+def _whole(images: torch.Tensor, size: list[int], resize: Resize) -> torch.Tensor:
+    return (resize(images, size) if size else images)[:, None]
 
 
-def _central_crop(images: torch.Tensor, size: list[int], antialias: bool) -> torch.Tensor:
+def _single_query(images: torch.Tensor, size: list[int], resize: Resize) -> torch.Tensor:
+    return resize(images, [min(size)])[:, None]
+
+
+def _central_crop(images: torch.Tensor, size: list[int], resize: Resize) -> torch.Tensor:
     """Scale until the image covers the size, by the nearest pixels; cut what stands over."""
     height, width = images.shape[2:]
     scale = max(size[0] / height, size[1] / width)
@@ -53,15 +91,14 @@ def _central_crop(images: torch.Tensor, size: list[int], antialias: bool) -> tor
     return functional.center_crop(F.interpolate(images, scale_factor=scale), size)[:, None]
 
 
-def _five_squares(images: torch.Tensor, size: list[int], antialias: bool) -> torch.Tensor:
+def _five_squares(images: torch.Tensor, size: list[int], resize: Resize) -> torch.Tensor:
     """Scale the shorter side, cut squares of it in the corners and in the centre."""
     side = min(size)
-    resized = functional.resize(images, [side], antialias=antialias)
-    return torch.stack(functional.five_crop(resized, [side, side]), dim=1)
+    return torch.stack(functional.five_crop(resize(images, [side]), [side, side]), dim=1)
 
 
-TEST_METHODS: dict[str, Callable[[torch.Tensor, list[int], bool], torch.Tensor]] = {
-    # images [B, 3, H, W], [height, width], whether to resize with antialias -> [B, V, 3, h, w]
+TEST_METHODS: dict[str, Callable[[torch.Tensor, list[int], Resize], torch.Tensor]] = {
+    # images [B, 3, H, W], [height, width], how to resize -> [B, V, 3, h, w]
     "hard_resize": _whole,
     "single_query": _single_query,
     "central_crop": _central_crop,
@@ -80,12 +117,12 @@ class View:
 
     def __post_init__(self) -> None:
         """Check that the method has the size that it needs."""
-        size = parse_resize(self.resize)
+        sides = read_rule(self.resize).sides
         if self.method is not None and self.method not in TEST_METHODS:
             raise ValueError(
                 f"Unknown --test_method '{self.method}': choose from {', '.join(TEST_METHODS)}"
             )
-        if self.method is not None and len(size) != 2:
+        if self.method is not None and len(sides) != 2:
             raise ValueError(
                 f"--test_method {self.method} needs --resize_test_imgs HxW, as in "
                 f"{BENCHMARK_SIZE}; it is '{self.resize}'"
@@ -100,12 +137,12 @@ class View:
         """Scale uint8 [B, 3, H, W] to [0, 1], cut views [B, V, 3, h, w], normalise as ImageNet."""
         images = functional.to_dtype(images, torch.float32, scale=True)
         cut = TEST_METHODS[self.method or "hard_resize"]
-        antialias = not self.resize.lower().endswith(NO_ANTIALIAS)
-        views = cut(images, parse_resize(self.resize), antialias)
+        rule = read_rule(self.resize)
+        views = cut(images, rule.size_of(*images.shape[2:]), functools.partial(resize, rule=rule))
         return functional.normalize(views, list(IMAGENET_MEAN), list(IMAGENET_STD))
 
     def __str__(self) -> str:
         """Return the rule in words."""
         if self.method is None:
-            return "not resized" if self.resize == "none" else f"resized to {self.resize}"
+            return describe_resize(self.resize)
         return f"{self.method} {self.resize}"

@@ -11,9 +11,8 @@ from model.aggregation import AGGREGATIONS, Option, build_aggregation, check_agg
 from model.backbones import BACKBONES, INPUT_SCALINGS, find_spec
 from model.backbones.build import build_backbone, load_pretrained_aggregation
 from model.backbones.transformers import PatchTransformer
+from model.resizing import read_rule
 from model.whitening import Whitening
-
-IMAGE_SIZE = 512  # of training, in pixels, where the backbone has no size of its own
 
 
 class InputScaling(nn.Module):
@@ -70,6 +69,7 @@ class GeoLocalizationNet(nn.Module):
         self.whitening: nn.Module = nn.Identity()
         self.out_dim: int = aggregation.out_dim
         self.image_size: int | None = None  # side of the images that the backbone is for; None: any
+        self.resize: str | None = None  # its own rule for test images, see `model.resizing`
         self.architecture: dict[str, Any] = {}  # arguments of `build_network`, if it built it
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -115,6 +115,7 @@ def build_network(
     aggregation_args: Mapping[str, Option] | None = None,
     whiten_norm: str = "l2_eps",
     input_scaling: str | None = None,
+    resize: str | None = None,
     **freezing: bool | int,
 ) -> GeoLocalizationNet:
     """Build a network by names; see `build_backbone` for weights and freezing.
@@ -132,6 +133,8 @@ def build_network(
         input_scaling: Key of INPUT_SCALINGS, of the weights of the backbone; None for "imagenet".
         freezing: `train_all_layers`, `freeze_te` and `train_last_blocks`: which layers of the
             backbone are not trained.
+        resize: The network's own rule for test images, see `model.resizing`; None for none.
+        freezing: `train_all_layers` and `freeze_te`, which layers of the backbone are not trained.
 
     Raises:
         ValueError: If a name is unknown, a length is out of range, the weights do not fit, or the
@@ -139,7 +142,7 @@ def build_network(
         FileNotFoundError: If the weights cannot be downloaded.
     """
     architecture = choose_architecture(
-        backbone, fc_output_dim, aggregation, aggregation_args, input_scaling
+        backbone, fc_output_dim, aggregation, aggregation_args, input_scaling, resize
     )
     body = build_backbone(backbone, backbone_weights, **freezing)
     spec = find_spec(backbone)
@@ -152,7 +155,7 @@ def build_network(
         body.skip_norm()
     scaling = INPUT_SCALINGS[architecture.get("input_scaling", "imagenet")]
     network = GeoLocalizationNet(body, layers, InputScaling(*scaling) if scaling else None)
-    network.image_size = spec.image_size
+    network.image_size, network.resize = spec.image_size, resize
     network.architecture = architecture
     if whiten_dim is not None:
         add_whitening(network, Whitening(layers.out_dim, whiten_dim, kept_dims, whiten_norm))
@@ -165,10 +168,12 @@ def choose_architecture(
     aggregation: str | None = None,
     aggregation_args: Mapping[str, Option] | None = None,
     input_scaling: str | None = None,
+    resize: str | None = None,
 ) -> dict[str, Any]:
     """Return the arguments of `build_network` with defaults where they are None.
 
-    "aggregation_args" is there if it is not empty, "input_scaling" if it is not "imagenet".
+    "aggregation_args" is there if it is not empty, "input_scaling" if it is not "imagenet",
+    "resize" if the network has a rule of its own.
 
     Raises:
         ValueError: If there is no such network.
@@ -201,7 +206,18 @@ def choose_architecture(
         )
     if INPUT_SCALINGS.get(input_scaling):
         architecture["input_scaling"] = input_scaling
+    if resize is not None:
+        read_rule(resize)
+        architecture["resize"] = resize
     return architecture
+
+
+def keep_rule(network: GeoLocalizationNet, resize: str | None) -> None:
+    """Give a network its own rule for test images, in place; None takes it away."""
+    network.resize = resize
+    network.architecture.pop("resize", None)
+    if resize is not None:
+        network.architecture["resize"] = resize
 
 
 def add_whitening(network: GeoLocalizationNet, whitening: Whitening) -> GeoLocalizationNet:
@@ -236,27 +252,3 @@ def remove_whitening(network: GeoLocalizationNet) -> GeoLocalizationNet:
 def has_whitening(network: GeoLocalizationNet) -> bool:
     """Tell whether the last layer of a network is a whitening."""
     return isinstance(network.whitening, Whitening)
-
-
-def choose_resize(
-    asked: str | None, image_size: int | str | None, model: nn.Module | None = None
-) -> str | None:
-    """Return the rule by which test images are resized.
-
-    Args:
-        asked: --resize_test_imgs: a rule; "" for the shorter side to the training images'; None if
-            the flag is not given.
-        image_size: --image_size, a side or "HxW", None if the flag is not given.
-        model: The network, whose `image_size` is that of its backbone; None if not known yet.
-
-    Returns:
-        "none", "480" (shorter side) or "480x640" (HxW); None: as the test set prescribes. Networks
-        whose backbone has a size are tested at the size of the training images, if it is known.
-    """
-    own = getattr(model, "image_size", None)  # models of others have none
-    if asked == "":
-        return str(image_size or own or IMAGE_SIZE)
-    if asked is None and own is not None:
-        size = str(image_size or own)
-        return size if "x" in size else f"{size}x{size}"
-    return asked

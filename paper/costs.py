@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from datasets.catalog import TRAIN_SETS, look_up_test_set
-from evaluation.views import parse_resize
 from methods import METHODS
 from model.backbones import find_spec
 from model.published import parse_published
+from model.resizing import parse_resize
 from paper.networks import Released, Trained
 from paper.run_log import NO_DATA_SET, RunLog
 from paper.runs_to_do import Step, is_made, is_trained, missing_evaluations

@@ -7,8 +7,8 @@ from typing import Any
 from methods import DEFAULT_METHOD, METHODS
 from model.aggregation import AGGREGATIONS
 from model.backbones import find_spec
-from model.network import IMAGE_SIZE
 from model.published import TRAINED_DIMS
+from model.resizing import IMAGE_SIZE
 from paper.networks import CHOSEN, Released, Trained, trained
 
 # Values of the sweeps are legible only in the paper's Figure 5: these go around the chosen ones.

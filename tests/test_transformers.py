@@ -9,7 +9,8 @@ from model.backbones import BACKBONES, find_spec
 from model.backbones.build import build_backbone
 from model.backbones.transformers import resize_positions
 from model.checkpoints import load_network
-from model.network import build_network, choose_resize
+from model.network import build_network
+from model.resizing import choose_resize
 
 CNNS = [name for name, spec in BACKBONES.items() if spec.family.startswith("cnns:")]
 

@@ -1,31 +1,19 @@
+import numpy as np
 import pytest
 import torch
 from golden_cases import golden
+from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from commons import IMAGENET_MEAN, IMAGENET_STD
-from evaluation.views import TEST_METHODS, View, parse_resize
-
-
-@pytest.mark.parametrize(
-    ("rule", "expected"),
-    [("none", []), ("480", [480]), ("480x640", [480, 640]), ("8X9-no_antialias", [8, 9])],
-)
-def test_parse_resize(rule, expected):
-    assert parse_resize(rule) == expected
-
-
-@pytest.mark.parametrize(
-    "rule", ["", "big", "0", "480x", "1x2x3", "-4", "4.5", "none-no_antialias"]
-)
-def test_bad_resize_rules_are_refused(rule):
-    with pytest.raises(ValueError, match="A resize rule is"):
-        parse_resize(rule)
+from evaluation.views import TEST_METHODS, View
 
 
 def test_a_method_needs_a_height_and_a_width():
     with pytest.raises(ValueError, match="--test_method central_crop needs .* HxW"):
         View("480", "central_crop")
+    with pytest.raises(ValueError, match="--test_method five_crops needs .* HxW"):
+        View("multiple14", "five_crops")
     with pytest.raises(ValueError, match="Unknown --test_method 'big': choose from hard_resize"):
         View("480x640", "big")
 
@@ -83,6 +71,8 @@ def test_words():
     assert str(View()) == "not resized"
     assert str(View("480")) == "resized to 480"
     assert str(View("480x640", "maj_voting")) == "maj_voting 480x640"
+    assert str(View("322x322-bicubic")) == "resized to 322x322-bicubic"
+    assert str(View("multiple14")) == "sides resized to multiples of 14"
 
 
 @pytest.mark.parametrize(
@@ -104,6 +94,62 @@ def test_views_are_those_of_the_benchmark(method, rule, name):
     expected = torch.from_numpy(case[f"out.{name}"])
     views = View(rule, method)(images)[0]
     torch.testing.assert_close(views.squeeze(0), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [("24x32-bicubic", "boq_readme_transform"), ("24x32-pillow", "gsv_mixvpr_valid")],
+)
+def test_views_are_those_of_the_methods_since(rule, name):
+    case = golden("preprocess_a")
+    images = torch.from_numpy(case["in.image_uint8_hwc"]).permute(2, 0, 1)[None]
+    expected = torch.from_numpy(case[f"out.{name}"])
+    torch.testing.assert_close(View(rule)(images)[0, 0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rule", "size"),
+    [
+        ("24x32-pillow", (24, 32)),
+        ("9x100-bicubic-pillow", (9, 100)),
+        ("30-pillow", (30, 40)),
+        ("30-bicubic-pillow", (30, 40)),
+    ],
+)
+@pytest.mark.parametrize("is_upright", [False, True])
+def test_grey_levels_are_exactly_pillows(rule, size, is_upright):
+    """Of noise, whose neighbours differ most."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (45, 60, 3), generator=generator, dtype=torch.uint8)
+    if is_upright:
+        image = image.transpose(0, 1)
+        size = size if "x" in rule else size[::-1]
+    method = Image.Resampling.BICUBIC if "bicubic" in rule else Image.Resampling.BILINEAR
+    wide = Image.fromarray(image.numpy()).resize((size[1], len(image)), method)
+    expected = torch.from_numpy(np.array(wide.resize(size[::-1], method))).permute(2, 0, 1)[None]
+    view = View(rule)(image.permute(2, 0, 1)[None])[0]
+    torch.testing.assert_close(view, normalised(expected))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((28, 42), (28, 42)),
+        ((45, 60), (42, 56)),  # 3.2 and 4.3 times 14
+        ((21, 35), (28, 28)),  # 1.5 and 2.5: halves become even
+        ((49, 63), (56, 56)),  # 3.5 and 4.5
+        ((3, 50), (14, 56)),  # none becomes 0
+    ],
+)
+def test_sides_become_the_nearest_multiples(size, expected):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, *size), generator=generator, dtype=torch.uint8)
+    view = View("multiple14")(images)[:, 0]
+    assert view.shape == (2, 3, *expected)
+    bilinear = torch.nn.functional.interpolate(
+        normalised(images.float()), expected, mode="bilinear", antialias=True
+    )
+    torch.testing.assert_close(view, bilinear if size != expected else normalised(images.float()))
 
 
 def test_a_central_crop_is_full_for_any_size():

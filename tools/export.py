@@ -24,8 +24,9 @@ from command_line import CommandLine
 from commons import IMAGENET_MEAN, IMAGENET_STD
 from model.checkpoint_files import require_packages
 from model.checkpoints import load_network
-from model.network import IMAGE_SIZE, GeoLocalizationNet
+from model.network import GeoLocalizationNet
 from model.other_models import load_onnx, load_torchscript
+from model.resizing import IMAGE_SIZE
 from runs.provenance import code_version
 
 TOLERANCE = 1e-5  # between the values of two descriptors, whose length is 1

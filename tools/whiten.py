@@ -38,14 +38,9 @@ from evaluation.views import View
 from evaluation.whiten import NUM_IMAGES, fit_to_images
 from model.checkpoint_files import save_atomically
 from model.inference import optimize
-from model.network import (
-    GeoLocalizationNet,
-    add_whitening,
-    choose_resize,
-    has_whitening,
-    remove_whitening,
-)
+from model.network import GeoLocalizationNet, add_whitening, has_whitening, remove_whitening
 from model.other_models import identify, load_model, parse_model_spec
+from model.resizing import choose_resize
 from model.whitening import WHITENINGS, Whitening, WhiteningParams, check_dims, pack_whitening
 from runs.provenance import code_version
 

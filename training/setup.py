@@ -20,18 +20,13 @@ from datasets.image_lists import ImagePaths
 from datasets.images import errors_naming
 from evaluation import Protocol
 from evaluation.descriptors import Inference, load_windows
-from evaluation.views import View, parse_resize
+from evaluation.views import View
 from methods import METHODS
 from model.aggregation.netvlad import draw_local_descriptors
 from model.checkpoints import network_of, start_network
 from model.formats.openibl import start_from_clusters
-from model.network import (
-    IMAGE_SIZE,
-    GeoLocalizationNet,
-    build_network,
-    choose_architecture,
-    choose_resize,
-)
+from model.network import GeoLocalizationNet, build_network, choose_architecture, keep_rule
+from model.resizing import IMAGE_SIZE, choose_resize, own_rule, parse_resize
 from model.whitening import WhiteningParams, check_dims
 from training.classification import ClassificationSettings
 from training.curves import CurvesParams
@@ -69,9 +64,13 @@ class Settings:
     seed: int
 
     def for_network(self, network: GeoLocalizationNet) -> "Settings":
-        """Return them with the image sizes of a network, where flags do not give any."""
+        """Return them with the image sizes of a network, where flags do not give any.
+
+        The network keeps the rule that it is validated by, see `own_rule`.
+        """
         image_size = self.image_size or network.image_size or IMAGE_SIZE
         resize = choose_resize(self.resize, image_size, network)
+        keep_rule(network, own_rule(resize, image_size, network.image_size is not None))
         protocol = replace(self.protocol, resize=resize)
         return replace(self, image_size=image_size, protocol=protocol)
 
