@@ -58,7 +58,7 @@ COLUMNS: dict[str, tuple[Callable[[str], object], str]] = {  # how they are read
 }
 
 
-class _City(NamedTuple):
+class GsvCity(NamedTuple):
     """The kept images of a city, place after place, the most recent image of a place first."""
 
     text: bytes  # paths, relative to the folder of the data set, one a line
@@ -136,7 +136,7 @@ def _check_cities(folder: Path, cities: Sequence[str]) -> None:
         raise ValueError(f"--cities {' '.join(cities)}: each city can be given once")
 
 
-def _read_city(folder: Path, city: str, min_images: int) -> _City:
+def _read_city(folder: Path, city: str, min_images: int) -> GsvCity:
     """Read the table of a city."""
     columns = _read_table(folder / TABLES_FOLDER / f"{city}.csv")
     ids, year, month, lat = (np.array(columns[n]) for n in ("place_id", "year", "month", "lat"))
@@ -148,7 +148,7 @@ def _read_city(folder: Path, city: str, min_images: int) -> _City:
     lines = [format_image_path(*rows[index]) for index in kept]
     _check_images(folder, city, {line.split("/")[1] for line in lines})
     text = "".join(f"{line}\n" for line in lines).encode()
-    return _City(text, counts[is_kept], int((~is_kept).sum()))
+    return GsvCity(text, counts[is_kept], int((~is_kept).sum()))
 
 
 def format_image_path(
