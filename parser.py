@@ -586,6 +586,31 @@ def _add_optimizer(cli: argparse.ArgumentParser) -> None:
     )
     add("--lr_gamma", type=positive_float, default=1.0, help="1 leaves learning rates as they are")
     add(
+        "--lr_milestones",
+        type=positive_int,
+        nargs="*",
+        default=[],
+        metavar="EPOCH",
+        help="epochs from which on learning rates are multiplied by --lr_gamma, at each of them "
+        "once more, instead of every --lr_step",
+    )
+    add(
+        "--lr_warmup",
+        type=not_negative_int,
+        default=0,
+        metavar="ITERATIONS",
+        help="first iterations, over which learning rates rise from 0",
+    )
+    add("--lr_warmup_epochs", type=not_negative_int, default=0, help="the same in epochs")
+    add(
+        "--lr_linear",
+        type=not_negative_int,
+        default=0,
+        metavar="ITERATIONS",
+        help="iterations over which learning rates fall evenly to --lr_end times theirs",
+    )
+    add("--lr_end", type=positive_float, default=1.0, metavar="FACTOR", help="see --lr_linear")
+    add(
         "--lr_factors",
         nargs="*",
         type=read_pair,

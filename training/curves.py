@@ -73,10 +73,9 @@ class Curves:
         """Write a point: the numbers of this process since the last one."""
         progress = training.progress
         stats = progress.stats_since_last()
-        optimizer = training.optimization.optimizer
         values = {
             "train/loss": stats.loss,
-            "train/lr": optimizer.lr_at(progress.epoch),
+            "train/lr": training.learning_rate(progress.iteration - 1),
             "train/gradient_norm": stats.gradient_norm,
             "speed/images_per_second": stats.images_per_second,
             "speed/data_wait_share": stats.data_wait_share,

@@ -1,7 +1,7 @@
 """The optimizer of a network, and its learning rates by part and by epoch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -26,6 +26,11 @@ class OptimizerParams:
     weight_decay: float = 0.0
     lr_step: int = 1  # epochs after which, again and again, learning rates are multiplied ...
     lr_gamma: float = 1.0  # ... by this
+    lr_milestones: Sequence[int] = ()  # if any: multiplied by it at each of these epochs instead
+    lr_warmup: int = 0  # first iterations, over which learning rates rise from 0
+    lr_warmup_epochs: int = 0  # the same in epochs
+    lr_linear: int = 0  # iterations over which they fall from 1 to `lr_end`, as factors
+    lr_end: float = 1.0
     lr_factors: Mapping[str, float] = field(default_factory=dict)  # pattern -> factor of `lr`
     no_weight_decay: tuple[str, ...] = ()  # patterns of parameters without decay
 
@@ -36,10 +41,35 @@ class OptimizerParams:
         bad = {name: factor for name, factor in self.lr_factors.items() if not _is_rate(factor)}
         if bad:
             raise ValueError(f"--lr_factors must be numbers of at least 0, not {bad}")
+        if self.lr_milestones and self.lr_step != 1:
+            raise ValueError("--lr_step and --lr_milestones both say when --lr_gamma applies")
+        if self.lr_warmup and self.lr_warmup_epochs:
+            raise ValueError("--lr_warmup and --lr_warmup_epochs both say how long the warm-up is")
+        if bool(self.lr_linear) != (self.lr_end != 1):
+            raise ValueError(
+                "--lr_linear says over how many iterations --lr_end is reached: give both"
+            )
 
-    def lr_at(self, epoch: int) -> float:
-        """Return the learning rate of an epoch, counted from 0."""
-        return self.lr * self.lr_gamma ** (epoch // self.lr_step)
+    def lr_at(self, epoch: int, iteration: int = 0, per_epoch: int = 1) -> float:
+        """Return the learning rate of an iteration, a function of nothing else.
+
+        Warm-up, steps by epochs and the linear fall multiply. That fall counts the end of an epoch
+        as an iteration, too, as SALAD's training does.
+
+        Args:
+            epoch: Counted from 0.
+            iteration: Of the epoch, counted from 0.
+            per_epoch: Iterations of an epoch.
+        """
+        done = epoch * per_epoch + iteration
+        warmup = self.lr_warmup or self.lr_warmup_epochs * per_epoch
+        factor = min(1.0, (done + 1) / warmup) if warmup else 1.0
+        milestones = self.lr_milestones
+        num_steps = sum(epoch >= one for one in milestones) if milestones else epoch // self.lr_step
+        factor *= self.lr_gamma**num_steps
+        if self.lr_linear:
+            factor *= 1 + (self.lr_end - 1) * min(1.0, (done + epoch) / self.lr_linear)
+        return self.lr * factor
 
 
 def _is_rate(value: Any) -> bool:
@@ -78,7 +108,7 @@ def make_optimizer(network: nn.Module, params: OptimizerParams, device: torch.de
             for (factor, decay), parameters in groups.items()
         ]
     )
-    set_epoch(optimizer, params, epoch=0)
+    set_learning_rates(optimizer, params.lr_at(epoch=0))
     return optimizer
 
 
@@ -95,10 +125,10 @@ def adam(module: nn.Module, learning_rate: float, device: torch.device) -> Optim
     return make_optimizer(module, OptimizerParams(lr=learning_rate), device)
 
 
-def set_epoch(optimizer: Optimizer, params: OptimizerParams, epoch: int) -> None:
-    """Give an optimizer of `make_optimizer` the learning rates of an epoch."""
+def set_learning_rates(optimizer: Optimizer, learning_rate: float) -> None:
+    """Give the parts of an optimizer of `make_optimizer` a learning rate, times their factors."""
     for group in optimizer.param_groups:
-        group["lr"] = params.lr_at(epoch) * group["lr_factor"]
+        group["lr"] = learning_rate * group["lr_factor"]
 
 
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}  # its state of a parameter

@@ -19,7 +19,7 @@ import commons
 from model.network import GeoLocalizationNet
 from training.metrics import Progress
 from training.objective import ImageSize, Objective
-from training.optimizers import OptimizerParams, load_optimizer, make_optimizer, set_epoch
+from training.optimizers import OptimizerParams, load_optimizer, make_optimizer, set_learning_rates
 
 AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _CPU_UNITS = {  # words in /proc/cpuinfo, of x86 and ARM processors
@@ -108,8 +108,13 @@ class Training:
 
     def begin_epoch(self) -> None:
         """Start counting the iterations of the current epoch, with its learning rates."""
-        set_epoch(self.optimizer, self.optimization.optimizer, self.epoch_num)
         self.progress = Progress(self.epoch_num, self.device, self.scaler.is_enabled())
+        set_learning_rates(self.optimizer, self.learning_rate(0))
+
+    def learning_rate(self, iteration: int) -> float:
+        """Return the learning rate of an iteration of the current epoch, counted from 0."""
+        per_epoch = self.objective.num_iterations(self.epoch_num)
+        return self.optimization.optimizer.lr_at(self.epoch_num, iteration, per_epoch)
 
     def _parallel(self, model: nn.Module) -> nn.Module:
         if commons.num_ranks() > 1:
@@ -146,6 +151,7 @@ class Training:
         for optimizer in optimizers:
             self.scaler.unscale_(optimizer)
         norm = self._limit_gradients([_gradients_of(optimizer) for optimizer in optimizers])
+        set_learning_rates(self.optimizer, self.learning_rate(self.progress.iteration))
         for optimizer in optimizers:
             self.scaler.step(optimizer)
             optimizer.zero_grad()
