@@ -45,6 +45,14 @@ _OPENIBL = {  # OpenIBL's training: SARE and SFRS
     "whiten_dim": 4096,
     "kept_dims": 512,
 }
+_GSV = {  # training on places, as the code of GSV-Cities has it and those after it
+    "objective": "places",
+    "dataset": "gsv_cities",
+    "fc_output_dim": 0,
+    "optimizer": "adamw",
+    "use_amp16": True,
+    "best_by": 1,
+}
 
 METHODS = {
     "cosplace": {  # section 3 of the paper; its Table 2 has ResNet-18 and VGG-16 with 512-D
@@ -121,5 +129,18 @@ METHODS = {
             *("*.bias", "aggregation.centroids", "aggregation.cluster_weights"),
             "aggregation.conv_app.*",
         ],
+    },
+    "gsv_cities": _GSV
+    | {
+        "backbone": "ResNet50",
+        "aggregation": "gem",
+        "image_size": 320,
+        "resize_test_imgs": "320x320",
+        "batch_size": 100,
+        "lr": 2e-4,
+        "lr_warmup": 600,
+        "lr_milestones": [5, 10, 15, 25],
+        "lr_gamma": 0.3,
+        "epochs_num": 30,
     },
 }

@@ -73,7 +73,6 @@ def parse_train_arguments(
     _refuse_flags_of_others(cli, argv, method)
     _add_training(cli)
     _add_optimizer(cli)
-    _add_augmentation(cli)
     _add_train_data(cli)
     _add_start(cli)
     _add_architecture(cli)
@@ -272,15 +271,7 @@ def _add_groups(cli: argparse.ArgumentParser) -> None:
     add = cli.add_argument_group(
         "classes and groups, of --method cosplace (paper, section 3.2)"
     ).add_argument
-    add("--M", type=positive_int, default=10, help="side of a cell, in metres")
-    add("--alpha", type=positive_int, default=30, help="range of headings of a class, in degrees")
-    add(
-        "--N",
-        type=positive_int,
-        default=5,
-        help="classes of a group are N cells apart, east and north",
-    )
-    add("--L", type=positive_int, default=2, help="classes of a group are L heading ranges apart")
+    _add_cells(add)
     add(
         "--groups_num",
         type=positive_int,
@@ -292,11 +283,6 @@ def _add_groups(cli: argparse.ArgumentParser) -> None:
         type=not_negative_int,
         default=10,
         help="classes with fewer images are dropped",
-    )
-    add(
-        "--cache_folder",
-        default="cache",
-        help="folder of class indices, the splits of training folders into classes",
     )
     add("--iterations_per_epoch", type=positive_int, help="iterations of an epoch")
     add(
@@ -317,6 +303,85 @@ def _add_groups(cli: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         help="a crop covers at least 1 - this of the image's area",
+    )
+    _add_colours(cli)
+
+
+def _add_colours(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("augmentation of colours").add_argument
+    add("--brightness", type=float, default=0.7, help="factor within 1 +- this")
+    add("--contrast", type=float, default=0.7, help="factor within 1 +- this")
+    add("--saturation", type=float, default=0.7, help="factor within 1 +- this")
+    add("--hue", type=float, default=0.5, help="shift within +- this, in turns, at most 0.5")
+
+
+def _add_cells(add: Callable[..., argparse.Action]) -> None:
+    add("--M", type=positive_int, default=10, help="side of a cell, in metres")
+    add("--alpha", type=positive_int, default=30, help="range of headings of a class, in degrees")
+    add(
+        "--N",
+        type=positive_int,
+        default=5,
+        help="classes of a group are N cells apart, east and north",
+    )
+    add("--L", type=positive_int, default=2, help="classes of a group are L heading ranges apart")
+    add(
+        "--cache_folder",
+        default="cache",
+        help="folder of class indices, the splits of training folders into classes",
+    )
+
+
+def _add_places(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group(
+        "batches of places, of methods such as gsv_cities: those of GSV-Cities, or classes of a "
+        "folder with '@' names"
+    ).add_argument
+    _add_cells(add)
+    add(
+        "--cities",
+        nargs="*",
+        default=[],
+        metavar="CITY",
+        help="of GSV-Cities, in the order in which an epoch takes them (default: all, by name)",
+    )
+    add(
+        "--images_per_place",
+        type=positive_int,
+        default=4,
+        help="images of each of the --batch_size places of an iteration",
+    )
+    add(
+        "--min_images_per_place",
+        type=positive_int,
+        default=4,
+        help="places with fewer images are dropped",
+    )
+    add(
+        "--loss",
+        choices=("multi_similarity",),
+        default="multi_similarity",
+        help="of the pairs of a batch that its miner finds hard",
+    )
+    add(
+        "--rand_augment",
+        type=not_negative_int,
+        default=3,
+        metavar="NUM",
+        help="operations of RandAugment on each image",
+    )
+    add(
+        "--rand_augment_magnitude",
+        type=not_negative_int,
+        default=9,
+        metavar="M",
+        help="their strength, 0 to 30",
+    )
+    add(
+        "--train_interpolation",
+        choices=("bilinear", "bicubic"),
+        default="bilinear",
+        help="of the resize of training images",
     )
 
 
@@ -417,6 +482,7 @@ def _add_tuples(cli: argparse.ArgumentParser) -> None:
         default="float32",
         help="type of the descriptors that are mined with, in memory",
     )
+    _add_colours(cli)
 
 
 def _add_sfrs(cli: argparse.ArgumentParser) -> None:
@@ -467,6 +533,7 @@ _OBJECTIVES = {  # flags that only methods with this objective have
     "classification": _add_groups,
     "tuples": _add_tuples,
     "sfrs": _add_sfrs,
+    "places": _add_places,
 }
 
 
@@ -475,7 +542,7 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
     add(
         "--batch_size",
         type=positive_int,
-        help="images, or tuples of images, per iteration, in all processes together",
+        help="images, tuples of images or places, per iteration, in all processes together",
     )
     add(
         "--epochs_num",
@@ -496,7 +563,12 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the network with the highest R@N in validation is the best",
     )
-    add("--use_amp16", action="store_true", help="16-bit automatic mixed precision")
+    add(
+        "--use_amp16",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="16-bit automatic mixed precision",
+    )
     add(
         "--amp_dtype",
         choices=("fp16", "bf16"),
@@ -626,14 +698,6 @@ def _add_optimizer(cli: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="patterns of names of parameters without weight decay, such as *.bias",
     )
-
-
-def _add_augmentation(cli: argparse.ArgumentParser) -> None:
-    add = cli.add_argument_group("augmentation").add_argument
-    add("--brightness", type=float, default=0.7, help="factor within 1 +- this")
-    add("--contrast", type=float, default=0.7, help="factor within 1 +- this")
-    add("--saturation", type=float, default=0.7, help="factor within 1 +- this")
-    add("--hue", type=float, default=0.5, help="shift within +- this, in turns, at most 0.5")
 
 
 def _add_train_data(cli: argparse.ArgumentParser) -> None:

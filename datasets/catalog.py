@@ -72,6 +72,13 @@ _OFFICIAL_MSLS_HOW = (
 Which queries are official is read from the metadata of MSLS, in {datasets_folder}/msls/train_val/
 or {datasets_folder}/mapillary_sls/train_val/: <city>/query/subtask_index.csv and raw.csv."""
 )
+_GSV_CITIES_HOW = """GSV-Cities is at https://www.kaggle.com/datasets/amaralibey/gsv-cities
+The expected tree:
+  {datasets_folder}/gsv_cities/Dataframes/CITY.csv     one table a city, of all images
+  {datasets_folder}/gsv_cities/Images/CITY/*.jpg
+Elsewhere on disk: --datasets_folder FOLDER, the environment variable DATASETS_FOLDER, or
+--train_set_folder FOLDER, which may also hold images with '@' names: their classes are places.
+Some cities of it: --cities London Boston"""
 
 
 def _formatted(name: str, split: str = "test", **fields: Any) -> TestSet:
@@ -205,6 +212,9 @@ TRAIN_SETS = {
     "pitts30k": _formatted_train("pitts30k", "pitts30k_val", "pitts30k"),
     "pitts250k": _formatted_train("pitts250k", "pitts250k_val", "pitts250k"),
     "msls": _formatted_train("msls", "msls_val", "msls_val"),  # its test labels were secret
+    "gsv_cities": TrainSet(
+        ("gsv_cities", "GSV-Cities"), "pitts30k_val", "pitts30k", _GSV_CITIES_HOW
+    ),
     "mini_city": TrainSet(
         ("mini_city/processed/train",), "mini_city_val", "mini_city_test_v1", _MINI_CITY_HOW
     ),

@@ -32,6 +32,7 @@ from training.classification import ClassificationSettings
 from training.curves import CurvesParams
 from training.objective import ImageSize, Objective, ObjectiveSettings
 from training.optimizers import OptimizerParams
+from training.places import PlacesSettings
 from training.sfrs import SFRSSettings
 from training.state import Optimization, Training
 from training.tuples import TupleSettings
@@ -40,6 +41,7 @@ OBJECTIVES: dict[str, type[ObjectiveSettings]] = {
     "classification": ClassificationSettings,
     "tuples": TupleSettings,
     "sfrs": SFRSSettings,
+    "places": PlacesSettings,
 }
 _ARCHITECTURE = ("backbone", "fc_output_dim", "aggregation", "aggregation_args", "input_scaling")
 NUM_INITIAL_IMAGES = 500  # local descriptors of theirs are clustered: as VGB and OpenIBL

@@ -51,7 +51,8 @@ class Optimization:
         if self.use_amp16 and device.type == "cpu" and not cpu_computes_in(name):
             raise ValueError(
                 f"--amp_dtype {name}: this processor does not compute in {name}, mixed precision "
-                "would take many times as long as 32 bits: leave --use_amp16 out"
+                "would take many times as long as 32 bits: leave --use_amp16 out, or "
+                "give --no-use_amp16"
             )
 
     @property
