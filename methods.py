@@ -51,7 +51,6 @@ _GSV = {  # training on places, as the code of GSV-Cities has it and those after
     "fc_output_dim": 0,
     "optimizer": "adamw",
     "use_amp16": True,
-    "best_by": 1,
 }
 
 METHODS = {
@@ -130,10 +129,10 @@ METHODS = {
             "aggregation.conv_app.*",
         ],
     },
-    "gsv_cities": _GSV
+    "gsv_cities": _GSV  # with Conv-AP
     | {
         "backbone": "ResNet50",
-        "aggregation": "gem",
+        "aggregation": "convap",
         "image_size": 320,
         "resize_test_imgs": "320x320",
         "batch_size": 100,
@@ -142,5 +141,52 @@ METHODS = {
         "lr_milestones": [5, 10, 15, 25],
         "lr_gamma": 0.3,
         "epochs_num": 30,
+    },
+    "mixvpr": _GSV
+    | {
+        "backbone": "ResNet50_conv4",
+        "aggregation": "mixvpr",
+        "image_size": 320,
+        "resize_test_imgs": "320x320",
+        "batch_size": 120,
+        "optimizer": "sgd",
+        "lr": 0.05,
+        "weight_decay": 1e-3,
+        "lr_warmup": 650,
+        "lr_milestones": [5, 10, 15, 25, 45],
+        "lr_gamma": 0.3,
+        "epochs_num": 80,
+    },
+    "salad": _GSV
+    | {
+        "backbone": "DINOv2_B",
+        "aggregation": "salad",
+        "train_last_blocks": 4,
+        "image_size": 224,
+        "resize_test_imgs": "322x322",
+        "batch_size": 60,
+        "lr": 6e-5,
+        "weight_decay": 9.5e-9,
+        "lr_linear": 4000,
+        "lr_end": 0.2,
+        "epochs_num": 4,
+    },
+    "boq": _GSV  # the released network, by the recipe of the public training script
+    | {
+        "backbone": "DINOv2_B",
+        "aggregation": "boq",
+        "aggregation_args": {"proj_channels": 384},
+        "train_last_blocks": 2,
+        "image_size": 280,
+        "resize_test_imgs": "322x322-bicubic",
+        "rand_augment_magnitude": 15,
+        "train_interpolation": "bicubic",
+        "batch_size": 128,
+        "lr": 1e-4,
+        "weight_decay": 1e-4,
+        "lr_warmup_epochs": 10,
+        "lr_milestones": [10, 20],
+        "lr_gamma": 0.1,
+        "epochs_num": 40,
     },
 }

@@ -25,6 +25,8 @@ _COSTS = {
     "ViT_B16": (17.6, 86.4),
     "CCT14_224": (5.5, 22.0),
     "CCT14_384": (18.6, 22.1),
+    "DINOv2_S": (6.1, 22.1),
+    "DINOv2_B": (23.1, 86.6),
     "EfficientNet_Lite0": (2.0, 3.4),
 }
 _FORWARD_SHARE = 1 / 3  # of a training step
@@ -65,6 +67,7 @@ _TUPLE_SETS = {"pitts30k": (10_000, 7_416), "mini_city": (17_640, 17_640)}  # da
 _CROPS = 6  # of a drawn panorama, in the database or as queries
 _POSITIVES = {"mini_city": 14}  # of a query, which are extracted with it; elsewhere:
 _POSITIVES_GUESS = 5
+_NUM_PLACES = {"gsv_cities": 62_500}  # with 4 images: SALAD's epoch is 1,041 batches of 60
 _NOTE = (
     "{unit}: {basis}; GB: checkpoints. Both are rough estimates, and include runs whose data set "
     "is missing. {epochs} epochs are guessed for trainings that end by --patience; the images that "
@@ -187,10 +190,19 @@ def _count_sfrs(settings: Mapping[str, Any]) -> tuple[int, int]:
     return trained + num_difficult, extracted + num_difficult
 
 
+def _count_places(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the same of a training on places: each once, and validation's images."""
+    num_places = _NUM_PLACES.get(settings["dataset"], 0)
+    val = look_up_test_set(TRAIN_SETS[settings["dataset"]].val)
+    num_val = (val.num_database or 0) + (val.num_queries or 0)
+    return num_places * settings["images_per_place"], num_val
+
+
 _COUNTS: dict[str, Callable[[Mapping[str, Any]], tuple[int, int]]] = {
     "classification": _count_classification,
     "tuples": _count_tuples,
     "sfrs": _count_sfrs,
+    "places": _count_places,
 }
 
 

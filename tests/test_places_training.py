@@ -217,6 +217,38 @@ def test_classes_of_a_folder_are_places(line, at_folder, tmp_path):
     assert "64 images of 16 places in 4 groups" in (tmp_path / "run" / "info.log").read_text()
 
 
+ROWS = {  # of networks that are small, on images of their size
+    "gsv_cities": ["--aggregation_args", "out_channels=4"],
+    "mixvpr": ["--aggregation_args", "out_channels=4", "out_rows=2", "height=3", "width=4"],
+    "salad": [
+        *("--backbone=TinyDINOv2", "--train_last_blocks=1", "--image_size=56"),
+        *("--aggregation_args", "clusters=4", "cluster_dim=3", "token_dim=5", "hidden=8"),
+    ],
+    "boq": [
+        "--lr_warmup=0",  # its warm-up is in epochs
+        *("--backbone=TinyDINOv2", "--train_last_blocks=1", "--image_size=56"),
+        *("--aggregation_args", "proj_channels=64", "num_queries=3", "row_dim=2"),
+    ],
+}
+DIMS = {"gsv_cities": 16, "mixvpr": 8, "salad": 4 * 3 + 5, "boq": 128}
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_each_row_trains_its_own_network(line, tmp_path, method):
+    flags = [
+        one for one in line if not one.startswith(("--method", "--aggregation", "--fc_output"))
+    ]
+    flags = [f"--method={method}", *flags, "--resize_test_imgs=56x56", *ROWS[method]]
+    if method == "mixvpr":
+        flags.append("--resize_test_imgs=32x40")
+    train_main([*flags, "--epochs_num=1", f"--save_dir={tmp_path / 'run'}"])
+    (numbers,) = metrics_of(tmp_path / "run")
+    assert 0 < numbers["loss"] < 5 and numbers["gradient_norm"] > 0
+    result = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (result["method"], result["aggregation"]) == (method, METHODS[method]["aggregation"])
+    assert result["descriptor_dim"] == DIMS[method]
+
+
 def test_what_cannot_be_trained_on_is_refused_with_a_sentence(line, at_folder, tmp_path, refused):
     run = [f"--save_dir={tmp_path / 'run'}", f"--cache_folder={tmp_path / 'cache'}"]
     said = refused(train_main, [*line, *run, "--cities", "London", "Rome"], 1)
@@ -271,13 +303,13 @@ SCHEDULES = {  # of the golden case: method, iterations of an epoch
 }
 
 
-@pytest.mark.parametrize("schedule", [n for n, (row, _) in SCHEDULES.items() if row in METHODS])
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_rows_have_the_learning_rates_of_the_published_code(schedule):
     method, per_epoch = SCHEDULES[schedule]
     flags = vars(parse_train_arguments([f"--method={method}"]))
     params = commons.from_flags(OptimizerParams, flags)
     wanted = golden("lr_schedules_a")[f"out.{schedule}"]
-    assert len(wanted) == flags["epochs_num"] * per_epoch
+    assert len(wanted) % per_epoch == 0 and len(wanted) // per_epoch <= flags["epochs_num"]
     got = [params.lr_at(*divmod(step, per_epoch), per_epoch) for step in range(len(wanted))]
     np.testing.assert_allclose(got, wanted, rtol=1e-9)
 

@@ -44,7 +44,9 @@ class OptimizerParams:
         if self.lr_milestones and self.lr_step != 1:
             raise ValueError("--lr_step and --lr_milestones both say when --lr_gamma applies")
         if self.lr_warmup and self.lr_warmup_epochs:
-            raise ValueError("--lr_warmup and --lr_warmup_epochs both say how long the warm-up is")
+            raise ValueError(
+                "--lr_warmup and --lr_warmup_epochs both say how long the warm-up is: set one to 0"
+            )
         if bool(self.lr_linear) != (self.lr_end != 1):
             raise ValueError(
                 "--lr_linear says over how many iterations --lr_end is reached: give both"
