@@ -126,7 +126,7 @@ def draw_tile(
     tile.paste(image, (FRAME_PX, FRAME_PX))
     sign = _SIGNS.get(correct or "", ())
     sign_px = TEXT_PX if sign else 0
-    text, font = _fit_text(text, frame[0] - sign_px - 8)
+    text, font = fit_text(text, frame[0] - sign_px - 8)
     draw = ImageDraw.Draw(tile)
     left, middle = (frame[0] - font.getlength(text) - sign_px) / 2, frame[1] + TEXT_PX / 2 + 4
     size = 0.6 * TEXT_PX
@@ -136,9 +136,11 @@ def draw_tile(
     return tile
 
 
-def _fit_text(text: str, width_px: float) -> tuple[str, ImageFont.FreeTypeFont]:
+def fit_text(
+    text: str, width_px: float, largest_px: int = TEXT_PX
+) -> tuple[str, ImageFont.FreeTypeFont]:
     """Return a text and a font that fit into a width."""
-    for size_px in range(TEXT_PX, LEAST_TEXT_PX - 1, -1):
+    for size_px in range(largest_px, LEAST_TEXT_PX - 1, -1):
         font = ImageFont.load_default(size_px)
         if font.getlength(text) <= width_px:
             return text, font
@@ -184,6 +186,11 @@ def encode_thumbnail(path: str | os.PathLike, size_px: tuple[int, int], quality:
     """
     image = open_image(path)
     image.thumbnail(size_px, Image.Resampling.LANCZOS)
+    return encode_image(image, quality)
+
+
+def encode_image(image: Image.Image, quality: int) -> str:
+    """Return an image as a data URI, a JPEG."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,7 +1,8 @@
 """The page of a report: texts, charts, map and gallery in one HTML file."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from evaluation.results import format_rerank, tabulate_poses
 from reports.charts import make_charts
 from reports.curves import recall_curve
 from reports.maps import fill_template, pack_map
-from reports.pictures import encode_thumbnail, format_metres, name_image
+from reports.overlays import FOLDER, Look, draw_scale, read_looks
+from reports.pictures import encode_image, encode_thumbnail, format_metres, name_image
 from reports.run_files import CORRECT, LATER, MISSED, RunArrays
 
 THUMBNAIL_PX = (240, 180)
@@ -60,6 +62,8 @@ _RECALL_TOLERANCE = 0.01  # percent
 def render_page(run: RunArrays, num_gallery: int) -> str:
     """Return the HTML of a report; everything from outside is escaped."""
     packed = pack_map(run) if run.positions else None
+    looks, problem = read_looks(run.folder / FOLDER, run.results.get("model_sha256"))
+    cards = make_cards(run, choose_queries(run, num_gallery), looks)
     return fill_template(
         "page.html",
         ["gallery.js", "map.js"],
@@ -69,14 +73,15 @@ def render_page(run: RunArrays, num_gallery: int) -> str:
         recalls=run.results["recalls"],
         num_queries=len(run.queries),
         num_predictions=run.distances_m.shape[1],
-        notes=run.results.get("notes", []) + check_recalls(run),
+        notes=run.results.get("notes", []) + check_recalls(run) + [problem] * bool(problem),
         facts=describe_protocol(run.results),
         poses=describe_poses(run.results),
         charts=make_charts(run),
         why_no_positions=run.why_no_positions,
         map=packed,
         counts=count_statuses(run),
-        cards=make_cards(run, choose_queries(run, num_gallery)),
+        cards=cards,
+        looks=describe_looks(looks) if any(card.overlays for card in cards) else None,
         Markup=Markup,
     )
 
@@ -200,6 +205,7 @@ class Card:
     error_m: float  # of the top-1 prediction; NaN if unknown
     descriptor_distance: float  # of the top-1 prediction
     pictures: list[Picture]  # the query first
+    overlays: list[Picture]  # where the descriptor looks in the query and the top-1 prediction
 
     @property
     def names(self) -> str:
@@ -233,12 +239,26 @@ def choose_queries(run: RunArrays, num_gallery: int) -> np.ndarray:
     return np.concatenate([wrong, correct[: num_gallery - len(wrong)]])
 
 
-def make_cards(run: RunArrays, query_nums: np.ndarray) -> list[Card]:
-    """Read the images of some queries and of their top-k predictions."""
-    return [_make_card(run, int(query)) for query in query_nums]
+def make_cards(
+    run: RunArrays, query_nums: np.ndarray, looks: Mapping[str, Look] | None = None
+) -> list[Card]:
+    """Read the images of some queries and of their top-k predictions.
+
+    Args:
+        run: The run.
+        query_nums: Indices of the queries.
+        looks: Heat maps by path of the image, see `read_looks`.
+    """
+    return [_make_card(run, int(query), looks or {}) for query in query_nums]
 
 
-def _make_card(run: RunArrays, query: int) -> Card:
+def describe_looks(looks: Mapping[str, Look]) -> dict[str, str]:
+    """Return what heat maps show, and their colours as a data URI."""
+    kinds = ", ".join(dict.fromkeys(look.kind for look in looks.values()))
+    return {"kind": kinds, "scale": encode_image(draw_scale(120, 12), _JPEG_QUALITY)}
+
+
+def _make_card(run: RunArrays, query: int, looks: Mapping[str, Look]) -> Card:
     thumbnail, problem = _make_thumbnail(run.queries[query])
     pictures = [Picture(run.queries[query], "query", "query", thumbnail, problem)]
     for rank, path in enumerate(run.predictions[query]):
@@ -252,6 +272,7 @@ def _make_card(run: RunArrays, query: int) -> Card:
             frame = "correct" if run.correct[query, rank] else "wrong"
         label = f"prediction {rank + 1}"
         pictures.append(Picture(path, label, frame, thumbnail, problem, lines))
+    overlays = [_lay_over(one, looks[one.path]) for one in pictures[:2] if one.path in looks]
     statuses = run.statuses
     return Card(
         query,
@@ -260,7 +281,15 @@ def _make_card(run: RunArrays, query: int) -> Card:
         float(run.distances_m[query, 0]),
         float(run.descriptor_distances[query, 0]),
         pictures,
+        overlays,
     )
+
+
+def _lay_over(picture: Picture, look: Look) -> Picture:
+    """Return a picture with its heat map instead of the image alone."""
+    thumbnail = look.encode(picture.path, THUMBNAIL_PX, _JPEG_QUALITY) if picture.thumbnail else ""
+    label = f"{picture.label}: up to {look.over_mean:.1f} x the mean"
+    return replace(picture, label=label, thumbnail=thumbnail, lines=())
 
 
 def _describe_rank(run: RunArrays, query: int) -> str:

@@ -183,7 +183,7 @@ def test_parser_needs_no_torch():
 @pytest.mark.parametrize(
     "module",
     ["train", "eval", "localize", "mini_city", "tools.check", "tools.convert", "reports.report"]
-    + ["reports.compare"],
+    + ["reports.compare", "reports.attention"],
 )
 def test_help_is_shown_before_torch_is_imported(module):
     """Importing it takes seconds; so does scipy.stats."""

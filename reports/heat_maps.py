@@ -1,0 +1,249 @@
+"""Where a network's descriptor looks: a number for each location of its feature map.
+
+What the number is depends on the aggregation:
+
+    BoQ                       what the queries attend to, mean over heads and queries, of each layer
+    SALAD                     the mass that clusters take, and not the dustbin
+    SeqPool                   the weights by which it adds up locations
+    class token               what it attends to in the last block of the backbone, mean over heads
+    NetVLAD and its relatives a location's residuals, sum over clusters k of a_k g_k |f - c_k|, with
+                              assignments a and, if there are any, gates g: CRN's mask, the shares
+                              of SRALNet and APPSVR
+    GeM, average, maximum     gradient x activation: a location's share of the length of the vector
+                              that the last L2 then scales
+    any other                 how far the descriptor moves if the location is blanked, which means
+                              that the map's mean stands there instead
+
+The gradient is that of the length before the last L2, and the activations are what the pooling
+gets: behind an L2 the gradient along a vector is 0, so that no unit descriptor has one along
+itself, and CosPlace's map, which begins with an L2 of each location, has none either.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.aggregation.boq import BoQ
+from model.aggregation.netvlad import NetVLAD
+from model.aggregation.pooling import AvgPool, ClassToken, GeM, L2Norm, MaxPool, SeqPool
+from model.aggregation.salad import MapSALAD, TokenSALAD
+from model.backbones.transformers import ClassTokenViT, PatchTransformer
+from model.network import GeoLocalizationNet
+
+_BLANKED_AT_ONCE = 16  # maps that one batch has
+
+Features = torch.Tensor | tuple[torch.Tensor, torch.Tensor]  # see `feature_maps` of a network
+
+
+@dataclass(frozen=True)
+class HeatMaps:
+    """Where a descriptor looks."""
+
+    kind: str  # of the numbers, in words
+    maps: dict[str, np.ndarray]  # by layer, "" where there is one; float32 [h, w]
+
+
+def heat_maps(network: nn.Module, images: torch.Tensor) -> HeatMaps:
+    """Return where the descriptor of an image looks.
+
+    Args:
+        network: Of ours, in evaluation mode.
+        images: One image as the network takes it, ImageNet-normalised float32 [1, 3, H, W].
+
+    Raises:
+        ValueError: If the network is none of ours, or shows no locations.
+    """
+    if not isinstance(network, GeoLocalizationNet):
+        raise ValueError(
+            "Where a descriptor looks is seen in networks of ours, published ones too: backbone, "
+            "map, aggregation. Code and files of other frameworks do not show their maps"
+        )
+    layers = network.aggregation
+    with torch.no_grad(), _watched(network.backbone) as seen:
+        features = network.feature_maps(images)
+    maps = features[0] if isinstance(features, tuple) else features
+    pooling, before, after = _split(layers)
+    if isinstance(layers, BoQ):
+        return HeatMaps("attention of queries", boq_attentions(layers, maps))
+    if isinstance(layers, MapSALAD | TokenSALAD):
+        with torch.no_grad():
+            return _one("mass outside the dustbin", layers.assignments(features).sum(1))
+    if isinstance(layers, NetVLAD):
+        return _one("residuals by assignment", netvlad_mass(layers, maps))
+    if isinstance(pooling, SeqPool):
+        with torch.no_grad():
+            return _one("attention", seqpool_weights(pooling, before(maps)))
+    if isinstance(network.backbone, ClassTokenViT) or isinstance(layers, ClassToken):
+        return _one("attention of the class token", class_token_attention(seen))
+    if maps.shape[2] * maps.shape[3] == 1:
+        raise ValueError(
+            f"The map of images {images.shape[2]}x{images.shape[3]} has one location: a descriptor "
+            "of it looks nowhere in particular; larger images may have more (--resize_test_imgs)"
+        )
+    if pooling is not None:
+        return _one(
+            "gradient x activation", gradient_times_activation(pooling, before, after, maps)
+        )
+    return _one("change if blanked", change_if_blanked(network, features))
+
+
+def _one(kind: str, heat: torch.Tensor) -> HeatMaps:
+    return HeatMaps(kind, {"": heat[0].float().cpu().numpy()})
+
+
+@torch.no_grad()
+def boq_attentions(layers: BoQ, maps: torch.Tensor) -> dict[str, np.ndarray]:
+    """Return what the queries of each layer attend to, in the mean, by layer.
+
+    Args:
+        layers: The aggregation.
+        maps: Of one image, [1, C, h, w].
+    """
+    means = [attention.mean(1)[0] for attention in layers.attentions(maps)]  # each [h w]
+    grids = [mean.unflatten(0, maps.shape[2:]).float().cpu().numpy() for mean in means]
+    return {f"layer {number}": grid for number, grid in enumerate(grids, start=1)}
+
+
+def _split(layers: nn.Module) -> tuple[nn.Module | None, nn.Module, nn.Module]:
+    """Return the pooling of an aggregation that is a sequence, and what is before and after it.
+
+    After it, without the L2 at the end. (None, layers, layers) for others.
+    """
+    parts = list(layers) if isinstance(layers, nn.Sequential) else []
+    for place, part in enumerate(parts):
+        if isinstance(part, GeM | AvgPool | MaxPool | SeqPool):
+            after = parts[place + 1 :]
+            after = after[:-1] if isinstance(after[-1], L2Norm) else after
+            return part, nn.Sequential(*parts[:place]), nn.Sequential(*after)
+    return None, layers, layers
+
+
+@torch.no_grad()
+def netvlad_mass(layers: NetVLAD, maps: torch.Tensor) -> torch.Tensor:
+    """Return the lengths of the residuals of locations, by assignment.
+
+    What comes later is left aside: the L2 of each cluster, and weights of clusters.
+
+    Args:
+        layers: The aggregation.
+        maps: [B, C, h, w].
+
+    Returns:
+        Sum over clusters k of a_k g_k |f - c_k|, [B, h, w].
+    """
+    unit = F.normalize(maps.float())
+    assigned = layers.conv(unit).flatten(2).softmax(1)  # [B, K, h w]
+    gates = layers.gates(maps.float())
+    assigned = assigned if gates is None else assigned * gates
+    lengths = torch.cdist(unit.flatten(2).transpose(1, 2), layers.centroids)  # [B, h w, K]
+    return (assigned * lengths.transpose(1, 2)).sum(1).unflatten(1, maps.shape[2:])
+
+
+def seqpool_weights(pooling: SeqPool, maps: torch.Tensor) -> torch.Tensor:
+    """Return the weights of locations of maps [B, C, h, w], [B, h, w]; they add up to 1."""
+    logits = pooling.attention(maps.flatten(2).transpose(1, 2))  # [B, h w, 1]
+    return logits.softmax(1).flatten(1).unflatten(1, maps.shape[2:])
+
+
+def gradient_times_activation(
+    pooling: nn.Module, before: nn.Module, after: nn.Module, maps: torch.Tensor
+) -> torch.Tensor:
+    """Return the shares that locations have in the length of the vector before the last L2.
+
+    GeM is homogeneous: without a linear layer the shares add up to the length, with one to the
+    length less the share of its bias. Negative are locations that make it shorter.
+
+    Args:
+        pooling: Maps to [B, C, 1, 1].
+        before: What the maps go through first; its outputs are the activations.
+        after: From what is pooled to the vector before the last L2.
+        maps: [B, C, h, w].
+
+    Returns:
+        Sum over channels of gradient x activation, [B, h, w].
+    """
+    with torch.enable_grad():
+        activations = before(maps.detach()).detach().float().requires_grad_()
+        lengths = after(pooling(activations)).flatten(1).norm(dim=1)
+        (gradient,) = torch.autograd.grad(lengths.sum(), activations)
+    return (gradient * activations.detach()).sum(1)
+
+
+@torch.no_grad()
+def change_if_blanked(network: GeoLocalizationNet, features: Features) -> torch.Tensor:
+    """Return how far the descriptor of one image moves if a location is blanked.
+
+    Args:
+        network: Aggregation and whitening are those of the descriptor.
+        features: What the aggregation gets, of one image.
+
+    Returns:
+        L2 distances to the descriptor, [1, h, w].
+    """
+    maps, *tokens = features if isinstance(features, tuple) else (features,)
+    height, width = maps.shape[2:]
+    blank = maps.mean((2, 3))  # [1, C]
+
+    def describe(changed: torch.Tensor) -> torch.Tensor:
+        copies = [token.expand(len(changed), *token.shape[1:]) for token in tokens]
+        return network.whitening(network.aggregation((changed, *copies) if copies else changed))
+
+    whole, moved = describe(maps), []
+    for places in torch.arange(height * width).split(_BLANKED_AT_ONCE):
+        changed = maps.flatten(2).repeat(len(places), 1, 1)  # [b, C, h w]
+        changed[torch.arange(len(places)), :, places] = blank
+        moved.append((describe(changed.unflatten(2, (height, width))) - whole).norm(dim=1))
+    return torch.cat(moved).reshape(1, height, width)
+
+
+def class_token_attention(seen: dict[str, Any]) -> torch.Tensor:
+    """Return what the class token attends to, in the mean of the heads.
+
+    Args:
+        seen: By `_watched`: the last attention, its tokens [B, 1 + h w, C], and the patches' grid.
+
+    Returns:
+        Attention to the patches, [B, h, w]; the rest of 1 is its attention to itself.
+    """
+    attention, tokens = seen["attention"], seen["tokens"]
+    with torch.no_grad():
+        batch, length, channels = tokens.shape
+        heads = attention.num_heads
+        qkv = attention.qkv(tokens).reshape(batch, length, 3, heads, channels // heads)
+        query, key = qkv[:, :1, 0], qkv[:, :, 1]  # [B, 1 or N, heads, C / heads]
+        query, key = attention.q_norm(query), attention.k_norm(key)
+        logits = torch.einsum("bqhc,bnhc->bhn", query, key) * attention.scale
+        weights = logits.softmax(2).mean(1)  # [B, 1 + h w]
+    return weights[:, 1:].unflatten(1, seen["grid"])
+
+
+@contextmanager
+def _watched(backbone: nn.Module) -> Iterator[dict[str, Any]]:
+    """Note what goes into the last attention of a transformer of patches; else yield {}."""
+    seen: dict[str, Any] = {}
+    if not isinstance(backbone, PatchTransformer):
+        yield seen
+        return
+    seen["attention"] = backbone.blocks[-1].attn
+
+    def note_tokens(_: nn.Module, inputs: tuple) -> None:
+        seen["tokens"] = inputs[0]
+
+    def note_grid(_: nn.Module, __: tuple, patches: torch.Tensor) -> None:
+        seen["grid"] = tuple(patches.shape[2:])
+
+    handles = [
+        seen["attention"].register_forward_pre_hook(note_tokens),
+        backbone.patch_embed.register_forward_hook(note_grid),
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
