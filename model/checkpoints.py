@@ -69,7 +69,7 @@ def network_with(
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} has no known architecture, {architecture}: {reason}") from None
     load_strictly(network, content, path)
-    if network.image_size is not None:
+    if network.image_size is not None or hasattr(network.aggregation, "map_size"):
         trained = _trained_size(content.flags, path, network.architecture["backbone"])
         network.image_size = trained or network.image_size
     return network

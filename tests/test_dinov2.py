@@ -175,6 +175,20 @@ def test_nothing_of_frozen_blocks_is_kept_for_gradients(case):
     assert blocks[0] == blocks[1] > 10 * kept[3] and blocks[2] > 0.9 * blocks[1]
 
 
+def test_the_attention_of_the_class_token_is_that_of_the_last_block(case):
+    backbone, images = tiny_of(case).eval(), torch.as_tensor(case["in.x"]).double()
+    seen = []
+    attention = backbone.blocks[2].attn
+    attention.fused_attn = False
+    attention.attn_drop.register_forward_hook(lambda layer, given, got: seen.append(got))
+    with torch.no_grad():
+        found = backbone.class_attention(images)
+        backbone(images)
+    (weights,) = seen  # [1, heads, 1 + h * w, 1 + h * w]
+    assert found.shape == (1, 2, 3, 4) and found.std() > 1e-3
+    torch.testing.assert_close(found.flatten(2), weights[:, :, 0, 1:])
+
+
 def test_the_descriptor_of_cls_is_the_class_token():
     torch.manual_seed(0)
     network = build_network("TinyDINOv2", aggregation="cls", backbone_weights="none").eval()

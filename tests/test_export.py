@@ -19,8 +19,10 @@ NETWORKS = [
     *[("ResNet18", "gem"), ("EfficientNet_Lite0", "avg"), ("MobileNetV2", "max")],
     *[("CCT14_224", "seqpool"), ("DINOv2_S", "gem"), ("Tiny", "netvlad"), ("TinyPlain", "crn")],
     *[("Tiny", "sralnet"), ("Tiny", "appsvr"), ("Tiny", "apanet")],
-    ("TinyDINOv2", "cls"),
+    *[("TinyDINOv2", "cls"), ("TinyDINOv2", "salad"), ("TinyDINOv2", "boq")],
+    *[("Tiny", "convap"), ("Tiny", "salad")],
 ]
+ARGS = {"salad": {"clusters": 4, "hidden": 16}, "boq": {"proj_channels": 64, "num_queries": 4}}
 FORMATS = ("torchscript", "onnx")
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
@@ -31,7 +33,10 @@ def checkpoint(request, tmp_path_factory):
     """Return the path of a checkpoint, and its network."""
     torch.manual_seed(0)
     backbone, pooling = request.param
-    network = build_network(backbone, 24, pooling, "none")
+    args = ARGS.get(pooling, {})
+    if pooling == "salad" and backbone == "Tiny":
+        args = args | {"token_dim": 0}
+    network = build_network(backbone, 24, pooling, "none", aggregation_args=args)
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 1.0  # statistics of the next images, or else descriptors hardly differ
@@ -131,6 +136,24 @@ def test_files_say_what_they_are(published, tmp_path, file_format):
         "std": [0.229, 0.224, 0.225],
         "checkpoint": "ResNet18_32_cosplace.pth",
     }
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_mixvpr_is_exported_for_its_size_only(tmp_path, file_format):
+    torch.manual_seed(0)
+    args = {"height": 7, "width": 7, "out_channels": 8}
+    network = build_network("Tiny", 0, "mixvpr", "none", aggregation_args=args).eval()
+    save_atomically(network.state_dict(), tmp_path / "best_model.pth")
+    (tmp_path / "args.json").write_text('{"backbone": "Tiny", "image_size": 64}')
+    out = tmp_path / "net"
+    main([str(tmp_path / "best_model.pth"), "--format", file_format, "--out", str(out)])
+    exported = read_by_hand(out, file_format)
+    images = make_images(5, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(exported(images), network(images), rtol=0, atol=1e-5)
+        with pytest.raises(Exception, match=r"(?i)invalid|size|shape"):
+            exported(make_images(1, 3, 64, 96))
+    assert b"made for 64 x 64 pixels, and for no other size" in out.read_bytes()
 
 
 def test_transformers_say_the_size_of_their_images(tmp_path):

@@ -3,7 +3,8 @@
 python -m tools.export best_model.pth --format onnx --out model.onnx
 python -m tools.export ResNet50_512_cosplace.pth --format torchscript --out model.pt
 
-Batch size, height and width of the images stay free in both. The ONNX file is made out of the
+Batch size, height and width of the images stay free in both, the latter two unless the aggregation
+is for maps of one size, as MixVPR is. The ONNX file is made out of the
 TorchScript: torch 2.4 to 2.15 have an ONNX exporter for scripts, which keeps the padding of
 EfficientNet_Lite0, a function of the size of the images, as a computation.
 """
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--image_size",
         type=int,
         help="side in pixels of the images that the file is checked with (default: 512, or the "
-        "backbone's); the file takes any size",
+        "backbone's, or mixvpr's in training); the file takes any size, that of mixvpr this one",
     )
     args = cli.parse_args(argv)
     if args.image_size is not None and args.image_size < 1:
@@ -87,21 +88,22 @@ def export_network(
         require_packages("ONNX", "onnx", "onnxruntime")
     network = load_network(checkpoint).eval().requires_grad_(False)
     image_size = image_size or network.image_size or IMAGE_SIZE
-    metadata = _describe(network, checkpoint)
+    is_fixed = hasattr(network.aggregation, "map_size")
+    metadata = _describe(network, checkpoint, image_size, is_fixed)
     with commons.atomic_write(out) as temporary:
         with warnings.catch_warnings():
             # Deprecations, and remarks on tracing; the file is compared below.
             warnings.simplefilter("ignore")
             script = torch.jit.script(network)
             if file_format == "onnx":
-                write_onnx(script, temporary, image_size)
+                write_onnx(script, temporary, image_size, is_fixed)
                 _add_metadata(temporary, metadata)
             else:
                 content = {METADATA_FILE: json.dumps(metadata, indent=2)}
                 with open(temporary, "wb") as file:  # torch names records after a path
                     torch.jit.save(script, file, _extra_files=content)
         read = load_onnx if file_format == "onnx" else load_torchscript
-        difference = largest_difference(network, read(temporary), image_size)
+        difference = largest_difference(network, read(temporary), image_size, is_fixed)
         if not difference <= TOLERANCE:  # nor NaN
             raise ValueError(
                 f"{out} was not written: its descriptors differ from the network's by "
@@ -112,29 +114,35 @@ def export_network(
 
 @torch.inference_mode()
 def largest_difference(
-    network: nn.Module, exported: Callable[[torch.Tensor], torch.Tensor], image_size: int
+    network: nn.Module,
+    exported: Callable[[torch.Tensor], torch.Tensor],
+    image_size: int,
+    is_fixed: bool = False,
 ) -> float:
-    """Compare descriptors of random images, of two sizes and batch sizes.
+    """Compare descriptors of random images, of two batch sizes and, unless it is fixed, two sizes.
 
     Returns:
         The largest difference between two values; NaN if one is NaN.
     """
     generator = torch.Generator().manual_seed(0)
     differences = []
-    for shape in ((1, 3, image_size, image_size), (3, 3, image_size, image_size * 3 // 4 + 1)):
-        images = torch.randn(shape, generator=generator)
+    other = image_size if is_fixed else image_size * 3 // 4 + 1
+    for batch, width in ((1, image_size), (3, other)):
+        images = torch.randn((batch, 3, image_size, width), generator=generator)
         differences.append((network(images) - exported(images)).abs().max())
     return torch.stack(differences).max().item()
 
 
-def write_onnx(script: nn.Module, path: Path, image_size: int) -> None:
+def write_onnx(script: nn.Module, path: Path, image_size: int, is_fixed: bool = False) -> None:
     """Write a scripted network; batch size, height and width stay free.
 
     Args:
         script: From `torch.jit.script`.
         path: The file.
         image_size: Side in pixels of an image that the network accepts.
+        is_fixed: Whether height and width are this size, and only the batch size is free.
     """
+    free = {0: "batch"} if is_fixed else {0: "batch", 2: "height", 3: "width"}
     torch.onnx.export(
         script,
         (torch.zeros(2, 3, image_size, image_size),),
@@ -143,10 +151,7 @@ def write_onnx(script: nn.Module, path: Path, image_size: int) -> None:
         opset_version=OPSET,
         input_names=["images"],
         output_names=["descriptors"],
-        dynamic_axes={
-            "images": {0: "batch", 2: "height", 3: "width"},
-            "descriptors": {0: "batch"},
-        },
+        dynamic_axes={"images": free, "descriptors": {0: "batch"}},
     )
 
 
@@ -159,17 +164,21 @@ def _add_metadata(path: Path, metadata: dict[str, Any]) -> None:
     onnx.save(content, path)
 
 
-def _describe(network: GeoLocalizationNet, checkpoint: str | os.PathLike) -> dict[str, Any]:
+def _describe(
+    network: GeoLocalizationNet, checkpoint: str | os.PathLike, image_size: int, is_fixed: bool
+) -> dict[str, Any]:
     """Return what a user of the file must know, and its provenance."""
-    side = network.image_size
-    made_for = "" if side is None else f"; made for {side} x {side} pixels"
+    made_for = ""
+    if is_fixed or network.image_size is not None:
+        side = image_size if is_fixed else network.image_size
+        made_for = f"; made for {side} x {side} pixels" + is_fixed * ", and for no other size"
     return network.architecture | {
         "input": "images, float32 [B, 3, H, W]: RGB from 0 to 1, minus mean, divided by std"
         + made_for,
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "output": f"descriptors, float32 [B, {network.out_dim}]"
-        + ", of length 1" * _is_normalised(network, side or IMAGE_SIZE),
+        + ", of length 1" * _is_normalised(network, image_size),
         "checkpoint": os.path.basename(checkpoint),
         "checkpoint_sha256": commons.sha256_of(checkpoint),
         "code_version": code_version(),

@@ -140,6 +140,7 @@ class _ExportableAttention(nn.MultiheadAttention):
 
     def _heads_of(self, tokens: torch.Tensor, part: int) -> torch.Tensor:
         """Project to queries, keys or values, part 0 to 2: [B, heads, n, C / heads]."""
-        weight, bias = self.in_proj_weight.chunk(3)[part], self.in_proj_bias.chunk(3)[part]
-        projected = F.linear(tokens, weight, bias)
-        return projected.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
+        first, end = part * self.embed_dim, (part + 1) * self.embed_dim
+        projected = F.linear(tokens, self.in_proj_weight[first:end], self.in_proj_bias[first:end])
+        batch, length, _ = projected.shape
+        return projected.reshape(batch, length, self.num_heads, self.head_dim).transpose(1, 2)

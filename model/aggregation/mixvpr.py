@@ -45,13 +45,17 @@ class ConvAP(nn.Module):
         height, width = maps.shape[2], maps.shape[3]
         cells = []  # not adaptive_avg_pool2d: ONNX has it for maps of one size
         for row in range(self.side):
-            first, end = row * height // self.side, -(-(row + 1) * height // self.side)
+            first, end = row * height // self.side, _end_of_cell(row, height, self.side)
             band = maps[:, :, first:end].mean(2)
             for column in range(self.side):
-                first, end = column * width // self.side, -(-(column + 1) * width // self.side)
+                first, end = column * width // self.side, _end_of_cell(column, width, self.side)
                 cells.append(band[:, :, first:end].mean(2))
         pooled = torch.stack(cells, dim=2).flatten(1)  # [B, out_channels * side^2]
         return F.normalize(at_least_float32(self.linear(pooled)))
+
+
+def _end_of_cell(index: int, size: int, num: int) -> int:
+    return ((index + 1) * size + num - 1) // num  # rounded up
 
 
 class MixVPR(nn.Module):

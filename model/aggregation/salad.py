@@ -19,8 +19,6 @@ from torch import nn
 
 from model.aggregation.pooling import at_least_float32, check_positive, linear_or_none
 
-_SINKHORN_ITERATIONS = 3
-
 
 def salad(
     channels: int,
@@ -123,7 +121,7 @@ class _SALAD(nn.Module):
         of_rows = torch.cat((torch.zeros_like(scores[0, :num, 0]), left.log()[None]))[:, None]
         v = torch.zeros_like(scores[:, :1])
         u = torch.zeros_like(scores[:, :, :1])
-        for _ in range(_SINKHORN_ITERATIONS):
+        for _ in range(3):  # exactly: published weights were trained with what these leave over
             u = of_rows - torch.logsumexp(scores + v, dim=2, keepdim=True)
             v = -torch.logsumexp(scores + u, dim=1, keepdim=True)
         plan = (scores + u + v).exp()

@@ -140,8 +140,18 @@ class PatchTransformer(Transformer):
         antialiased: the change is small, and exported files could not do it). The positional
         embedding is resized where the grid is not the native one (bicubic).
         """
+        tokens, height, width = self.embed(images)
+        tokens = self.blocks(tokens)  # [B, 1 + h * w, C]
+        if self.applies_norm:
+            tokens = self.norm(tokens)
+        batch, _, channels = tokens.shape
+        maps = tokens[:, 1:].transpose(1, 2).reshape(batch, channels, height, width)
+        return tokens[:, 0], maps
+
+    def embed(self, images: torch.Tensor) -> tuple[torch.Tensor, int, int]:
+        """Return what the blocks get, [B, 1 + h * w, C], and height and width of the map."""
         patches = self.patch_embed(self._fit(images))
-        batch, channels, height, width = patches.shape
+        batch, _, height, width = patches.shape
         positions = resize_positions(
             *(self.pos_embed[:, 1:], self.grid_side, height, width, "bicubic"),
             self.positions_offset,
@@ -154,11 +164,24 @@ class PatchTransformer(Transformer):
             ),
             dim=1,
         )
-        tokens = self.blocks(tokens)  # [B, 1 + h * w, C]
-        if self.applies_norm:
-            tokens = self.norm(tokens)
-        maps = tokens[:, 1:].transpose(1, 2).reshape(batch, channels, height, width)
-        return tokens[:, 0], maps
+        return tokens, height, width
+
+    def class_attention(self, images: torch.Tensor) -> torch.Tensor:
+        """Return where the class token looks in the last block, for pictures.
+
+        Returns:
+            Its attention to each patch, 0 to 1: [B, heads, h, w]. What is missing to a sum of 1 is
+            its attention to itself.
+        """
+        tokens, height, width = self.embed(images)
+        *first, last = self.blocks
+        for block in first:
+            tokens = block(tokens)
+        attention, tokens = last.attn, last.norm1(tokens)
+        qkv = attention.qkv(tokens).unflatten(2, (3, attention.num_heads, -1))
+        query, key, _ = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, 1 + h * w, C / heads]
+        weights = (query[:, :, :1] @ key.mT * attention.scale).softmax(dim=3)
+        return weights[:, :, 0, 1:].unflatten(2, (height, width))
 
     def _fit(self, images: torch.Tensor) -> torch.Tensor:
         side = self.patch_side
