@@ -33,7 +33,7 @@ import numpy as np
 
 import commons
 import machine
-from datasets.image_lists import ImagePaths, image_paths_of, list_images
+from datasets.image_lists import ImagePaths, list_images, list_photos
 from datasets.positions import read_positions
 from evaluation.calibration import Calibration, describe_origin, load_calibration
 from evaluation.descriptors import Inference, Model, extract_descriptors
@@ -134,21 +134,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             reranker,
         )
         write_run(folder, place_index, localizations, args.csv)
-
-
-def list_photos(given: Sequence[str]) -> ImagePaths:
-    """List photos given as files or as folders, which are searched like those of a database.
-
-    Raises:
-        FileNotFoundError: If one does not exist, or a folder has no image.
-    """
-    files: list[str] = []
-    for path in given:
-        found = list_images(path) if os.path.isdir(path) else [path]
-        if left_out := getattr(found, "left_out", ""):
-            logging.warning(left_out)
-        files += found
-    return image_paths_of(files)
 
 
 def extract_photos(

@@ -8,6 +8,7 @@ Millions of paths are held as one block of bytes with offsets.
 """
 
 import importlib.util
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -185,6 +186,21 @@ def image_paths_of(files: Iterable[str | os.PathLike]) -> ImagePaths:
     ends = np.cumsum([len(name) for name in names], dtype=np.int64)
     starts = ends - [len(name) for name in names]
     return ImagePaths(Path.cwd(), np.frombuffer(b"".join(names), np.uint8), starts, ends)
+
+
+def list_photos(given: Sequence[str]) -> ImagePaths:
+    """List images given as files or as folders, which are searched like those of a database.
+
+    Raises:
+        FileNotFoundError: If one does not exist, or a folder has no image.
+    """
+    files: list[str] = []
+    for path in given:
+        found = list_images(path) if os.path.isdir(path) else [path]
+        if left_out := getattr(found, "left_out", ""):
+            logging.warning(left_out)
+        files += found
+    return image_paths_of(files)
 
 
 def split_lines(

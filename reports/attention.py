@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 import commons
 from command_line import CommandLine
-from datasets.image_lists import image_paths_of, list_images
+from datasets.image_lists import list_photos
 from datasets.tables import read_json, write_table
-from reports.report import write_report
+from reports.report import NUM_GALLERY, write_report
 from reports.runs import find_set
 
 if TYPE_CHECKING:  # what takes seconds to import is imported where it is used, after --help
@@ -32,7 +32,6 @@ if TYPE_CHECKING:  # what takes seconds to import is imported where it is used, 
     from evaluation.views import View
     from reports.run_files import RunArrays
 
-NUM_QUERIES = 24  # as many as the report shows
 FOLDER = "attention"
 _UNTRAINED = "the untrained network"  # as results.json says
 _OF_OTHERS = ("hub:", "torchscript:", "onnx:", "whitened:")
@@ -73,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add(
         "--num_queries",
         type=int,
-        default=NUM_QUERIES,
+        default=NUM_GALLERY,
         metavar="N",
         help="of a RUN: the most confident wrong ones and correct ones, half of each (default: "
-        f"{NUM_QUERIES})",
+        f"{NUM_GALLERY})",
     )
     add(
         "--resize_test_imgs",
@@ -191,18 +190,8 @@ def build_untrained(folder: Path, results: dict[str, Any]) -> "nn.Module":
 
 
 def list_pictures(given: Sequence[str]) -> list[Subject]:
-    """List images given as files or as folders.
-
-    Raises:
-        FileNotFoundError: If one does not exist, or a folder has no image.
-    """
-    files: list[str] = []
-    for path in given:
-        found = list_images(path) if os.path.isdir(path) else [path]
-        if left_out := getattr(found, "left_out", ""):
-            logging.warning(left_out)
-        files += found
-    return [Subject(f"{number:05d}", path) for number, path in enumerate(image_paths_of(files))]
+    """List images given as files or as folders; raises like `list_photos`."""
+    return [Subject(f"{number:05d}", path) for number, path in enumerate(list_photos(given))]
 
 
 def list_chosen(run: "RunArrays", num_queries: int) -> list[Subject]:

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from conftest import name, write_image
 
+from datasets.tables import write_table
 from evaluation.results import PREDICTIONS_COLUMNS
+from reports.overlays import COLUMNS, FOLDER, MAPS_FILE, TABLE_FILE
+from reports.runs import iterate_queries
 
 ORIGIN_M = (550000.0, 4180000.0)
 THRESHOLD_M = 25.0
@@ -120,6 +123,24 @@ def _write_csv(folder: Path, arrays: dict[str, np.ndarray], zone: tuple[int | No
                 )
                 right = "" if correct == "" else int(correct)
                 writer.writerow((*row, f"{distance:.6f}", f"{metres:.2f}", right))
+
+
+def write_looks(folder: Path) -> None:
+    """Write heat maps of all queries of a run and their top-1, as `reports.attention` does."""
+    sha256 = json.loads((folder / "results.json").read_text())["model_sha256"]
+    images = {}
+    for rows in iterate_queries(folder / "predictions.csv"):
+        number = f"{int(rows[0]['query_num']):05d}"
+        images |= {f"{number}_query": rows[0]["query"], f"{number}_top1": rows[0]["prediction"]}
+    known = {"kind": "attention", "max_over_mean": "2.5", "model_sha256": sha256}
+    table = [
+        [(known | {"picture": f"{name}.jpg", "image": image}).get(key, "") for key in COLUMNS]
+        for name, image in images.items()
+    ]
+    (folder / FOLDER).mkdir()
+    write_table(folder / FOLDER / TABLE_FILE, COLUMNS, table)
+    maps = dict.fromkeys(images, np.eye(3, 4, dtype=np.float32))
+    np.savez(folder / FOLDER / MAPS_FILE, **maps)
 
 
 def change_arrays(folder: Path, remove: tuple[str, ...] = (), **changed: np.ndarray) -> None:

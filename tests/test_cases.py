@@ -12,9 +12,9 @@ import pytest
 from conftest import REPOSITORY, write_image
 from PIL import Image
 
+from datasets.image_lists import list_photos
 from datasets.images import load_image
 from eval import main as eval_main
-from localize import list_photos
 from tools.convert.exif import read_exif
 from tools.convert.positions import parse_angle, project
 from tools.convert.table import read_table

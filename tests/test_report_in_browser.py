@@ -3,7 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
-from report_runs import change_arrays, write_run
+from report_runs import change_arrays, write_looks, write_run
 
 from reports.pictures import format_metres
 from reports.report import write_report
@@ -40,8 +40,9 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """Return a run of eight queries with its report, all of them in the gallery."""
+    """Return a run of eight queries with its report, all of them with heat maps in the gallery."""
     run_folder = write_run(tmp_path_factory.mktemp("report") / "run")
+    write_looks(run_folder)
     write_report(run_folder)
     return run_folder
 
@@ -145,6 +146,25 @@ def test_nothing_is_wider_than_the_window(browser, run_folder, width):
     assert widths[0] <= widths[1]
     columns = len({card.location["x"] for card in page.find_elements("class name", "chart")})
     assert columns == (2 if width == 1280 else 1)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_heat_maps_stand_below_their_images(browser, run_folder, width):
+    page = open_page(browser, run_folder / "report.html", width)
+    for card in page.find_elements("tag name", "article"):
+        shown, overlays = card.find_elements("class name", "pictures")
+        images = shown.find_elements("tag name", "img")[:2]
+        maps = overlays.find_elements("tag name", "img")
+        assert [one.text for one in overlays.find_elements("tag name", "figcaption")] == [
+            *("query: up to 2.5 x the mean", "prediction 1: up to 2.5 x the mean")
+        ]
+        for image, over in zip(images, maps, strict=True):
+            assert over.location["x"] == image.location["x"]
+            assert over.location["y"] > image.location["y"] and over.size == image.size
+            browser.execute_script("arguments[0].scrollIntoView()", over)
+            browser.set_script_timeout(20)
+            sizes = "return arguments[0].decode().then(() => arguments[0].naturalWidth)"
+            assert browser.execute_script(sizes, over) == 32
 
 
 def test_filters_act_on_gallery_and_map(page):
