@@ -358,6 +358,11 @@ def _add_places(cli: argparse.ArgumentParser) -> None:
         help="places with fewer images are dropped",
     )
     add(
+        "--iterations_per_epoch",
+        type=positive_int,
+        help="batches of an epoch, at most, drawn among all (default: all, each place once)",
+    )
+    add(
         "--loss",
         choices=("multi_similarity",),
         default="multi_similarity",

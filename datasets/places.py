@@ -136,7 +136,12 @@ class PlaceSampler(Sampler[list[PlaceDraw]]):
     """
 
     def __init__(
-        self, place_set: PlaceSet, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)
+        self,
+        place_set: PlaceSet,
+        batch_size: int,
+        seed: int,
+        share: tuple[int, int] = (0, 1),
+        most: int | None = None,
     ) -> None:
         """Sample from a set.
 
@@ -145,12 +150,14 @@ class PlaceSampler(Sampler[list[PlaceDraw]]):
             batch_size: Places of an iteration, in all processes together.
             seed: With the epoch, decides all draws.
             share: Rank of this process and number of processes; each batch is shared evenly.
+            most: Batches of an epoch, drawn among all; None: all.
 
         Raises:
             ValueError: If there are fewer places than in a batch.
         """
         self.place_set, self.batch_size, self.seed, self.share = place_set, batch_size, seed, share
-        self.num_iterations = place_set.num_batches(batch_size)
+        self._num_batches = place_set.num_batches(batch_size)
+        self.num_iterations = min(self._num_batches, most or self._num_batches)
         self.epoch = 0
         self.first_iteration = 0
 
@@ -177,7 +184,9 @@ class PlaceSampler(Sampler[list[PlaceDraw]]):
         orders = [self._shuffle(part, rng) for part in range(len(self.place_set.parts))]
         if not self.place_set.is_joined:
             orders = [order[: len(order) // size * size] for order in orders]
-        order = np.concatenate(orders)[: self.num_iterations * size].reshape(-1, size)
+        order = np.concatenate(orders)[: self._num_batches * size].reshape(-1, size)
+        if self.num_iterations < len(order):
+            order = order[np.sort(rng.permutation(len(order))[: self.num_iterations])]
         return order, rng.integers(2**62, size=order.shape)
 
     def _shuffle(self, part: int, rng: np.random.Generator) -> np.ndarray:

@@ -206,6 +206,21 @@ def test_an_epoch_takes_city_after_city_each_in_a_new_order(gsv):
     assert len({draw.seed for batch in batches for draw in batch}) == 12
 
 
+def test_fewer_batches_are_drawn_among_all(gsv):
+    every = read_gsv_cities(gsv)
+    whole, part = PlaceSampler(every, 2, seed=1), PlaceSampler(every, 2, seed=1, most=2)
+    assert (whole.num_iterations, part.num_iterations, len(part)) == (6, 2, 2)
+    found = set()
+    for epoch in range(20):
+        all_places = [[draw.place for draw in batch] for batch in epoch_of(whole, epoch)]
+        places = [[draw.place for draw in batch] for batch in epoch_of(part, epoch)]
+        assert len(places) == 2 and all(batch in all_places for batch in places)
+        found |= {all_places.index(batch) for batch in places}
+        assert part.batch(epoch, 1) == epoch_of(part, epoch)[1]
+    assert found == set(range(6))
+    assert PlaceSampler(every, 2, seed=1, most=9).num_iterations == 6
+
+
 def test_processes_share_each_batch(gsv):
     every = read_gsv_cities(gsv)
     whole = epoch_of(PlaceSampler(every, 4, seed=5), 2)

@@ -47,6 +47,7 @@ class PlacesSettings:
     images_per_place: int
     min_images_per_place: int  # places with fewer are left out
     batch_size: int  # places of an iteration, in all processes together
+    iterations_per_epoch: int | None  # drawn among all batches; None: each place once
     num_workers: int  # loader processes
     io_retries: int  # how often a failed read is tried again
     seed: int
@@ -103,7 +104,8 @@ class Places:
         self.place_set, self.settings = place_set, settings
         self.digest, self.folder = place_set.digest, place_set.folder
         share = commons.rank(), commons.num_ranks()
-        self._sampler = PlaceSampler(place_set, settings.batch_size, settings.seed, share)
+        most = settings.iterations_per_epoch
+        self._sampler = PlaceSampler(place_set, settings.batch_size, settings.seed, share, most)
         images_per_batch = settings.batch_size * settings.images_per_place
         self.images_per_epoch = self._sampler.num_iterations * images_per_batch
 
