@@ -72,9 +72,7 @@ class Trained:
             if isinstance(value, tuple):
                 argv += [f"--{name}", *(f"{key}={number}" for key, number in value)]
             else:
-                without_value = {True: f"--{name}", False: f"--no-{name}"}
-                is_switch = isinstance(value, bool)
-                argv.append(without_value[value] if is_switch else f"--{name}={value}")
+                argv.append(f"--{name}" if value is True else f"--{name}={value}")
         return argv
 
     def __str__(self) -> str:

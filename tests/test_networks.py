@@ -19,8 +19,6 @@ def test_flags_make_a_command_line_of_train():
     expected = ["--seed=3", "--dataset=sf_xl", "--fc_output_dim=0", "--use_amp16"]
     assert source.argv(3) == expected
     assert source["fc_output_dim"] == 0
-    off = trained(dataset="gsv_cities", method="salad", use_amp16=False)
-    assert "--no-use_amp16" in off.argv(0) and not off["use_amp16"]
 
 
 def test_options_of_aggregations_are_pairs_on_the_command_line():
@@ -61,9 +59,7 @@ def test_the_chosen_hyper_parameters_are_the_defaults_of_train():
 
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=lambda scale: scale.name)
-def test_every_training_of_a_scale_is_one_that_train_takes(scale, monkeypatch):
-    if scale is PAPER:  # its trainings are for GPUs
-        monkeypatch.setattr("training.state.cpu_computes_in", lambda name: True)
+def test_every_training_of_a_scale_is_one_that_train_takes(scale):
     for backbone, dims in scale.dims.items():
         for dim in dims:
             source = scale.cosplace(backbone, dim)
