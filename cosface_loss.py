@@ -36,26 +36,26 @@ class MarginCosineProduct(nn.Module):
             labels: Class of each descriptor, 0 to out_features - 1. int64 [B].
 
         Returns:
-            float32 [B, out_features].
+            [B, out_features], of the type of the weights: float32 by default.
         """
-        margins = torch.zeros(len(labels), len(self.weight), device=labels.device)
-        margins.scatter_(1, labels[:, None], self.m)
-        return self.s * (cosines(descriptors, self.weight) - margins)
+        similarities = cosines(descriptors, self.weight)
+        margins = torch.zeros_like(similarities).scatter_(1, labels[:, None], self.m)
+        return self.s * (similarities - margins)
 
 
 def cosines(descriptors: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Return the cosine of each descriptor and each weight.
 
-    In float32 also under autocast: half precision resolves cosines to 1e-3.
+    In the type of the weight also under autocast: half precision resolves cosines to 1e-3.
 
     Args:
         descriptors: [B, D], of any length and float type.
-        weight: One row per class. float32 [C, D].
+        weight: One row per class. float32 or float64 [C, D].
 
     Returns:
-        float32 [B, C].
+        Of the type of the weight, [B, C].
     """
     with torch.autocast(descriptors.device.type, enabled=False):
-        descriptors = descriptors.float()
+        descriptors = descriptors.to(weight.dtype)
         norms = descriptors.norm(dim=1, keepdim=True) * weight.norm(dim=1)  # [B, C]
         return descriptors @ weight.T / norms.clamp(min=1e-8)

@@ -62,6 +62,21 @@ METHODS = {
         "epochs_num": 50,
         "iterations_per_epoch": 10_000,
     },
+    "eigenplaces": {  # its authors' training, which started from CosPlace's weights
+        "objective": "eigenplaces",
+        "dataset": "sf_xl_panoramas",
+        "backbone": "ResNet18",
+        "M": 15,
+        "N": 3,
+        "min_images_per_class": 5,
+        "groups_num": 9,
+        "s": 100.0,
+        "lr": 1e-5,
+        "batch_size": 32,  # of each view
+        "epochs_num": 40,
+        "iterations_per_epoch": 5000,
+        "use_amp16": True,
+    },
     "gem": _VGB | {"aggregation": "gem", "aggregation_args": {"l2": "before_pool"}},
     "netvlad": _VGB
     | {

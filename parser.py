@@ -272,17 +272,43 @@ def _add_groups(cli: argparse.ArgumentParser) -> None:
         "classes and groups, of --method cosplace (paper, section 3.2)"
     ).add_argument
     _add_cells(add)
+    _add_headings(add)
+    _add_classification(add)
+    _add_colours(cli)
+
+
+def _add_eigenplaces(cli: argparse.ArgumentParser) -> None:
+    add = cli.add_argument_group("classes, groups and views, of --method eigenplaces").add_argument
+    _add_cells(add)
+    add(
+        "--focal_dist",
+        type=positive_float,
+        default=10.0,
+        help="from the middle of a class to the points that its views look at, in metres",
+    )
+    add(
+        "--train_images",
+        choices=("auto", "panoramas", "crops"),
+        default="auto",
+        help="panoramas of 360 degrees, which views are cut out of, or crops of them, of which the "
+        "nearest one is taken; auto: panoramas if the first image is four times as wide as high",
+    )
+    _add_classification(add)
+    _add_colours(cli)
+
+
+def _add_classification(add: Callable[..., argparse.Action]) -> None:
     add(
         "--groups_num",
         type=positive_int,
         default=8,
-        help="how many of the N*N*L groups to train on",
+        help="how many groups to train on, of N*N*L (cosplace) or N*N (eigenplaces)",
     )
     add(
         "--min_images_per_class",
         type=not_negative_int,
         default=10,
-        help="classes with fewer images are dropped",
+        help="classes with fewer images (eigenplaces: panoramas) are dropped",
     )
     add("--iterations_per_epoch", type=positive_int, help="iterations of an epoch")
     add(
@@ -291,6 +317,8 @@ def _add_groups(cli: argparse.ArgumentParser) -> None:
         default=0.01,
         help="learning rate of the CosFace heads",
     )
+    add("--s", type=positive_float, default=30.0, help="scale of the CosFace heads' logits")
+    add("--m", type=not_negative_float, default=0.4, help="margin of the CosFace heads, in cosine")
     add(
         "--augmentation_device",
         choices=("auto", "cuda", "cpu"),
@@ -304,7 +332,6 @@ def _add_groups(cli: argparse.ArgumentParser) -> None:
         default=0.5,
         help="a crop covers at least 1 - this of the image's area",
     )
-    _add_colours(cli)
 
 
 def _add_colours(cli: argparse.ArgumentParser) -> None:
@@ -317,19 +344,22 @@ def _add_colours(cli: argparse.ArgumentParser) -> None:
 
 def _add_cells(add: Callable[..., argparse.Action]) -> None:
     add("--M", type=positive_int, default=10, help="side of a cell, in metres")
-    add("--alpha", type=positive_int, default=30, help="range of headings of a class, in degrees")
     add(
         "--N",
         type=positive_int,
         default=5,
         help="classes of a group are N cells apart, east and north",
     )
-    add("--L", type=positive_int, default=2, help="classes of a group are L heading ranges apart")
     add(
         "--cache_folder",
         default="cache",
         help="folder of class indices, the splits of training folders into classes",
     )
+
+
+def _add_headings(add: Callable[..., argparse.Action]) -> None:
+    add("--alpha", type=positive_int, default=30, help="range of headings of a class, in degrees")
+    add("--L", type=positive_int, default=2, help="classes of a group are L heading ranges apart")
 
 
 def _add_places(cli: argparse.ArgumentParser) -> None:
@@ -338,6 +368,7 @@ def _add_places(cli: argparse.ArgumentParser) -> None:
         "folder with '@' names"
     ).add_argument
     _add_cells(add)
+    _add_headings(add)
     add(
         "--cities",
         nargs="*",
@@ -536,6 +567,7 @@ def _add_sfrs(cli: argparse.ArgumentParser) -> None:
 
 _OBJECTIVES = {  # flags that only methods with this objective have
     "classification": _add_groups,
+    "eigenplaces": _add_eigenplaces,
     "tuples": _add_tuples,
     "sfrs": _add_sfrs,
     "places": _add_places,

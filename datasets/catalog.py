@@ -46,6 +46,7 @@ _SF_XL_HOW = """SF-XL is given for research on request: https://forms.gle/wpyDzh
 The expected tree (any image may lie in sub-folders):
   {datasets_folder}/sf_xl/processed/train/      the classes of the default flags, 5.6 M images
   {datasets_folder}/sf_xl/raw/train/database/   all 41.2 M images, for other flags: sf_xl_raw
+  {datasets_folder}/sf_xl/raw/train/panoramas/  3.4 M panoramas, for eigenplaces: sf_xl_panoramas
   {datasets_folder}/sf_xl/processed/val/database/  .../val/queries/
   {datasets_folder}/sf_xl/processed/test/database/ .../test/queries_v1/ .../test/queries_v2/
 Elsewhere on disk: --datasets_folder FOLDER, the environment variable DATASETS_FOLDER, or
@@ -206,6 +207,9 @@ TEST_SETS = {
 TRAIN_SETS = {
     "sf_xl": TrainSet(("sf_xl/processed/train",), "sf_xl_val", "sf_xl_test_v1", _SF_XL_HOW),
     "sf_xl_raw": TrainSet(("sf_xl/raw/train/database",), "sf_xl_val", "sf_xl_test_v1", _SF_XL_HOW),
+    "sf_xl_panoramas": TrainSet(
+        ("sf_xl/raw/train/panoramas",), "sf_xl_val", "sf_xl_test_v1", _SF_XL_HOW
+    ),
     "sf_xl_small": TrainSet(
         ("sf_xl/small/train",), "sf_xl_small_val", "sf_xl_small_test", _SF_XL_HOW
     ),

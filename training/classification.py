@@ -1,5 +1,7 @@
 """CosPlace's objective: classify images into the classes of one group, one group an epoch.
 
+EigenPlaces' is made of the same parts, see `training.eigenplaces`.
+
 Paper, sections 3.2 and 3.3: cells of M metres x alpha degrees are classes, groups hold classes that
 do not touch, each group has a CosFace head of its own, and epoch t trains group t mod groups_num.
 """
@@ -40,6 +42,7 @@ class ClassificationSettings:
     """What the flags say about classes, heads and batches."""
 
     fixed_flags: ClassVar = ("M", "alpha", "N", "L", "min_images_per_class", "groups_num")
+    partition_kind: ClassVar[type[PartitionParams]] = PartitionParams
 
     partition: PartitionParams
     augmentation: AugmentationParams  # its image size is replaced by the network's
@@ -49,9 +52,11 @@ class ClassificationSettings:
     datasets_folder: str
     cache_folder: str  # where class indices are saved
     groups_num: int  # groups that take turns
-    batch_size: int  # images of an iteration, in all processes together
+    batch_size: int  # images of an iteration, of each view, in all processes together
     iterations_per_epoch: int
     classifiers_lr: float  # of the heads
+    s: float  # scale of the heads' logits
+    m: float  # margin of the heads, in cosine
     num_workers: int  # loader processes
     io_retries: int  # how often a failed read is tried again
     seed: int
@@ -65,7 +70,7 @@ class ClassificationSettings:
         """Read the flags of train.py; raise a ValueError if one is out of its range."""
         size = {"image_size": AugmentationParams.image_size}
         parts = {
-            "partition": commons.from_flags(PartitionParams, flags),
+            "partition": commons.from_flags(cls.partition_kind, flags),
             "augmentation": commons.from_flags(AugmentationParams, {**flags, **size}),
         }
         return commons.from_flags(cls, {**flags, **parts})
@@ -77,6 +82,10 @@ class ClassificationSettings:
             FileNotFoundError: If there are no images.
             ValueError: If their names have no position or heading, or there are too few groups.
         """
+        return Classification(self.open_index(), self)
+
+    def open_index(self) -> ClassIndex:
+        """Open the class index, see `open`."""
         folder = self.train_set_folder
         folder = folder or find_train_folder(self.dataset, self.datasets_folder)
         index = ClassIndex(
@@ -85,18 +94,25 @@ class ClassificationSettings:
             )
         )
         index.require_groups(self.groups_num)
-        return Classification(index, self)
+        return index
 
 
 class Classification:
-    """Groups of classes, a CosFace head for each, and batches of the group whose turn it is."""
+    """Groups of classes, a CosFace head for each, and batches of the group whose turn it is.
+
+    A method may see classes in several views: each has a head in each group, and its share of each
+    batch.
+    """
+
+    num_views: ClassVar[int] = 1
 
     def __init__(self, index: ClassIndex, settings: ClassificationSettings) -> None:
         """Train on the first groups of a class index."""
         self.index, self.settings = index, settings
         self.digest, self.folder = index.digest, index.folder
-        self.images_per_epoch = settings.batch_size * settings.iterations_per_epoch
-        self._head: nn.Module | None = None  # of the current turn, as it is called
+        images_per_iteration = self.num_views * settings.batch_size
+        self.images_per_epoch = images_per_iteration * settings.iterations_per_epoch
+        self._heads: list[nn.Module] = []  # of the current turn, as they are called
 
     def describe(self, whole: bool = False) -> str:
         """Return the groups in words: those trained on, or all."""
@@ -126,20 +142,21 @@ class Classification:
         settings, (height, width) = self.settings, image_size
         if height != width:
             raise ValueError(
-                f"--image_size {height}x{width}: --method cosplace trains on squares, give the side"
+                f"--image_size {height}x{width}: classes are trained on squares, give the side"
             )
         self.device = device
         self.heads = [
-            MarginCosineProduct(network.out_dim, len(self.index.classes(group)))
+            MarginCosineProduct(
+                network.out_dim, len(self.index.classes(group)), settings.s, settings.m
+            )
             for group in range(settings.groups_num)
+            for _ in range(self.num_views)
         ]
         self.head_optimizers = [adam(head, settings.classifiers_lr, device) for head in self.heads]
         augmentation = Augmentation(replace(settings.augmentation, image_size=height))
         on_device = augments_on_device(settings.augmentation_device, device)
         self._augmentation = augmentation if on_device else None
-        self._dataset = TrainDataset(
-            self.index, None if on_device else augmentation, settings.io_retries
-        )
+        self._dataset = self._make_dataset(None if on_device else augmentation)
         self._sampler = self._make_sampler((commons.rank(), commons.num_ranks()))
         self._loader = Loader(
             self._dataset, self._sampler, settings.num_workers, collate, device, keeps_workers=True
@@ -152,6 +169,9 @@ class Classification:
         drawn = np.random.default_rng(self.settings.seed).permutation(num_images)[:num]
         return image_paths_of(map(index.path, sorted(drawn.tolist())))
 
+    def _make_dataset(self, augmentation: Augmentation | None) -> TrainDataset:
+        return TrainDataset(self.index, augmentation, self.settings.io_retries)
+
     def _make_sampler(self, share: tuple[int, int]) -> GroupSampler:
         settings = self.settings
         return GroupSampler(
@@ -161,6 +181,7 @@ class Classification:
             settings.iterations_per_epoch,
             settings.seed,
             share,
+            self.num_views,
         )
 
     def num_iterations(self, epoch: int) -> int:
@@ -169,19 +190,24 @@ class Classification:
 
     @contextlib.contextmanager
     def turn(self, epoch: int) -> Iterator[list[Optimizer]]:
-        """Yield the optimizer of the group's head, both on the device for the duration."""
-        group = epoch % len(self.heads)
-        head, optimizer = self.heads[group], self.head_optimizers[group]
+        """Yield the optimizers of the group's heads, all on the device for the duration."""
+        first = epoch % self.settings.groups_num * self.num_views
+        turn = slice(first, first + self.num_views)
+        heads, optimizers = self.heads[turn], self.head_optimizers[turn]
         try:
-            move(head, optimizer, self.device)
-            self._head = head
+            for head, optimizer in zip(heads, optimizers, strict=True):
+                move(head, optimizer, self.device)
+            self._heads = heads
             if commons.num_ranks() > 1:
-                self._head = DistributedDataParallel(head, gradient_as_bucket_view=True)
-            yield [optimizer]
+                self._heads = [
+                    DistributedDataParallel(head, gradient_as_bucket_view=True) for head in heads
+                ]
+            yield optimizers
         finally:
-            self._head = None
-            optimizer.zero_grad()
-            move(head, optimizer, torch.device("cpu"))
+            self._heads = []
+            for head, optimizer in zip(heads, optimizers, strict=True):
+                optimizer.zero_grad()
+                move(head, optimizer, torch.device("cpu"))
 
     def batches(self, model: nn.Module, epoch: int, first: int) -> Iterator[Batch]:
         """Yield augmented images and their labels within the group."""
@@ -189,8 +215,13 @@ class Classification:
         return batches_on_device(self._loader, self.device, self._augmentation)
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return the mean cross-entropy of the CosFace logits."""
-        return F.cross_entropy(self._head(model(batch.images), batch.labels), batch.labels)
+        """Return the mean cross-entropy of the CosFace logits, summed over views."""
+        descriptors = model(batch.images).chunk(self.num_views)
+        labels = batch.labels.chunk(self.num_views)
+        return sum(
+            F.cross_entropy(head(view, classes), classes)
+            for head, view, classes in zip(self._heads, descriptors, labels, strict=True)
+        )
 
     def image_paths(self, epoch: int, iteration: int) -> list[str]:
         """Return the images of a batch of all processes."""

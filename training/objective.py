@@ -77,6 +77,9 @@ class Objective(Protocol):
         """Return training images drawn at random, the same ones each time; all if they are fewer.
 
         Cluster centres and whitenings are fitted to them.
+
+        Raises:
+            ValueError: If training images are not as the network sees them, such as panoramas.
         """
 
     def num_iterations(self, epoch: int) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,15 +30,17 @@ from model.resizing import IMAGE_SIZE, choose_resize, own_rule, parse_resize
 from model.whitening import WhiteningParams, check_dims
 from training.classification import ClassificationSettings
 from training.curves import CurvesParams
+from training.eigenplaces import EigenPlacesSettings
 from training.objective import ImageSize, Objective, ObjectiveSettings
 from training.optimizers import OptimizerParams
 from training.places import PlacesSettings
 from training.sfrs import SFRSSettings
-from training.state import Optimization, Training
+from training.state import Optimization, Training, cpu_computes_in
 from training.tuples import TupleSettings
 
 OBJECTIVES: dict[str, type[ObjectiveSettings]] = {
     "classification": ClassificationSettings,
+    "eigenplaces": EigenPlacesSettings,
     "tuples": TupleSettings,
     "sfrs": SFRSSettings,
     "places": PlacesSettings,
@@ -100,6 +102,8 @@ def read_settings(flags: dict[str, Any]) -> Settings:
         ValueError: If a flag is out of its range.
     """
     optimizer = commons.from_flags(OptimizerParams, flags)
+    device = machine.choose_device(flags["device"])
+    flags = flags | {"use_amp16": _choose_amp16(flags, device)}
     settings = Settings(
         objective=objective_of(flags["method"]).from_flags(flags),
         protocol=Protocol(tuple(flags["recall_values"]), flags["resize_test_imgs"] or None),
@@ -108,7 +112,7 @@ def read_settings(flags: dict[str, Any]) -> Settings:
         resize=flags["resize_test_imgs"],
         whitening=read_whitening(flags),
         inference=Inference(
-            machine.choose_device(flags["device"]),
+            device,
             flags["infer_batch_size"],
             flags["num_workers"],
             io_retries=flags["io_retries"],
@@ -121,6 +125,18 @@ def read_settings(flags: dict[str, Any]) -> Settings:
     settings.optimization.check(settings.device)
     choose_architecture(**{name: flags[name] for name in _ARCHITECTURE})
     return settings
+
+
+def _choose_amp16(flags: Mapping[str, Any], device: torch.device) -> bool:
+    """Return whether to train in mixed precision; a method's default is for devices that do so."""
+    is_default = flags["use_amp16"] and METHODS[flags["method"]].get("use_amp16", False)
+    if is_default and device.type == "cpu" and not cpu_computes_in(flags["amp_dtype"]):
+        logging.info(
+            f"Without --use_amp16, a default of --method {flags['method']}: this processor does "
+            f"not compute in {flags['amp_dtype']}"
+        )
+        return False
+    return flags["use_amp16"]
 
 
 def read_whitening(flags: dict[str, Any]) -> WhiteningParams | None:

@@ -55,7 +55,8 @@ def format_start(
     lines = [f"{name.ljust(width)}  {text}" for name, text in rows.items()]
     notes = dict.fromkeys(note for one in sets for note in one.named_notes)
     advice = []
-    with contextlib.suppress(FileNotFoundError):  # missing images are replaced, and counted
+    # Missing images are replaced, and counted; panoramas are no images to count.
+    with contextlib.suppress(FileNotFoundError, ValueError):
         few = objective.sample_images(SMALL_NUM_IMAGES)
         advice = describe_small_set(few, sets[0].queries)
     return "\n".join([*lines, *notes, objective.describe(), *advice])
