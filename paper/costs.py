@@ -160,6 +160,11 @@ def _count_classification(settings: Mapping[str, Any]) -> tuple[int, int]:
     return settings["iterations_per_epoch"] * settings["batch_size"], 0  # hours include validation
 
 
+def _count_eigenplaces(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the same of two views."""
+    return 2 * _count_classification(settings)[0], 0
+
+
 def _count_tuples(settings: Mapping[str, Any]) -> tuple[int, int]:
     """Return the same of a training on tuples: those that are mined among, and validation's."""
     most = _CROPS * settings["tuple_panoramas"]
@@ -200,6 +205,7 @@ def _count_places(settings: Mapping[str, Any]) -> tuple[int, int]:
 
 _COUNTS: dict[str, Callable[[Mapping[str, Any]], tuple[int, int]]] = {
     "classification": _count_classification,
+    "eigenplaces": _count_eigenplaces,
     "tuples": _count_tuples,
     "sfrs": _count_sfrs,
     "places": _count_places,
@@ -221,10 +227,12 @@ def training_gigabytes(source: Trained) -> float:
     """Return the size of the checkpoints of a training: network, heads, and their optimizers."""
     settings = source.settings
     network = _COSTS[settings["backbone"]][1] * 1e6
+    num_views = {"classification": 1, "eigenplaces": 2}
+    num_views = num_views.get(METHODS[settings["method"]]["objective"], 0)
     heads = 0
-    if METHODS[settings["method"]]["objective"] == "classification":
+    if num_views:
         num_classes = 100 if settings["dataset"] == "mini_city" else _CLASSES_PER_GROUP
-        heads = settings["groups_num"] * num_classes * _raw_dim(source)
+        heads = num_views * settings["groups_num"] * num_classes * _raw_dim(source)
     return 4e-9 * (_ADAM * (network + heads) + network) + _whitening_gigabytes(source)
 
 

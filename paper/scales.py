@@ -106,7 +106,8 @@ class Scale:
             changed: Flags of train.py.
         """
         flags = {"method": method, "dataset": self.train_set or train_set} | self._flags(method)
-        first = AGGREGATIONS[METHODS[method]["aggregation"]].extends  # also a method's name
+        aggregation = METHODS[method].get("aggregation")  # else that of the backbone
+        first = AGGREGATIONS[aggregation].extends if aggregation else ""  # also a method's name
         options = METHODS[first or method].get("aggregation_args", {})  # those that runs will have
         if "clusters" in options:
             flags["aggregation_args"] = options | {"clusters": self.clusters or options["clusters"]}
@@ -158,6 +159,7 @@ MINI = Scale(
     flags={"backbone_weights": "none", "image_size": 64, "resize_test_imgs": "64", "lr": 1e-3},
     flags_of={
         "classification": {"epochs_num": 8, "iterations_per_epoch": 6, "min_images_per_class": 5},
+        "eigenplaces": {"epochs_num": 8, "iterations_per_epoch": 3},
         "tuples": _MINI_TUPLES,
         "sfrs": _MINI_TUPLES | {"generations": 2, "epochs_per_generation": 1},
     },
@@ -216,6 +218,7 @@ DEMO = Scale(
     },
     flags_of={  # 3,840 images for each method
         "classification": {"epochs_num": 2, "iterations_per_epoch": 60, "lr": 5e-4},
+        "eigenplaces": {"epochs_num": 2, "iterations_per_epoch": 30, "lr": 5e-4},
         "tuples": _DEMO_TUPLES,
         "sfrs": _DEMO_TUPLES  # in the second epoch a tuple has up to 22 images
         | {"epochs_num": 2, "generations": 2, "epochs_per_generation": 1}
