@@ -8,6 +8,7 @@ from state_dict_keys import BACKBONE_SHAPES
 
 from model.backbones import BACKBONES
 from model.backbones.build import build_backbone
+from model.network import build_network
 
 CNNS = [name for name, spec in BACKBONES.items() if spec.family.startswith("cnns:")]
 
@@ -144,6 +145,30 @@ def test_weights_by_path(tmp_path, head, as_text):
     torch.save(state, path)
     backbone = build_backbone("ResNet18", str(path) if as_text else path)
     assert_loaded(backbone, state, resnet_name)
+
+
+@pytest.mark.parametrize("wrap", ["released", "parallel", "checkpoint"])
+@pytest.mark.parametrize("name", ["ResNet18", "CCT14_224"])
+def test_the_backbone_of_a_network_is_taken(tmp_path, name, wrap):
+    """Its aggregation is not, however long its descriptors are."""
+    source = build_network(name, backbone_weights="none")
+    state = dict(source.state_dict())
+    if wrap == "parallel":
+        state = {f"module.{key}": tensor for key, tensor in state.items()}
+    torch.save({"model_state_dict": state} if wrap == "checkpoint" else state, tmp_path / "w.pth")
+    dim = None if name == "CCT14_224" else 64
+    network = build_network(name, dim, backbone_weights=str(tmp_path / "w.pth"))
+    loaded = network.backbone.state_dict()
+    for key, tensor in source.backbone.state_dict().items():
+        assert torch.equal(loaded[key], tensor), key
+    own = source.aggregation.state_dict()
+    weights = {k: t for k, t in network.aggregation.state_dict().items() if k.endswith("weight")}
+    assert weights
+    for key, tensor in weights.items():
+        assert tensor.shape != own[key].shape or not torch.equal(tensor, own[key])
+    other = "ResNet50" if name == "ResNet18" else "ResNet18"
+    with pytest.raises(ValueError, match=f"for {other} lack .* of .* tensors"):
+        build_backbone(other, tmp_path / "w.pth")
 
 
 def test_frozen_layers_stay_frozen_with_weights(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import pkgutil
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -40,7 +41,8 @@ def build_backbone(
         name: Key of BACKBONES.
         weights: "imagenet" (torchvision's IMAGENET1K_V1, or what a transformer was pretrained on;
             downloaded if it is not in the hub's cache), "none" (random), or the path of a state
-            dict of the whole pretrained network.
+            dict of the whole pretrained network, or of a network of ours or CosPlace's, whose
+            backbone is taken.
         train_all_layers: Leave all layers of a CNN trainable. By default the first ones are frozen
             as in the paper; only their gradients: BatchNorm statistics still move in training mode.
             All layers of a transformer are trained anyway.
@@ -67,7 +69,11 @@ def build_backbone(
             layer.requires_grad_(False)
     if os.fspath(weights) != "none":
         state, what = _find_weights(pretrained, name, weights)
-        _load(_used_tensors(tensors, backbone), state, pretrained.unused, what)
+        own = _backbone_of_network(state)
+        if own:
+            _load(backbone.state_dict(keep_vars=True), own, (), what)
+        else:
+            _load(_used_tensors(tensors, backbone), state, pretrained.unused, what)
     backbone.out_channels = find_spec(name).out_channels
     return backbone
 
@@ -94,7 +100,8 @@ def load_pretrained_aggregation(
     }
     if tensors and os.fspath(weights) != "none":
         state, what = _find_weights(pretrained, name, weights)
-        _load(tensors, state, None, what)
+        if not _backbone_of_network(state):
+            _load(tensors, state, None, what)
 
 
 def _find_weights(
@@ -102,8 +109,27 @@ def _find_weights(
 ) -> tuple[Weights, str]:
     """Return weights under our names, and a description of them."""
     state = pretrained.imagenet() if weights == "imagenet" else _read_weights(weights)
-    state = pretrained.translate(state) if pretrained.translate else state
+    if pretrained.translate and not _backbone_of_network(state):
+        state = pretrained.translate(state)
     return state, f"The weights '{weights}' for {name}"
+
+
+def _backbone_of_network(state: Weights) -> Weights:
+    """Return the backbone of a network's file, by its own names; {} if the file is of no network.
+
+    A network is a state dict with a backbone and an aggregation, or a checkpoint of a training.
+    """
+    state = state.get("model_state_dict", state)
+    if not isinstance(state, Mapping):
+        return {}
+    names = {name: str(name).removeprefix("module.") for name in state}
+    if not any(name.startswith("aggregation.") for name in names.values()):
+        return {}
+    return {
+        ours.removeprefix("backbone."): state[name]
+        for name, ours in names.items()
+        if ours.startswith("backbone.")
+    }
 
 
 def _check_freezing(
