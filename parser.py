@@ -579,13 +579,14 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
     add(
         "--batch_size",
         type=positive_int,
-        help="images, tuples of images or places, per iteration, in all processes together",
+        help="images, tuples of images or places, per iteration, in all processes together; "
+        "eigenplaces: images of each view",
     )
     add(
         "--epochs_num",
         type=not_negative_int,
-        help="epochs; cosplace trains group t mod groups_num in epoch t; 0 tests the network that "
-        "training would start from",
+        help="epochs; cosplace and eigenplaces train group t mod groups_num in epoch t; 0 tests "
+        "the network that training would start from",
     )
     add(
         "--patience",

@@ -20,7 +20,7 @@ from benchmarks import plain_partition
 from benchmarks.common import Cost, measure, median_cost, read_memory_mb
 from benchmarks.make_names import write_names, write_odd_names
 from datasets.class_index import ClassIndex, load_index
-from datasets.partition import PartitionParams
+from datasets.partition import PanoramaParams, PartitionParams
 
 PARAMS = PartitionParams()
 GROUPS_NUM = 8
@@ -48,6 +48,7 @@ class Alone(NamedTuple):
     built: Cost
     opened: Cost
     drawn: Cost
+    panoramas: Cost  # of an index of panoramas, with axes
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -124,7 +125,7 @@ def measure_alone(root: Path, num_images: int, repetitions: int) -> Alone:
     costs = []
     for _ in range(repetitions):
         shutil.rmtree(root / "cache")
-        tasks = (open_index, open_index, draw_paths)
+        tasks = (open_index, open_index, draw_paths, open_panoramas)
         costs.append([measure(task, root / "alone", root / "cache") for task in tasks])
         note(", ".join(f"{cost.seconds:.2f} s, {cost.peak_mb:,.0f} MB" for cost in costs[-1]))
     return Alone(*(median_cost(column) for column in zip(*costs, strict=True)))
@@ -142,6 +143,11 @@ def measure_compiling(folder: Path, cache_folder: Path) -> Cost:
 def open_index(folder: Path, cache_folder: Path) -> None:
     """Open the index, building it if there is none."""
     load_index(folder, PARAMS, cache_folder)
+
+
+def open_panoramas(folder: Path, cache_folder: Path) -> None:
+    """Open the index of EigenPlaces' classes, building it if there is none."""
+    load_index(folder, PanoramaParams(), cache_folder)
 
 
 def open_groups(folder: Path, cache_folder: Path) -> None:
@@ -220,6 +226,8 @@ def rows_alone(alone: Alone, num_images: int) -> list[tuple[str, ...]]:
         _row("the same, of a processor, s", alone.built.cpu_seconds),
         _row("peak memory, MB", alone.built.peak_mb, bar="< 4,000"),
         _row("peak memory, bytes a name", bytes_a_name),
+        _row("the same to EigenPlaces' classes of panoramas, s", alone.panoramas.seconds),
+        _row("peak memory of that, MB", alone.panoramas.peak_mb),
         _row("an existing index opened, s", alone.opened.seconds, bar="< 0.2"),
         _row("memory of an open index, MB", alone.opened.peak_mb, bar="< 50"),
         _row(f"memory of a worker that drew {NUM_DRAWN:,} paths, MB", alone.drawn.peak_mb),
