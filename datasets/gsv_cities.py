@@ -32,6 +32,13 @@ def _finite(text: str) -> float:
     return number
 
 
+def _small(text: str) -> int:
+    """Return a whole number of at most 4 digits; raise a ValueError if it is none."""
+    if abs(number := int(text)) >= 10_000:
+        raise ValueError
+    return number
+
+
 def _place_id(text: str) -> int:
     """Return the id of a place; raise a ValueError if it is none."""
     if not 0 <= (number := int(text)) < MAX_PLACES:
@@ -48,9 +55,9 @@ def _name(text: str) -> str:
 
 COLUMNS: dict[str, tuple[Callable[[str], object], str]] = {  # how they are read, what they hold
     "place_id": (_place_id, f"a whole number from 0 to {MAX_PLACES - 1:,}"),
-    "year": (int, "a whole number"),
-    "month": (int, "a whole number"),
-    "northdeg": (int, "a whole number"),
+    "year": (_small, "a whole number of at most 4 digits"),
+    "month": (_small, "a whole number of at most 4 digits"),
+    "northdeg": (_small, "a whole number of at most 4 digits"),
     "city_id": (_name, "the name of a folder"),
     "lat": (_finite, "a number"),
     "lon": (_finite, "a number"),

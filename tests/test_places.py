@@ -139,6 +139,7 @@ def test_the_digest_tells_other_tables_and_not_the_order_of_rows(gsv, tmp_path):
         (lambda rows: rows[2].__setitem__(6, "nan"), "row 2: lon is 'nan', not a number"),
         (lambda rows: rows[3].__setitem__(0, "100000"), "place_id is '100000', not a whole number"),
         (lambda rows: rows[3].__setitem__(2, "May"), "row 3: month is 'May', not a whole number"),
+        (lambda rows: rows[3].__setitem__(1, "9" * 30), "year is '999999999999999999999999999999'"),
         (lambda rows: rows[1].__setitem__(4, ".."), "row 1: city_id is '..', not the name of a"),
         (lambda rows: rows[1].__setitem__(7, "a/b"), "panoid is 'a/b', not a part of a file's"),
         (lambda rows: rows[4].pop(), "row 4 has 7 cells, the header 8"),

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from conftest import write_image
 from fuzzing import BYTES, damage, fuzzed
+from gsv_files import write_gsv_cities
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from datasets.ground_truth import read_positives
+from datasets.gsv_cities import read_gsv_cities
 from datasets.image_lists import list_images
 from tools.convert.table import read_table
 
@@ -203,3 +205,31 @@ def test_tables_of_positives_are_read_or_refused(images, content):
     file = images[0].folder.parent / "positives.csv"
     file.write_bytes(content)
     check_positives(file, images)
+
+
+# ---- GSV-Cities ----
+
+
+@pytest.fixture(scope="module")
+def cities(tmp_path_factory):
+    return write_gsv_cities(tmp_path_factory.mktemp("gsv"), {"London": 3}, size=(4, 4))
+
+
+@fuzzed
+@given(BYTES)
+@example(("nothing but", b"place_id,year,month,northdeg,city_id,lat,lon,panoid\n" + b"1," * 7))
+@example(("replace", 0.3, b"\0"))
+@example(("replace", 0.3, b'"'))
+def test_a_damaged_table_of_a_city_is_read_or_refused(cities, how):
+    file = cities / "Dataframes" / "London.csv"
+    content = file.read_bytes()
+    file.write_bytes(damage(content, *how))
+    try:
+        places = read_gsv_cities(cities)
+        assert all(len(places.images(place)) >= 4 for place in range(places.num_places))
+        for image in range(places.num_images):
+            assert os.path.dirname(places.path(image)) == str(cities / "Images" / "London")
+    except (ValueError, FileNotFoundError) as error:
+        assert str(cities) in str(error)
+    finally:
+        file.write_bytes(content)

@@ -17,6 +17,12 @@ NETVLAD = [
     *("--negs_num_per_query=2", "--neg_samples_num=10", "--cache_refresh_rate=20"),
     *("--queries_per_epoch=20", "--device=cpu", "--lr=0.001"),
 ]
+PLACES = [
+    *("--method=gsv_cities", "--dataset=mini_city", "--backbone=Tiny", "--backbone_weights=none"),
+    *("--image_size=32", "--resize_test_imgs=32", "--batch_size=2", "--epochs_num=1"),
+    *("--aggregation_args", "out_channels=2", "--device=cpu", "--lr=0.001", "--no-use_amp16"),
+    *("--iterations_per_epoch=4", "--N=2", "--L=1"),
+]
 LONG = pytest.mark.long
 FEWER = "processes beside this one, not --num_workers 8"
 AS_ROOT = pytest.mark.skipif(not can_mount(), reason="only root may mount a small /dev/shm")
@@ -39,6 +45,7 @@ def commands(datasets_folder, model_file, tmp_path_factory):
     return {
         "train": [*SMALL, *places, cache, "--epochs_num=1"],
         "netvlad": [*NETVLAD, *places],
+        "places": [*PLACES, *places, cache],
         "eval": [f"--resume={model_file}", "--device=cpu", *places, "--dataset=mini_city_val"],
         "localize": [
             *(f"--resume={model_file}", "--device=cpu", f"--database={city / 'database'}"),
@@ -64,7 +71,7 @@ def whole(commands, tmp_path_factory):
 
 
 def start(commands, name, folder, num_workers=8, before=None):
-    module = "train" if name == "netvlad" else name
+    module = "train" if name in ("netvlad", "places") else name
     flags = [*commands[name], f"--save_dir={folder / 'run'}", f"--num_workers={num_workers}"]
     return run_forked(module, flags, folder / "said", before)
 
@@ -81,6 +88,7 @@ def found_in(run):
     "name",
     [
         *("train", "netvlad"),
+        pytest.param("places", marks=LONG),
         pytest.param("eval", marks=LONG),
         pytest.param("localize", marks=LONG),
     ],
@@ -113,6 +121,7 @@ def lose_this_process():
     [
         ("train", "datasets.groups:load_image"),
         ("netvlad", "datasets.loading:load_image"),  # in mining
+        ("places", "datasets.places:load_image"),
         pytest.param("netvlad", "datasets.tuples:load_image", marks=LONG),
         pytest.param("eval", "datasets.loading:load_image", marks=LONG),
         pytest.param("localize", "datasets.loading:load_image", marks=LONG),

@@ -22,6 +22,7 @@ AT = [  # command, function, exit code after SIGTERM
     pytest.param("train", "train:test", 0, marks=long),
     ("netvlad", "training.tuples:cross_distances", 0),
     pytest.param("netvlad", "training.tuples:extract_shard", 0, marks=long),
+    ("places", "training.places:Places._pair_loss", 0),
     ("eval", "eval:load_named_sets", 1),
     pytest.param("eval", "eval:open_model", 1, marks=long),
     pytest.param("eval", "evaluation.evaluate:_search_shards", 1, marks=long),
