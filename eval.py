@@ -2,6 +2,7 @@
 
 python eval.py --resume model.pth --dataset sf_xl_test_v1
 python eval.py --resume model.pth --datasets all
+python eval.py --model list                                      # the published networks, by name
 python eval.py --resume model.pth --test_set_folder FOLDER --queries_folder queries
 torchrun --nproc_per_node 8 eval.py --resume model.pth --dataset sf_xl_test_v1     # on 8 GPUs
 
@@ -56,8 +57,9 @@ from evaluation.search import EXACT, FP16, check_fits, choose_search
 from model.inference import optimize
 from model.network import build_network, choose_architecture
 from model.other_models import hash_tensors, identify, load_model, parse_model_spec
+from model.published_list import format_list
 from model.resizing import choose_resize
-from parser import parse_eval_arguments
+from parser import LIST, parse_eval_arguments
 from reports.pictures import save_pictures
 from reports.report import write_report
 from runs.folders import run_folder
@@ -72,6 +74,8 @@ FLAGS_IN_RESULTS = ("seed", "use_amp16", "descriptors_dtype")
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate one model on test sets and write the folder of the run."""
     args = parse_eval_arguments(argv)
+    if args.model == LIST:
+        return show_published()
     software = describe_software()
     commons.seed_everything(args.seed, args.deterministic)
     with commons.usage_errors():
@@ -113,7 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, provenance = open_model(
             args.resume_model, args.model, architecture, args.backbone_weights
         )
-    resize = choose_resize(args.resize_test_imgs, args.image_size, model)
+    protocol = replace(
+        protocol, resize=choose_resize(args.resize_test_imgs, args.image_size, model)
+    )
     check_sizes(protocol.search, eval_sets, model)
     files = DescriptorFiles(
         identify(provenance) + (" in 16 bits" if args.use_amp16 else ""),
@@ -123,10 +129,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = optimize(model.to(device))
 
     flags = vars(args) | provenance
-    label = f"eval_{args.model or flags['backbone'] or 'model'}"
     with (
         StopSignals(*how_to_resume(args.save_descriptors)),
-        run_folder(args.save_dir, label, flags) as folder,
+        run_folder(
+            args.save_dir, f"eval_{args.model or flags['backbone'] or 'model'}", flags
+        ) as folder,
     ):
         commons.setup_logging(folder)
         record_start(folder, device)
@@ -143,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluations = evaluate_all(
             model,
             eval_sets,
-            replace(protocol, resize=resize),
+            protocol,
             inference,
             max(num_listed, NUM_RANKED, args.pose_top_k, reranker.k if reranker else 0),
             files,
@@ -165,6 +172,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             num_listed,
             show,
         )
+
+
+def show_published() -> None:
+    """Show the table of published networks."""
+    commons.setup_logging()
+    logging.info(format_list())
 
 
 def how_to_resume(save_descriptors: str | None) -> tuple[str, bool]:

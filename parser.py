@@ -42,6 +42,7 @@ TEST_METHODS = (
     *("hard_resize", "single_query", "central_crop", "five_crops", "nearest_crop"),
     "maj_voting",
 )
+LIST = "list"  # --model list shows the published networks
 
 
 _NOT_REPEATED = {"save_dir", "resume_train", "dry_run", "flags_from"}  # of a run, by another
@@ -116,6 +117,8 @@ def parse_eval_arguments(argv: Sequence[str] | None = None) -> argparse.Namespac
     _add_files(cli)
     _add_run(cli)
     args = cli.parse_args(argv)
+    if args.model == LIST:
+        return args
     _check_common(cli, args)
     _check_evaluation(cli, args)
     return args
@@ -165,9 +168,9 @@ def parse_localize_arguments(argv: Sequence[str] | None = None) -> argparse.Name
     )
     add(
         "--resize",
-        metavar="{none,SIDE,HxW}",
-        help="resize photos: shorter side in pixels, or height x width (default: as the place "
-        "index; for --database the square of their size for networks that have one, else none)",
+        metavar="{none,SIDE,HxW,multiple14}",
+        help="resize photos, as --resize_test_imgs of eval.py (default: as the place index; for "
+        "--database the network's own rule, the square of its size if it has one, else none)",
     )
     add("--infer_batch_size", type=positive_int, default=16, help="images per batch")
     add_device(add)
@@ -822,11 +825,12 @@ def _add_model(cli: argparse.ArgumentParser) -> None:
     add(
         "--model",
         metavar="SPEC",
-        help="a published network, cosplace:BACKBONE:DIM, landmark:{SfM120k,GLD}:BACKBONE, "
-        "netvlad:{pitts30k,tokyotm}, openibl:{sfrs,sare_ind} or vgb:NAME:{pitts30k,msls}; any "
+        help="a published network by name, such as cosplace:ResNet50:512, netvlad:pitts30k, "
+        "salad:DINOv2 or megaloc (--model list shows them all, and stops); any "
         "other model(images) -> [B, D]: hub:OWNER/NAME[:REF]:ENTRY, hub:FOLDER:ENTRY, "
         "FILE.py[:FUNCTION] (get_model by default), with :KEY=VALUE for every argument, "
-        "torchscript:FILE (all of these run code of others) or onnx:FILE",
+        "torchscript:FILE (all of these run code of others) or onnx:FILE; @322x322 or another "
+        "rule of --resize_test_imgs after any of them resizes its test images",
     )
 
 
@@ -916,9 +920,12 @@ def _add_protocol(cli: argparse.ArgumentParser) -> None:
         "--resize_test_imgs",
         nargs="?",
         const="",
-        metavar="{none,SIDE,HxW}",
-        help="resize database and queries: shorter side in pixels, or height x width; "
-        "without a value, shorter side to --image_size (default: for transformers the square of "
+        metavar="{none,SIDE,HxW,multiple14}",
+        help="resize database and queries: shorter side in pixels, or height x width, with "
+        "-bicubic, -pillow (whole grey levels, as Pillow's) or -no_antialias after it or not; or "
+        "each side to the nearest multiple of 14; "
+        "without a value, shorter side to --image_size (default: the network's own rule, if it "
+        "was validated with one; for transformers the square of "
         "their size; else as the test set prescribes, none for all of the paper's)",
     )
     add(

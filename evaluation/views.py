@@ -35,8 +35,7 @@ def _resize_as_pillow(images: torch.Tensor, size: list[int], bicubic: bool) -> t
 
     Pillow counts in integers, and so does this, in float64: the grey levels are the same on any
     device. torch rounds once, or not at all, which differs in a sixth of the pixels. Pillow had
-    this order when these methods were published; since then it begins with the height where that
-    falls by more than the width.
+    this order when these methods were published; version 13 begins with the height for some sizes.
     """
     height, width = images.shape[2:]
     if len(size) == 1:

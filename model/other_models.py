@@ -1,7 +1,7 @@
 """Load a model from a spec: published networks, files of other frameworks, code of others.
 
-cosplace:BACKBONE:DIM              a released CosPlace network, see `model.published`; there are
-                                   landmark:..., netvlad:..., openibl:... and vgb:..., too
+cosplace:BACKBONE:DIM              a released CosPlace network; `model.published` has the names of
+                                   all published ones
 torchscript:FILE, onnx:FILE        such as `python -m tools.export` writes; TorchScript is code
 hub:OWNER/NAME[:REF]:ENTRY         a function in the hubconf.py of a GitHub repository; as in
                                    torch.hub, REF is a branch, tag or commit
@@ -11,8 +11,10 @@ whitened:FILE.pth:SPEC             one of the five above, then the whitening tha
                                    tools.whiten` has fitted to it and saved in a file
 
 :KEY=VALUE after a function adds an argument. A value is a Python literal (512, 1e-3, True, None) or
-else text. Functions run the code of others, as importing it would. That code may have packages
-named as ours are (`model`, `datasets`); it has to import them all while it is loaded.
+else text. @RULE after any spec, such as @322x322, is how test images are resized unless
+--resize_test_imgs is given, see `model.resizing`. Functions run the code of others, as importing it
+would. That code may have packages named as ours are (`model`, `datasets`); it has to import them
+all while it is loaded.
 """
 
 import ast
@@ -38,7 +40,9 @@ import commons
 from model.checkpoint_files import read_checkpoint, require_packages
 from model.checkpoints import network_with
 from model.formats import recognise
+from model.network import keep_rule
 from model.published import FAMILIES, fetch_published, parse_published
+from model.resizing import read_rule
 from model.whitening import is_whitening_file, unpack_whitening
 
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
@@ -47,11 +51,11 @@ _WHITENED = re.compile(r"whitened:(.+?\.pth):(.+)")
 _GITHUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[^\s:]+)?")
 _FILE_MODULE = "model_source_file"  # not the file's own name: it might be torch.py
 _SYNTAX = (
-    "cosplace:BACKBONE:DIM, landmark:TRAIN_SET:BACKBONE, netvlad:TRAIN_SET, openibl:METHOD or "
-    "vgb:NAME:TRAIN_SET, torchscript:FILE or onnx:FILE, "
+    "the name of a published network, which --model list shows, such as cosplace:BACKBONE:DIM; "
+    "torchscript:FILE or onnx:FILE, "
     "hub:OWNER/NAME[:REF]:ENTRY, hub:FOLDER:ENTRY or FILE.py[:FUNCTION], the last three with "
-    ":KEY=VALUE for every argument, whitened:FILE.pth: before one of the last five; a checkpoint "
-    "goes to --resume"
+    ":KEY=VALUE for every argument, whitened:FILE.pth: before one of the last five; @RULE after "
+    "any of them, such as @322x322, resizes its images; a checkpoint goes to --resume"
 )
 
 
@@ -66,11 +70,12 @@ def load_model(checkpoint: str | None, spec: str | None) -> tuple[nn.Module, dic
         FileNotFoundError: If there is no such file or repository.
         ValueError: If the model cannot be made.
     """
-    file, published, kept_dims = checkpoint, None, None
+    file, published, kept_dims, resize = checkpoint, None, None, None
     if checkpoint is None:
         if parse_model_spec(spec).kind not in FAMILIES:
             model = load_other_model(spec)
             return model, model.facts
+        spec, resize = split_rule(spec)
         published = parse_published(spec)
         file = fetch_published(published)
         kept_dims = published.dim if published.dim < published.full_dim else None
@@ -88,6 +93,8 @@ def load_model(checkpoint: str | None, spec: str | None) -> tuple[nn.Module, dic
             f"numbers, not {published.dim}; needed is {published.by_hand or 'the file'} from "
             f"{published.url}"
         )
+    if resize is not None:
+        keep_rule(network, resize)
     facts = describe_model(file) | {"model": spec or checkpoint} | content.facts
     return network.eval(), facts | network.architecture
 
@@ -135,6 +142,7 @@ class OtherModel(nn.Module):
         """
         super().__init__()
         self.model, self.facts = model, facts
+        self.resize: str | None = None  # the rule that its spec ends with, for test images
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -170,12 +178,26 @@ class ModelSpec(NamedTuple):
     arguments: dict[str, Any] = {}  # of the function
 
 
+def split_rule(text: str) -> tuple[str, str | None]:
+    """Return the spec of a model without the @RULE that it ends with, and the rule.
+
+    An @ that no resize rule follows belongs to the spec, such as to the name of a file.
+    """
+    spec, at, rule = text.rpartition("@")
+    try:
+        read_rule(rule)
+    except ValueError:
+        return text, None
+    return (spec, rule) if at else (text, None)
+
+
 def parse_model_spec(text: str) -> ModelSpec:
     """Parse the spec of a model, see the top of this file; nothing is loaded.
 
     Raises:
         ValueError: If it is none.
     """
+    text, _ = split_rule(text)
     kind, _, rest = text.partition(":")
     if kind in FAMILIES:
         parse_published(text)
@@ -219,7 +241,14 @@ def load_other_model(text: str) -> OtherModel:
         FileNotFoundError: If there is no such repository or file.
         ValueError: If the spec cannot be parsed, or the model cannot be made.
     """
-    kind, source, name, arguments = parse_model_spec(text)
+    text, resize = split_rule(text)
+    model = _load(text, *parse_model_spec(text))
+    model.resize = resize
+    return model
+
+
+def _load(text: str, kind: str, source: str, name: str, arguments: dict[str, Any]) -> OtherModel:
+    """Do what `load_other_model` does with the parts of a spec."""
     if kind == "whitened":
         return _load_whitened(text, os.path.expanduser(source), name)
     if kind != "onnx":

@@ -1,6 +1,7 @@
 """Published networks: their names, and their files in torch.hub's folder of checkpoints.
 
 cosplace:BACKBONE:DIM               trained on SF-XL and released by the authors of CosPlace
+eigenplaces:BACKBONE:DIM            the same of EigenPlaces (ICCV 2023)
 landmark:TRAIN_SET:BACKBONE[:DIM]   trained for landmark retrieval, on SfM120k or GLD (Google
                                     Landmarks 2018), by Radenovic, Tolias and Chum: the other
                                     rows of the paper's Table 4
@@ -8,12 +9,20 @@ netvlad:TRAIN_SET[:DIM]             NetVLAD with VGG16 by its authors, on pitts3
 openibl:METHOD[:DIM]                sfrs or sare_ind by OpenIBL, VGG16 with NetVLAD, on pitts30k
 vgb:NAME:TRAIN_SET                  NAME in the zoo of the deep visual geo-localization benchmark
                                     (CVPR 2022), such as resnet18-netvlad, on pitts30k or msls
+convap:ResNet50:DIM                 Conv-AP, trained on GSV-Cities by its authors, as the next two
+mixvpr:ResNet50:DIM                 MixVPR (WACV 2023)
+boq:BACKBONE                        Bag of Queries (CVPR 2024), with ResNet50 or DINOv2
+salad:DINOv2                        SALAD (CVPR 2024), trained on GSV-Cities
+cliquemining:DINOv2                 SALAD trained with CliqueMining (ECCV 2024), also on MSLS
+megaloc                             MegaLoc (2025), SALAD and a linear layer, trained on five sets
 
-DIM keeps the first dimensions of a whitening, of 2048 or 4096. Only files are downloaded, each
-once, and no code; those of Google Drive by the user.
+DIM of landmark, netvlad and openibl keeps the first dimensions of a whitening, of 2048 or 4096.
+Only files are downloaded, each once, and no code; those of Google Drive by the user. Networks from
+convap on have a resize rule of their own, by which their authors tested them.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +38,13 @@ TRAINED_DIMS = {  # backbone -> descriptor lengths of the released CosPlace netw
     "ResNet101": (32, 64, 128, 256, 512, 1024, 2048),
     "ResNet152": (32, 64, 128, 256, 512, 1024, 2048),
 }
+EIGENPLACES_URL = "https://github.com/gmberton/EigenPlaces/releases/download/v1.0"
+EIGENPLACES_DIMS = {  # 1024 is in the list of its hubconf.py, not in its README
+    "VGG16": (512,),
+    "ResNet18": (256, 512),
+    "ResNet50": (128, 256, 512, 1024, 2048),
+    "ResNet101": (128, 256, 512, 1024, 2048),
+}
 LANDMARK_URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/networks"
 LANDMARK_FILES = {  # a name ends in the first digits of the SHA-256, as torch.hub expects
     ("SfM120k", "ResNet50"): "retrieval-SfM-120k/rSfM120k-tl-resnet50-gem-w-97bf910.pth",
@@ -42,7 +58,7 @@ NETVLAD_FILES = {"pitts30k": "Pitts30K_struct.mat", "tokyotm": "TokyoTM_struct.m
 OPENIBL_URL = "https://github.com/yxgeee/OpenIBL/releases/download/v0.1.0-beta"
 OPENIBL_SARE = "https://drive.google.com/drive/folders/1ZNGdXVRwUJvGH0ZJdwy18A8e9H0wnFHc"
 VLAD_DIM = 4096  # of the whitenings of the last two
-VGB_URL = "https://drive.google.com/file/d"
+DRIVE_URL = "https://drive.google.com/file/d"
 VGB_MODELS = {  # name in the zoo -> backbone, descriptor length
     "vgg16-gem": ("VGG16", 512),
     "resnet18-gem": ("ResNet18_conv4", 256),
@@ -80,13 +96,38 @@ VGB_FILES = {  # (name in the zoo, train set) -> id at Google Drive
     ("resnet50-crn", "pitts30k"): "1mLOkILfIf8Wegi3tva9390TRIbWDxRor",
     ("resnet50-crn", "msls"): "1KJzXwCsbyT0uNDl925H2J0QKXhKaeEgW",
 }
+CONVAP_URL = "https://drive.google.com/drive/folders/1VYPw9uGD11NgiGFgfWueLt3noJYOIuhL"
+CONVAP_CHANNELS = {512: 128, 2048: 512, 4096: 1024, 8192: 2048}  # length -> channels of 2 x 2 cells
+MIXVPR_FILES = {  # length -> file, and its id at Google Drive
+    4096: ("resnet50_MixVPR_4096_channels(1024)_rows(4).ckpt", "1vuz3PvnR7vxnDDLQrdHJaOA04SQrtk5L"),
+    512: ("resnet50_MixVPR_512_channels(256)_rows(2).ckpt", "1khiTUNzZhfV2UUupZoIsPIbsMRBYVDqj"),
+    128: ("resnet50_MixVPR_128_channels(64)_rows(2).ckpt", "1DQnefjk1hVICOEYPwE4-CZAZOvi1NSJz"),
+}
+SALAD_URL = "https://github.com/serizba/salad/releases/download/v1.0.0"
+CLIQUEMINING_ID = "1B06ysb-Wjb4KDcNrl-7pyj1mJve1jqdk"  # at Google Drive
+BOQ_URL = "https://github.com/amaralibey/Bag-of-Queries/releases/download/v1.0"
+BOQ_FILES = {  # backbone -> ours, length, file
+    "ResNet50": ("ResNet50_conv4", 16384, "resnet50_16384.pth"),
+    "DINOv2": ("DINOv2_B", 12288, "dinov2_12288.pth"),
+}
+MEGALOC_URL = "https://huggingface.co/gberton/MegaLoc/resolve/main"
+SALAD_DIM = 8448  # also CliqueMining's and MegaLoc's
+_INPUT_RULES = {  # family, or family and backbone -> how its authors resize test images
+    "convap": "320x320-pillow",
+    "mixvpr": "320x320-pillow",
+    "boq:ResNet50": "384x384-bicubic",
+    "boq:DINOv2": "322x322-bicubic",
+    "salad": "322x322-pillow",
+    "cliquemining": "322x322-pillow",
+    "megaloc": "multiple14",
+}
 
 
 class PublishedModel(NamedTuple):
     """A published network."""
 
     family: str  # one of FAMILIES
-    train_set: str  # "SF-XL", "SfM120k", "GLD", "pitts30k", "tokyotm" or "msls"
+    train_set: str
     backbone: str
     dim: int  # length of the descriptors
     full_dim: int  # the same without cutting
@@ -97,13 +138,21 @@ class PublishedModel(NamedTuple):
 
 
 def _cosplace(*names: str) -> PublishedModel | None:
-    if len(names) != 2 or not names[1].isdecimal():
+    return _of_sf_xl("cosplace", TRAINED_DIMS, RELEASE_URL, names)
+
+
+def _eigenplaces(*names: str) -> PublishedModel | None:
+    return _of_sf_xl("eigenplaces", EIGENPLACES_DIMS, EIGENPLACES_URL, names)
+
+
+def _of_sf_xl(
+    family: str, dims: Mapping[str, Sequence[int]], url: str, names: Sequence[str]
+) -> PublishedModel | None:
+    backbone, dim = names[0] if names else "", _parse_dim(names[1:], 0)
+    if not dim or dim not in dims.get(backbone, ()):
         return None
-    backbone, dim = names[0], int(names[1])
-    file = f"{backbone}_{dim}_cosplace.pth"
-    if dim not in TRAINED_DIMS.get(backbone, ()):
-        return None
-    return PublishedModel("cosplace", "SF-XL", backbone, dim, dim, f"{RELEASE_URL}/{file}", file)
+    file = f"{backbone}_{dim}_{family}.pth"
+    return PublishedModel(family, "SF-XL", backbone, dim, dim, f"{url}/{file}", file)
 
 
 def _landmark(*names: str) -> PublishedModel | None:
@@ -144,25 +193,97 @@ def _vgb(*names: str) -> PublishedModel | None:
     if names not in VGB_FILES:
         return None
     backbone, dim = VGB_MODELS[names[0]]
-    url, file = f"{VGB_URL}/{VGB_FILES[names]}", f"vgb_{'_'.join(names)}.pth"
+    url, file = f"{DRIVE_URL}/{VGB_FILES[names]}", f"vgb_{'_'.join(names)}.pth"
     return PublishedModel("vgb", names[1], backbone, dim, dim, url, file, None, "the file")
+
+
+def _convap(*names: str) -> PublishedModel | None:
+    dim = _parse_dim(names[1:], 0)
+    if names[:1] != ("ResNet50",) or dim not in CONVAP_CHANNELS:
+        return None
+    file = f"resnet50_ConvAP_{CONVAP_CHANNELS[dim]}_2x2.ckpt"
+    where = (CONVAP_URL, file, None, file)
+    return PublishedModel("convap", "GSV-Cities", "ResNet50", dim, dim, *where)
+
+
+def _mixvpr(*names: str) -> PublishedModel | None:
+    dim = _parse_dim(names[1:], 0)
+    if names[:1] != ("ResNet50",) or dim not in MIXVPR_FILES:
+        return None
+    file, drive_id = MIXVPR_FILES[dim]
+    where = (f"{DRIVE_URL}/{drive_id}", file, None, file)
+    return PublishedModel("mixvpr", "GSV-Cities", "ResNet50_conv4", dim, dim, *where)
+
+
+def _boq(*names: str) -> PublishedModel | None:
+    if len(names) != 1 or names[0] not in BOQ_FILES:
+        return None
+    backbone, dim, file = BOQ_FILES[names[0]]
+    return PublishedModel("boq", "GSV-Cities", backbone, dim, dim, f"{BOQ_URL}/{file}", file)
+
+
+def _salad(*names: str) -> PublishedModel | None:
+    file = "dino_salad.ckpt"
+    where = (f"{SALAD_URL}/{file}", file)
+    return _of_dinov2("salad", "GSV-Cities", names, *where)
+
+
+def _cliquemining(*names: str) -> PublishedModel | None:
+    where = (f"{DRIVE_URL}/{CLIQUEMINING_ID}", "cliquemining.ckpt", None, "the file")
+    return _of_dinov2("cliquemining", "GSV-Cities and MSLS", names, *where)
+
+
+def _megaloc(*names: str) -> PublishedModel | None:
+    where = (f"{MEGALOC_URL}/model.safetensors", "megaloc.safetensors")
+    sets = "SF-XL, GSV-Cities, MSLS, MegaScenes and ScanNet"
+    return _of_dinov2("megaloc", sets, names, *where)
+
+
+def _of_dinov2(
+    family: str, train_set: str, names: Sequence[str], *where: str | None
+) -> PublishedModel | None:
+    """Return a network of 8448 dimensions, whose name may end with its only backbone or not."""
+    if names not in ((), ("DINOv2",)):
+        return None
+    return PublishedModel(family, train_set, "DINOv2_B", SALAD_DIM, SALAD_DIM, *where)
 
 
 FAMILIES: dict[str, Callable[..., PublishedModel | None]] = {
     "cosplace": _cosplace,
+    "eigenplaces": _eigenplaces,
     "landmark": _landmark,
     "netvlad": _netvlad,
     "openibl": _openibl,
+    "sfrs": functools.partial(_openibl, "sfrs"),  # the same as openibl:sfrs
     "vgb": _vgb,
+    "convap": _convap,
+    "mixvpr": _mixvpr,
+    "boq": _boq,
+    "salad": _salad,
+    "cliquemining": _cliquemining,
+    "megaloc": _megaloc,
 }
 
 
 def _parse_dim(names: Sequence[str], full_dim: int) -> int | None:
-    """Return the length that the end of a name asks for; None if it is out of range."""
+    """Return the length that the end of a name asks for; None if it is out of range.
+
+    A `full_dim` of 0: the length has to be there, and may be any.
+    """
     if not names:
-        return full_dim
+        return full_dim or None
     dim = int(names[0]) if len(names) == 1 and names[0].isdecimal() else 0
-    return dim if 1 <= dim <= full_dim else None
+    return dim if 1 <= dim <= (full_dim or dim) else None
+
+
+def rule_of(family: str, backbone: str) -> str | None:
+    """Return how the authors of a network resize test images; None: as the test set prescribes.
+
+    Args:
+        family: One of FAMILIES.
+        backbone: "ResNet50" or "DINOv2", where a family has both.
+    """
+    return _INPUT_RULES.get(family, _INPUT_RULES.get(f"{family}:{backbone}"))
 
 
 def parse_published(text: str) -> PublishedModel:
@@ -180,13 +301,20 @@ def parse_published(text: str) -> PublishedModel:
 
 def _list_names() -> str:
     """Return all names, those with a DIM without it."""
-    released = "; ".join(f"{name} {', '.join(map(str, d))}" for name, d in TRAINED_DIMS.items())
+    released, eigenplaces = (
+        "; ".join(f"{name} {', '.join(map(str, d))}" for name, d in dims.items())
+        for dims in (TRAINED_DIMS, EIGENPLACES_DIMS)
+    )
     landmark = ", ".join(":".join(("landmark", *key)) for key in LANDMARK_FILES)
     netvlad = ", ".join(f"netvlad:{train_set}" for train_set in NETVLAD_FILES)
     return (
-        f"cosplace:BACKBONE:DIM with {released}; {landmark}, each also with :DIM below "
-        f"{LANDMARK_DIM}; {netvlad}, openibl:sfrs, openibl:sare_ind, each also with :DIM below "
-        f"{VLAD_DIM}; vgb:NAME:TRAIN_SET with {', '.join(VGB_MODELS)} and pitts30k or msls"
+        f"cosplace:BACKBONE:DIM with {released}; eigenplaces:BACKBONE:DIM with {eigenplaces}; "
+        f"{landmark}, each also with :DIM below {LANDMARK_DIM}; {netvlad}, openibl:sfrs, "
+        f"openibl:sare_ind, each also with :DIM below {VLAD_DIM}; "
+        f"vgb:NAME:TRAIN_SET with {', '.join(VGB_MODELS)} and pitts30k or msls; "
+        f"convap:ResNet50:DIM with {', '.join(map(str, CONVAP_CHANNELS))}; "
+        f"mixvpr:ResNet50:DIM with {', '.join(map(str, MIXVPR_FILES))}; boq:ResNet50, "
+        "boq:DINOv2, salad:DINOv2, cliquemining:DINOv2, megaloc; --model list shows all"
     )
 
 

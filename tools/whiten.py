@@ -210,8 +210,8 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--resize_test_imgs",
         metavar="{none,SIDE,HxW}",
-        help="resize the images, as for the test sets: shorter side in pixels, or height x width "
-        "(default: for transformers the square of their size, else none)",
+        help="resize the images, as --resize_test_imgs of eval.py (default: the network's own "
+        "rule, for transformers the square of their size, else none)",
     )
     add("--infer_batch_size", type=positive_int, default=16, help="images per batch")
     add("--use_amp16", action="store_true", help="16-bit automatic mixed precision, on GPUs")

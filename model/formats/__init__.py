@@ -15,6 +15,7 @@ from model.formats.content import NetworkContent
 FORMATS = (  # MODULE:FUNCTION of this package; the first that knows the file
     "landmarks:read",
     "openibl:read",
+    "aggregators:read",
     "matconvnet:read",
     "cosplace:read",  # refuses what is none
 )

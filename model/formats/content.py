@@ -1,5 +1,6 @@
 """What a file says about a network, and what readers of formats share."""
 
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,6 +8,8 @@ from typing import Any
 
 import torch
 
+from model.backbones import BACKBONES
+from model.backbones.build import find_pretrained
 from model.network import GeoLocalizationNet
 
 _WRAPPERS = (  # entries of checkpoints that hold a state dict
@@ -114,3 +117,43 @@ def count_rows(tensors: Mapping[str, Any], name: str, path: str | os.PathLike) -
     if not isinstance(tensor, torch.Tensor) or tensor.ndim < 2 or len(tensor) == 0:
         raise ValueError(f"{path} cannot be a network: its {name} is not a matrix")
     return len(tensor)
+
+
+def recognise_backbone(
+    state: Mapping[str, Any], path: str | os.PathLike, names: Iterable[str] = tuple(BACKBONES)
+) -> str:
+    """Return the name of the backbone whose tensors are those of a state dict.
+
+    Args:
+        state: Tensors by our names; only those that begin with "backbone." count.
+        path: Of the file, for errors.
+        names: Of the backbones that it may be.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    prefix = "backbone."
+    shapes = {
+        key.removeprefix(prefix): tensor.shape
+        for key, tensor in state.items()
+        if key.startswith(prefix) and isinstance(tensor, torch.Tensor)
+    }
+    untried = []
+    for name in names:
+        try:
+            expected = _shapes_of(name)
+        except ImportError as error:  # torch.hub users need not have timm
+            untried.append(f"{name} was not tried: {error}")
+            continue
+        if shapes == expected:
+            return name
+    notes = f" ({'; '.join(untried)})" if untried else ""
+    raise ValueError(f"{path} has a backbone that is none of {', '.join(names)}{notes}")
+
+
+@functools.cache
+def _shapes_of(backbone: str) -> dict[str, torch.Size]:
+    pretrained = find_pretrained(backbone)
+    with torch.device("meta"):
+        state = pretrained.cut(pretrained.whole()).state_dict()
+    return {key: tensor.shape for key, tensor in state.items()}

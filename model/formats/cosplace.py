@@ -5,16 +5,17 @@ older ones of ours, and files of the deep visual geo-localization benchmark ("VG
 whose networks have the same backbones and other names in the aggregation.
 """
 
-import functools
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
-
-from model.backbones import BACKBONES
-from model.backbones.build import find_pretrained
-from model.formats.content import NetworkContent, count_rows, find_state, name_tensors
+from model.formats.content import (
+    NetworkContent,
+    count_rows,
+    find_state,
+    name_tensors,
+    recognise_backbone,
+)
 from model.network import architecture_of
 
 _PLAIN_POOLINGS = ("avg", "max", "none")  # without tensors; in their place is the name
@@ -64,7 +65,7 @@ def read(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> NetworkConte
         )
     if architecture := architecture_of(state):
         return NetworkContent(architecture, tensors, flags=flags)
-    backbone = _recognise_backbone(tensors, path)
+    backbone = recognise_backbone(tensors, path)
     parts = {
         name.removeprefix("aggregation."): tensor
         for name, tensor in tensors.items()
@@ -84,35 +85,6 @@ def read(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> NetworkConte
     if layout.whitening:
         prefixes["whitening."] = f"aggregation.{layout.whitening}"
     return NetworkContent(architecture, tensors, prefixes, flags=flags)
-
-
-def _recognise_backbone(state: Mapping[str, Any], path: str | os.PathLike) -> str:
-    """Return the name of the backbone whose tensors are those of the state dict."""
-    prefix = "backbone."
-    shapes = {
-        key.removeprefix(prefix): tensor.shape
-        for key, tensor in state.items()
-        if key.startswith(prefix) and isinstance(tensor, torch.Tensor)
-    }
-    untried = []
-    for name in BACKBONES:
-        try:
-            expected = _shapes_of(name)
-        except ImportError as error:  # torch.hub users need not have timm
-            untried.append(f"{name} was not tried: {error}")
-            continue
-        if shapes == expected:
-            return name
-    notes = f" ({'; '.join(untried)})" if untried else ""
-    raise ValueError(f"{path} has a backbone that is none of {', '.join(BACKBONES)}{notes}")
-
-
-@functools.cache
-def _shapes_of(backbone: str) -> dict[str, torch.Size]:
-    pretrained = find_pretrained(backbone)
-    with torch.device("meta"):
-        state = pretrained.cut(pretrained.whole()).state_dict()
-    return {key: tensor.shape for key, tensor in state.items()}
 
 
 def _recognise_layout(parts: Mapping[str, Any], path: str | os.PathLike) -> _Layout:
