@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from model.backbones import BACKBONES
 from model.formats.content import (
     NetworkContent,
     count_rows,
@@ -25,9 +26,10 @@ from model.published import rule_of
 
 _OURS, _THEIRS = "aggregation.", "aggregator."
 _UNUSED = ("mask_token",)  # of DINOv2's training
-_RESNETS = tuple(f"ResNet{n}{cut}" for n in (18, 50, 101, 152) for cut in ("", "_conv4"))
+_RESNETS, _DINOV2 = (
+    tuple(name for name in BACKBONES if name.startswith(family)) for family in ("ResNet", "DINOv2")
+)
 _RESNET_LAYERS = {"0.": "conv1.", "1.": "bn1."} | {f"{i + 3}.": f"layer{i}." for i in range(1, 5)}
-_DINOV2 = ("DINOv2_S", "DINOv2_B", "DINOv2_L")
 
 
 class _Body(NamedTuple):
