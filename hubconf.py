@@ -1,6 +1,7 @@
 """Trained networks for torch.hub.
 
 torch.hub.load("OWNER/REPO", "get_trained_model", backbone="ResNet50", fc_output_dim=512)
+torch.hub.load("OWNER/REPO", "published", name="salad:DINOv2")
 torch.hub.load("OWNER/REPO", "cosplace", weights="best_model.pth")
 """
 
@@ -8,6 +9,7 @@ dependencies = ["torch", "torchvision"]
 
 from model.checkpoints import load_network  # noqa: E402
 from model.network import GeoLocalizationNet, build_network  # noqa: E402
+from model.other_models import load_model  # noqa: E402
 from model.published import fetch_published, parse_published  # noqa: E402
 
 
@@ -26,6 +28,24 @@ def get_trained_model(backbone: str = "ResNet18", fc_output_dim: int = 32) -> Ge
     """
     model = parse_published(f"cosplace:{backbone}:{fc_output_dim}")
     return load_network(fetch_published(model)).eval()
+
+
+def published(name: str) -> GeoLocalizationNet:
+    """Return a published network by its name, as of `eval.py --model list`.
+
+    Its file is downloaded once, into the checkpoints folder of torch.hub. The attribute `resize` is
+    the rule by which its authors resize images, see `model.resizing`; None: any size will do.
+
+    Args:
+        name: Such as "eigenplaces:ResNet50:2048", "boq:DINOv2" or "megaloc".
+
+    Raises:
+        ValueError: If there is no such network, or its file is another one.
+        FileNotFoundError: If the file cannot be downloaded, or is to be downloaded by hand.
+    """
+    parse_published(name)
+    network, _ = load_model(None, name)
+    return network
 
 
 def cosplace(

@@ -8,6 +8,7 @@ from eval import main as eval_main
 from localize import main as localize_main
 from model.checkpoints import load_network
 from model.network import build_network, keep_rule
+from model.other_models import split_rule
 from model.resizing import (
     ResizeRule,
     choose_resize,
@@ -105,6 +106,50 @@ def test_an_architecture_with_another_rule_is_refused(rule):
 )
 def test_what_a_network_keeps_of_the_rule_of_its_validation(rule, image_size, has_size, expected):
     assert own_rule(rule, image_size, has_size) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "spec", "rule"),
+    [
+        ("hub:a/b:net@322x322", "hub:a/b:net", "322x322"),
+        ("hub:a/b:net:key=1@multiple14", "hub:a/b:net:key=1", "multiple14"),
+        ("onnx:some@place/net.onnx@480-bicubic", "onnx:some@place/net.onnx", "480-bicubic"),
+        ("onnx:net@2.onnx", "onnx:net@2.onnx", None),
+        ("hub:me@home:net", "hub:me@home:net", None),
+        ("whitened:w.pth:hub:a/b:net@none", "whitened:w.pth:hub:a/b:net", "none"),
+        ("net.py@8x8@9x9", "net.py@8x8", "9x9"),
+        ("megaloc@322x322", "megaloc", "322x322"),
+        ("322x322", "322x322", None),
+    ],
+)
+def test_rules_after_specs(text, spec, rule):
+    assert split_rule(text) == (spec, rule)
+
+
+def test_a_rule_after_a_spec_is_that_of_the_model(make_eval_folder, tmp_path, refused):
+    """Unless a flag asks for another; the model is the same."""
+    places = make_eval_folder([(0, 0), (50, 0)], [(1, 0)])
+    code = "def get_model():\n    return lambda images: images.mean((2, 3))\n"
+    (tmp_path / "mean.py").write_text(code)
+    spec = f"{tmp_path / 'mean.py'}"
+    flags = [f"--test_set_folder={places}", "--no_report", *LOCAL]
+    results = {}
+    for name, more in {
+        "plain": [f"--model={spec}"],
+        "ruled": [f"--model={spec}@8x16-bicubic"],
+        "asked": [f"--model={spec}@8x16-bicubic", "--resize_test_imgs=16"],
+    }.items():
+        eval_main([*flags, *more, f"--save_dir={tmp_path / name}"])
+        results[name] = json.loads((tmp_path / name / "results.json").read_text())
+    sizes = {name: (one["resize"], *one["image_sizes"]["queries"]) for name, one in results.items()}
+    assert sizes == {
+        "plain": ("none", "24x32"),
+        "ruled": ("8x16-bicubic", "8x16"),
+        "asked": ("16", "16x21"),
+    }
+    assert {one["model"] for one in results.values()} == {spec}
+    text = refused(eval_main, [*flags, f"--model={spec}@0x16"], 2)
+    assert "@0x16' names no model" in text and "@RULE after any of them" in text
 
 
 def test_a_rule_is_trained_saved_and_evaluated(flags, eval_flags, tmp_path):
