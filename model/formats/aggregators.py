@@ -111,7 +111,7 @@ def _boq(of: _Tensors) -> dict[str, Any]:
     }
 
 
-class _Layout(NamedTuple):
+class _Aggregator(NamedTuple):
     """An aggregator."""
 
     tensor: str  # by which it is known
@@ -120,12 +120,12 @@ class _Layout(NamedTuple):
     read_options: Callable[[_Tensors], dict[str, Any]]
 
 
-_LAYOUTS = (
-    _Layout("mix.0.mix.0.weight", "mixvpr", "mixvpr", _mixvpr),
-    _Layout("channel_pool.weight", "convap", "convap", _convap),
-    _Layout("dust_bin", "salad", "salad", _salad),
-    _Layout("agg.dust_bin", "megaloc", "salad", _megaloc),
-    _Layout("proj_c.weight", "boq", "boq", _boq),
+_AGGREGATORS = (
+    _Aggregator("mix.0.mix.0.weight", "mixvpr", "mixvpr", _mixvpr),
+    _Aggregator("channel_pool.weight", "convap", "convap", _convap),
+    _Aggregator("dust_bin", "salad", "salad", _salad),
+    _Aggregator("agg.dust_bin", "megaloc", "salad", _megaloc),
+    _Aggregator("proj_c.weight", "boq", "boq", _boq),
 )
 
 
@@ -137,11 +137,11 @@ def read(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> NetworkConte
     tensors = name_tensors(state)
     if not any(name.startswith(_THEIRS) for name in tensors):
         return None
-    layout = next((one for one in _LAYOUTS if _THEIRS + one.tensor in tensors), None)
+    aggregator = next((one for one in _AGGREGATORS if _THEIRS + one.tensor in tensors), None)
     body = next((one for one in _BODIES if one.tensor in tensors), None)
-    if layout is None or body is None:
-        known = "a ResNet or DINOv2" if layout else "MixVPR, Conv-AP, SALAD, BoQ or MegaLoc"
-        part = "backbone" if layout else "aggregator"
+    if aggregator is None or body is None:
+        known = "a ResNet or DINOv2" if aggregator else "MixVPR, Conv-AP, SALAD, BoQ or MegaLoc"
+        part = "backbone" if aggregator else "aggregator"
         raise ValueError(f"{path} has {part}.* tensors, but not those of {known}")
     for name in _UNUSED:
         tensors.pop(body.inside + name, None)
@@ -149,12 +149,12 @@ def read(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> NetworkConte
     backbone = recognise_backbone(_rename(tensors, prefixes), path, body.backbones)
     architecture = {
         "backbone": backbone,
-        "aggregation": layout.aggregation,
+        "aggregation": aggregator.aggregation,
         "fc_output_dim": 0,
-        "aggregation_args": layout.read_options(_Tensors(tensors, path)),
-        "resize": rule_of(layout.family, "DINOv2" if backbone in _DINOV2 else "ResNet50"),
+        "aggregation_args": aggregator.read_options(_Tensors(tensors, path)),
+        "resize": rule_of(aggregator.family, "DINOv2" if backbone in _DINOV2 else "ResNet50"),
     }
-    if layout.family == "megaloc":
+    if aggregator.family == "megaloc":
         architecture["fc_output_dim"] = count_rows(tensors, f"{_THEIRS}linear.weight", path)
         prefixes |= {f"{_OURS}linear.": f"{_THEIRS}linear.", _OURS: f"{_THEIRS}agg."}
     return NetworkContent(architecture, tensors, {**prefixes, _OURS: prefixes.get(_OURS, _THEIRS)})
