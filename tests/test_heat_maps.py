@@ -237,20 +237,46 @@ def test_the_class_token_attends_to_patches_and_itself():
     assert not block.attn._forward_pre_hooks and not backbone.patch_embed._forward_hooks
 
 
-def test_any_other_aggregation_is_seen_by_blanking_locations():
-    network = network_with("apanet")
-    seen = look(network)
-    heat, maps = only(seen), network.backbone.maps
-    assert seen.kind == "change if blanked"
+OTHERS = {
+    "apanet": {},
+    "convap": {"out_channels": 4},
+    "mixvpr": {"out_channels": 5, "height": HEIGHT, "width": WIDTH},
+}
+
+
+def moves_of(network):
+    """Return how far the descriptor moves if a location fades a little, by differences. [h, w]"""
+    layers, maps = network.aggregation.double(), network.backbone.maps.double()
+    moves, mean = np.zeros((HEIGHT, WIDTH)), maps.mean((2, 3))[0]
     with torch.no_grad():
-        whole = network.aggregation(maps)
         for row in range(HEIGHT):
             for column in range(WIDTH):
-                changed = maps.clone()
-                changed[0, :, row, column] = maps.mean((2, 3))[0]
-                expected = (network.aggregation(changed) - whole).norm().item()
-                assert heat[row, column] == pytest.approx(expected, rel=1e-3, abs=1e-6)
-    assert heat.max() > 0
+                ends = []
+                for sign in (-1, 1):
+                    moved = maps.clone()
+                    moved[0, :, row, column] += sign * 1e-5 * (maps[0, :, row, column] - mean)
+                    ends.append(layers(moved))
+                moves[row, column] = (ends[1] - ends[0]).norm().item() / 2e-5
+    network.aggregation.float()
+    return moves
+
+
+@pytest.mark.parametrize("name", list(OTHERS))
+def test_any_other_aggregation_is_seen_by_how_its_descriptor_moves(name):
+    network = network_with(name, **OTHERS[name])
+    seen = look(network)
+    heat = only(seen)
+    assert seen.kind == "gradient x (activation - mean)" and network.out_dim <= 32
+    np.testing.assert_allclose(heat, moves_of(network), rtol=2e-3, atol=1e-6)
+    assert np.ptp(heat) > 0.01
+
+
+def test_random_directions_suffice_for_long_descriptors():
+    network = network_with("apanet", 400)
+    heat = only(look(network))
+    ratios = heat / moves_of(network)
+    assert 0.9 < ratios.mean() < 1.1 and ratios.std() < 0.25 and ratios.std() > 0
+    np.testing.assert_array_equal(only(look(network)), heat)
 
 
 def test_networks_that_show_no_locations_are_refused():
