@@ -1,5 +1,6 @@
 """EigenPlaces: golden numbers of the original code, brute force, and trainings through train.py."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -232,12 +233,17 @@ def test_views_are_cut_out_of_panoramas(panoramas, tmp_path):
             assert sample.image.stride(0) == 1, "as load_image leaves it"
 
 
-def test_views_are_the_nearest_crops(tmp_path):
-    folder = tmp_path / "crops"
+@pytest.fixture
+def crops(tmp_path):
+    """Return a folder with the crops of six panoramas of one class."""
     for number in range(6):
         for crop in crops_of(7 + number, 7 + 0.1 * (number % 2), f"p{number}", first=number):
-            write_image(folder / crop)
-    index = load_index(folder, PanoramaParams(), tmp_path / "cache")
+            write_image(tmp_path / "crops" / crop)
+    return tmp_path / "crops"
+
+
+def test_views_are_the_nearest_crops(crops, tmp_path):
+    index = load_index(crops, PanoramaParams(), tmp_path / "cache")
     assert not are_panoramas(index)
     dataset = PanoramaDataset(index, None, 0, 10.0, are_whole=False)
     for view, angle in enumerate(ANGLES):
@@ -260,6 +266,45 @@ def test_an_image_that_is_no_panorama_is_replaced(panoramas, tmp_path):
     sample = dataset[draw]
     assert sample.image.shape == (3, 64, 64) and sample.label == 1
     assert "is 64x64, no strip of 360 degrees" in sample.unreadable[0]
+
+
+def test_a_crop_that_cannot_be_read_gives_way_to_the_next_panorama(crops, tmp_path):
+    index = load_index(crops, PanoramaParams(), tmp_path / "cache")
+    dataset = PanoramaDataset(index, None, 0, 10.0, are_whole=False)
+    path = Path(dataset.path(Draw(0, 0, 2, 1)))
+    path.write_bytes(b"no image")
+    sample = dataset[Draw(0, 0, 2, 1)]
+    assert torch.equal(sample.image, load_image(dataset.path(Draw(0, 0, 3, 1))))
+    assert len(sample.unreadable) == 1 and path.name in sample.unreadable[0]
+
+
+def test_whether_images_are_panoramas_is_said_by_the_first_that_opens(panoramas, tmp_path):
+    index = load_index(panoramas, PanoramaParams(N=1), tmp_path / "cache")
+    files = [index.path(image) for image in range(len(index.image_offsets))]
+    for file in files[:-1]:
+        Path(file).write_bytes(b"no image")
+    assert are_panoramas(index)
+    Path(files[-1]).unlink()
+    with pytest.raises(ValueError, match="panoramas or crops is not known: The image .* cannot be"):
+        are_panoramas(index)
+
+
+def test_crops_are_sampled_for_clusters_and_whitenings(crops, tmp_path):
+    index = load_index(crops, PanoramaParams(), tmp_path / "cache")
+    objective = EigenPlaces(index, flags_of("--groups_num=1"), are_whole=False)
+    assert sorted(objective.sample_images(10**6)) == sorted(map(str, crops.rglob("*.jpg")))
+    some = [*objective.sample_images(7)]
+    assert len(set(some)) == 7 and some == [*objective.sample_images(7)]
+    assert len({parse_image_name(path).pano_id for path in some}) > 2
+    assert "are crops, 12.0 of a panorama" in objective.describe()
+
+
+def test_few_crops_are_warned_of(tmp_path):
+    lines = [line for n in range(6) for line in crops_of(5 + n, 5, f"p{n}", num=2)]
+    index = load_index(listed(tmp_path / "train", lines), PanoramaParams(), tmp_path / "cache")
+    objective = EigenPlaces(index, flags_of("--groups_num=1"), are_whole=False)
+    assert "are crops, 2.0 of a panorama" in objective.describe()
+    assert "with so few may look elsewhere" in objective.describe()
 
 
 def test_batches_have_draws_of_each_view(panoramas, tmp_path):
