@@ -77,6 +77,18 @@ METHODS = {
         "iterations_per_epoch": 5000,
         "use_amp16": True,
     },
+    "cosplace_dinov2": {  # CosPlace's training of a foundation model; learning rate ours
+        "objective": "classification",
+        "backbone": "DINOv2_B",
+        "aggregation": "cls",
+        "train_last_blocks": 5,
+        "image_size": 224,
+        "optimizer": "adamw",
+        "lr": 1e-5,
+        "batch_size": 32,
+        "epochs_num": 50,
+        "iterations_per_epoch": 10_000,
+    },
     "gem": _VGB | {"aggregation": "gem", "aggregation_args": {"l2": "before_pool"}},
     "netvlad": _VGB
     | {

@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 from conftest import write_image
-from training_runs import SMALL
+from training_runs import SMALL, assert_same_state
 
 from eval import main as eval_main
 from localize import main as localize_main
+from methods import METHODS
 from model.checkpoint_files import read_checkpoint, save_atomically
 from model.checkpoints import load_network
 from model.network import build_network
@@ -16,6 +17,7 @@ from train import main as train_main
 
 GIVEN = ("--backbone=", "--fc_output_dim=", "--image_size=", "--resize_test_imgs=")
 CCT = [*(flag for flag in SMALL if not flag.startswith(GIVEN)), "--backbone=CCT14_224"]
+EVAL = ["--dataset=mini_city_test_v1", "--num_workers=0", "--device=cpu", "--no_report"]
 TINY = ["--image_size=64", "--resize_test_imgs=64x64", "--batch_size=2"]
 
 
@@ -62,6 +64,43 @@ def test_a_training_ends_in_the_defaults_of_the_backbone_and_can_be_continued(pl
         "backbone.blocks.13",
     }
     assert not any("tokenizer" in key or "positional" in key for key in changed)
+
+
+DINOV2 = [  # the row cosplace_dinov2, with a backbone of 2 blocks
+    *("--method=cosplace_dinov2", "--dataset=mini_city", "--backbone=TinyDINOv2"),
+    *("--backbone_weights=none", "--train_last_blocks=1", "--image_size=56", "--batch_size=4"),
+    *("--min_images_per_class=3", "--groups_num=2", "--iterations_per_epoch=3", "--lr=0.001"),
+    *("--fc_output_dim=12", "--num_workers=0", "--device=cpu"),
+]
+
+
+def test_a_class_token_is_trained_by_its_last_block_and_resumed_to_the_bit(places, tmp_path):
+    run, stopped = tmp_path / "run", tmp_path / "stopped"
+    train_main([*DINOV2, *places, "--epochs_num=2", f"--save_dir={run}"])
+    args, results = read_json(run / "args.json"), read_json(run / "results.json")
+    row = METHODS["cosplace_dinov2"]
+    assert {key: args[key] for key in ("aggregation", "optimizer")} == {
+        key: row[key] for key in ("aggregation", "optimizer")
+    }
+    assert (results["resize"], results["descriptor_dim"]) == ("56x56", 12)
+    assert (args["train_last_blocks"], row["train_last_blocks"]) == (1, 5)
+
+    train_main([*DINOV2, *places, "--epochs_num=1", f"--save_dir={stopped}"])
+    last = [f"--resume_train={stopped / 'last_checkpoint.pth'}", "--epochs_num=2"]
+    with pytest.raises(ValueError, match="--train_last_blocks is 2, in the checkpoint 1"):
+        train_main([*last, "--train_last_blocks=2"])
+    first = read_checkpoint(stopped / "last_checkpoint.pth")["model_state_dict"]
+    train_main(last)
+    assert_same_state(run, stopped)
+    second = read_checkpoint(stopped / "last_checkpoint.pth")["model_state_dict"]
+    changed = {key for key in first if not torch.equal(first[key], second[key])}
+    frozen = ("backbone.blocks.0.", "backbone.cls_token", "backbone.pos_", "backbone.patch_")
+    assert changed == {key for key in first if not key.startswith(frozen)}
+
+    eval_main([f"--resume={run / 'best_model.pth'}", *EVAL, places[0], f"--save_dir={tmp_path}/e"])
+    evaluated = read_json(tmp_path / "e" / "results.json")
+    assert evaluated["recalls"] == results["recalls"] and evaluated["resize"] == "56x56"
+    assert results["recalls"]["R@20"] > 0
 
 
 def test_image_sizes_are_those_of_the_backbone(places, tmp_path, monkeypatch):
