@@ -156,6 +156,19 @@ def test_mixvpr_is_exported_for_its_size_only(tmp_path, file_format):
     assert b"made for 64 x 64 pixels, and for no other size" in out.read_bytes()
 
 
+def test_a_file_says_the_rule_of_the_network_and_is_checked_with_its_size(tmp_path):
+    """As of a published MixVPR, which has no flags of a training."""
+    args = {"height": 7, "width": 7, "out_channels": 8}
+    network = build_network(
+        *("Tiny", 0, "mixvpr", "none"), aggregation_args=args, resize="64x64-pillow"
+    )
+    save_atomically(network.state_dict(), tmp_path / "net.pth")
+    main([f"{tmp_path}/net.pth", "--format=torchscript", f"--out={tmp_path}/net"])
+    content = (tmp_path / "net").read_bytes()
+    assert b"test images resized to 64x64-pillow" in content
+    assert b'"resize": "64x64-pillow"' in content
+
+
 def test_transformers_say_the_size_of_their_images(tmp_path):
     network = build_network("CCT14_224", backbone_weights="none")
     save_atomically(network.state_dict(), tmp_path / "net.pth")

@@ -27,7 +27,7 @@ from model.checkpoint_files import require_packages
 from model.checkpoints import load_network
 from model.network import GeoLocalizationNet
 from model.other_models import load_onnx, load_torchscript
-from model.resizing import IMAGE_SIZE
+from model.resizing import IMAGE_SIZE, describe_resize, parse_resize
 from runs.provenance import code_version
 
 TOLERANCE = 1e-5  # between the values of two descriptors, whose length is 1
@@ -87,7 +87,8 @@ def export_network(
     if file_format == "onnx":
         require_packages("ONNX", "onnx", "onnxruntime")
     network = load_network(checkpoint).eval().requires_grad_(False)
-    image_size = image_size or network.image_size or IMAGE_SIZE
+    own_sides = parse_resize(network.resize or "none")
+    image_size = image_size or network.image_size or (own_sides or [IMAGE_SIZE])[0]
     is_fixed = hasattr(network.aggregation, "map_size")
     metadata = _describe(network, checkpoint, image_size, is_fixed)
     with commons.atomic_write(out) as temporary:
@@ -172,6 +173,8 @@ def _describe(
     if is_fixed or network.image_size is not None:
         side = image_size if is_fixed else network.image_size
         made_for = f"; made for {side} x {side} pixels" + is_fixed * ", and for no other size"
+    if network.resize is not None:
+        made_for += f"; test images {describe_resize(network.resize)}"
     return network.architecture | {
         "input": "images, float32 [B, 3, H, W]: RGB from 0 to 1, minus mean, divided by std"
         + made_for,
