@@ -397,6 +397,41 @@ def _add_places(cli: argparse.ArgumentParser) -> None:
         help="batches of an epoch, at most, drawn among all (default: all, each place once)",
     )
     add(
+        "--mining",
+        choices=("none", "cliques"),
+        default="none",
+        help="cliques: batches of places that look alike, of folders with '@' names, instead of "
+        "random ones: images near each other are a place",
+    )
+    add(
+        "--mining_epochs",
+        type=positive_int,
+        default=1,
+        metavar="NUM",
+        help="epochs from one mining of cliques to the next",
+    )
+    add(
+        "--mining_images",
+        type=positive_int,
+        default=100_000,
+        metavar="NUM",
+        help="images to mine among, at most",
+    )
+    add(
+        "--similar_clusters",
+        type=positive_int,
+        default=15,
+        metavar="NUM",
+        help="classes drawn for each one that a batch begins with, similar ones more likely",
+    )
+    add(
+        "--clique_radius",
+        type=positive_float,
+        default=25.0,
+        metavar="METRES",
+        help="images of a clique are nearer to each other, those of others are not",
+    )
+    add(
         "--loss",
         choices=("multi_similarity",),
         default="multi_similarity",

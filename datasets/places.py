@@ -125,6 +125,12 @@ class PlaceDraw(NamedTuple):
 
     place: int
     seed: int  # decides its images and their augmentation
+    images: tuple[int, ...] = ()  # if any: these instead, which are a place of their own
+
+    @property
+    def label(self) -> int:
+        """A number that no other place of the batch has."""
+        return -1 - self.images[0] if self.images else self.place
 
 
 class PlaceSampler(Sampler[list[PlaceDraw]]):
@@ -160,6 +166,8 @@ class PlaceSampler(Sampler[list[PlaceDraw]]):
         self.num_iterations = min(self._num_batches, most or self._num_batches)
         self.epoch = 0
         self.first_iteration = 0
+        self.mined: np.ndarray | None = None  # images of places to take instead, in other orders.
+        # int64 [num_iterations, batch_size, images_per_place]
 
     def __len__(self) -> int:
         """Return the number of remaining batches of an epoch."""
@@ -169,18 +177,30 @@ class PlaceSampler(Sampler[list[PlaceDraw]]):
         """Yield this process's share of the batches of the epoch set in `epoch`."""
         rank, num_ranks = self.share
         own = slice(rank * self.batch_size // num_ranks, (rank + 1) * self.batch_size // num_ranks)
-        places, seeds = self._draw(self.epoch)
-        for batch in range(self.first_iteration, len(places)):
-            yield list(map(PlaceDraw, places[batch, own].tolist(), seeds[batch, own].tolist()))
+        draws = self._draw(self.epoch)
+        for batch in range(self.first_iteration, self.num_iterations):
+            yield self._make_draws(*(one[batch, own] for one in draws))
 
     def batch(self, epoch: int, iteration: int) -> list[PlaceDraw]:
         """Return one batch of all processes."""
-        places, seeds = self._draw(epoch)
-        return list(map(PlaceDraw, places[iteration].tolist(), seeds[iteration].tolist()))
+        return self._make_draws(*(one[iteration] for one in self._draw(epoch)))
+
+    def _make_draws(self, chosen: np.ndarray, seeds: np.ndarray) -> list[PlaceDraw]:
+        if chosen.ndim == 1:
+            return list(map(PlaceDraw, chosen.tolist(), seeds.tolist()))
+        places = np.searchsorted(self.place_set.starts, chosen[:, 0], side="right") - 1
+        return list(map(PlaceDraw, places.tolist(), seeds.tolist(), map(tuple, chosen.tolist())))
 
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the places of an epoch and a seed for each, int64 [num_iterations, batch_size]."""
+        """Return the places of an epoch, or their images, and a seed for each.
+
+        Returns:
+            int64 [num_iterations, batch_size], or [..., images_per_place], and the former again.
+        """
         rng, size = np.random.default_rng((self.seed, epoch)), self.batch_size
+        if self.mined is not None:
+            order = self.mined[rng.permutation(len(self.mined))]
+            return order, rng.integers(2**62, size=order.shape[:2])
         orders = [self._shuffle(part, rng) for part in range(len(self.place_set.parts))]
         if not self.place_set.is_joined:
             orders = [order[: len(order) // size * size] for order in orders]
@@ -220,7 +240,7 @@ class PlaceDataset(Dataset):
         self.augmentation, self.io_retries = augmentation, io_retries
 
     def __getitem__(self, draw: PlaceDraw) -> Sample:
-        """Load images of a place, [images_per_place, 3, height, width]; the label is the place.
+        """Load images of a place, [images_per_place, 3, height, width], with its label.
 
         An image that cannot be read is replaced by another one of its place. A place that has too
         few is replaced by the next one of its city or group.
@@ -229,8 +249,8 @@ class PlaceDataset(Dataset):
             ValueError: If 20 places in a row have too few readable images.
         """
         unreadable: list[str] = []
-        for place in islice(self._candidates(draw.place), _MAX_TRIES):
-            images, seeds = self._order(place, draw.seed), self._seeds(draw.seed)
+        seeds = self._seeds(draw.seed)
+        for label, images in islice(self._candidates(draw), _MAX_TRIES):
             loaded: list[torch.Tensor] = []
             for image in images:
                 try:
@@ -240,7 +260,7 @@ class PlaceDataset(Dataset):
                     continue
                 loaded.append(self.augmentation(pixels, seeds[len(loaded)]))
                 if len(loaded) == self.images_per_place:
-                    return Sample(torch.stack(loaded), place, draw.seed, tuple(unreadable))
+                    return Sample(torch.stack(loaded), label, draw.seed, tuple(unreadable))
         raise ValueError(
             f"{_MAX_TRIES} places in a row have fewer than {self.images_per_place} images that can "
             f"be read. Is the disk there that holds {self.place_set.folder}? The first of them: "
@@ -249,8 +269,8 @@ class PlaceDataset(Dataset):
 
     def paths(self, draw: PlaceDraw) -> list[str]:
         """Return the paths of the images drawn, whether they can be read or not."""
-        images = self._order(draw.place, draw.seed)[: self.images_per_place]
-        return [self.place_set.path(image) for image in images]
+        _, images = next(self._candidates(draw))
+        return [self.place_set.path(image) for image in images[: self.images_per_place]]
 
     def _order(self, place: int, seed: int) -> Sequence[int]:
         """Return the images of a place in random order: the first ones are drawn."""
@@ -261,9 +281,12 @@ class PlaceDataset(Dataset):
         """Return a seed for the augmentation of each image."""
         return np.random.default_rng((seed, 1)).integers(2**62, size=self.images_per_place).tolist()
 
-    def _candidates(self, place: int) -> Iterator[int]:
-        """Yield a place, then those that may replace it."""
-        part = int(np.searchsorted(self.place_set.part_starts, place, side="right")) - 1
+    def _candidates(self, draw: PlaceDraw) -> Iterator[tuple[int, Sequence[int]]]:
+        """Yield label and images of a draw, then of the places that may replace it."""
+        if draw.images:
+            yield draw.label, draw.images
+        part = int(np.searchsorted(self.place_set.part_starts, draw.place, side="right")) - 1
         places = self.place_set.places(part)
         for step in range(len(places)):
-            yield places[(place - places.start + step) % len(places)]
+            place = places[(draw.place - places.start + step) % len(places)]
+            yield place, self._order(place, draw.seed)

@@ -6,6 +6,7 @@ has a share of the places, and the loss is that of the whole batch.
 """
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import commons
+import machine
 from datasets.catalog import find_train_folder
 from datasets.class_index import ClassIndex, load_index
 from datasets.groups import collate
@@ -25,6 +27,8 @@ from datasets.loading import Loader
 from datasets.partition import PartitionParams
 from datasets.places import PlaceDataset, PlaceSampler, PlaceSet, places_of_classes
 from datasets.rand_augment import RandAugmentation, RandAugmentParams
+from evaluation.descriptors import Inference
+from training.cliques import CliqueParams, mine_cliques
 from training.objective import Batch, ImageSize, batches_on_device, check_share
 
 
@@ -34,7 +38,7 @@ class PlacesSettings:
 
     fixed_flags: ClassVar = (
         *("M", "alpha", "N", "L", "min_images_per_place", "images_per_place", "cities"),
-        "batch_size",
+        *("batch_size", "mining"),
     )
 
     partition: PartitionParams  # of folders without the tables of GSV-Cities
@@ -43,6 +47,8 @@ class PlacesSettings:
     dataset: str  # key of datasets.catalog.TRAIN_SETS
     datasets_folder: str
     cache_folder: str  # where class indices are saved
+    cliques: CliqueParams | None  # how batches are mined; None: they are drawn at random
+    inference: Inference  # of the images to mine among
     cities: tuple[str, ...]  # of GSV-Cities; none: all
     images_per_place: int
     min_images_per_place: int  # places with fewer are left out
@@ -68,9 +74,19 @@ class PlacesSettings:
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any]) -> "PlacesSettings":
         """Read the flags of train.py; raise a ValueError if one is out of its range."""
-        smallest = {"min_images_per_class": flags["min_images_per_place"]}
+        has_cliques = flags["mining"] == "cliques"
+        changed = {"min_images_per_class": flags["min_images_per_place"]}
+        changed |= {"N": 1, "L": 1} if has_cliques else {}  # they are apart without groups
         parts = {
-            "partition": commons.from_flags(PartitionParams, {**flags, **smallest}),
+            "partition": commons.from_flags(PartitionParams, {**flags, **changed}),
+            "cliques": commons.from_flags(CliqueParams, flags) if has_cliques else None,
+            "inference": Inference(
+                machine.choose_device(flags["device"]),
+                flags["infer_batch_size"],
+                flags["num_workers"],
+                skip_unreadable=True,
+                io_retries=flags["io_retries"],
+            ),
             "augmentation": commons.from_flags(RandAugmentParams, flags),
             "cities": tuple(flags["cities"]),
         }
@@ -86,6 +102,10 @@ class PlacesSettings:
         folder = self.train_set_folder
         folder = folder or find_train_folder(self.dataset, self.datasets_folder)
         if is_gsv_cities(folder):
+            if self.cliques is not None:
+                raise ValueError(
+                    f"--mining cliques is for images with '@' names: {folder} has none"
+                )
             places = read_gsv_cities(folder, self.cities, self.min_images_per_place)
             return Places(places, self)
         if self.cities:
@@ -108,6 +128,7 @@ class Places:
         self._sampler = PlaceSampler(place_set, settings.batch_size, settings.seed, share, most)
         images_per_batch = settings.batch_size * settings.images_per_place
         self.images_per_epoch = self._sampler.num_iterations * images_per_batch
+        self._mined_epoch, self._mining_s = -1, 0.0
 
     def describe(self, whole: bool = False) -> str:
         """Return the places in words; with `whole` those of each city or group."""
@@ -128,6 +149,7 @@ class Places:
         from pytorch_metric_learning import losses, miners  # takes 0.7 s, and --dry_run needs none
 
         settings, self.device = self.settings, device
+        self.network, self._size = network, image_size
         self._loss = losses.MultiSimilarityLoss(alpha=1.0, beta=50.0, base=0.0)
         self._miner = miners.MultiSimilarityMiner(epsilon=0.1)
         self._dataset = PlaceDataset(
@@ -159,8 +181,25 @@ class Places:
         """Yield the images of places, those of a place side by side; a label is of a place."""
         if first == 0:
             self._sums.zero_()
+        mining_s = self._mine(epoch) if self.settings.cliques else 0.0
         self._sampler.epoch, self._sampler.first_iteration = epoch, first
-        return batches_on_device(self._loader, self.device, None)
+        for batch in batches_on_device(self._loader, self.device, None):
+            yield batch._replace(mining_s=mining_s)
+            mining_s = 0.0
+
+    def _mine(self, epoch: int) -> float:
+        """Find the batches from this epoch on, if it is time to; return the seconds it took."""
+        settings, start_s = self.settings, time.perf_counter()
+        due = epoch - epoch % settings.cliques.mining_epochs
+        if self._mined_epoch == due:
+            return 0.0
+        self._sampler.mined = mine_cliques(
+            *(self.network, self.place_set, settings.cliques, settings.inference, self._size),
+            (self.num_iterations(epoch), settings.batch_size, settings.images_per_place),
+            seed=(settings.seed, due, 1),
+        )
+        self._mined_epoch, self._mining_s = due, time.perf_counter() - start_s
+        return self._mining_s
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the loss of the whole batch, in each process the same."""
@@ -206,15 +245,24 @@ class Places:
         """
         names = ("mined_share", "mined_positives", "mined_negatives")
         means = (self._sums[:3] / self._sums[3].clamp(min=1)).tolist()
-        return {name: round(mean, 6) for name, mean in zip(names, means, strict=True)}
+        rounded = {name: round(mean, 6) for name, mean in zip(names, means, strict=True)}
+        is_mined = self._mined_epoch == epoch
+        return rounded | ({"mining_seconds": round(self._mining_s, 3)} if is_mined else {})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sums of the current epoch, the same in all processes."""
-        return {"sums": self._sums.cpu()}
+        """Return the sums of the current epoch, and what is mined, the same in all processes."""
+        state = {"sums": self._sums.cpu()}
+        if self._sampler.mined is not None:
+            state["mined"] = torch.from_numpy(self._sampler.mined)
+            state |= {"mined_epoch": self._mined_epoch, "mining_seconds": self._mining_s}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume with the sums of a state."""
+        """Resume with what a state has."""
         self._sums.copy_(state["sums"])
+        if "mined" in state:
+            self._sampler.mined = state["mined"].numpy()
+            self._mined_epoch, self._mining_s = state["mined_epoch"], state["mining_seconds"]
 
 
 def _gather(own: torch.Tensor) -> torch.Tensor:

@@ -228,7 +228,7 @@ class Tuples:
         Each process extracts its share of the images, and compares it with all queries.
         """
         draws = self._draw(epoch, round_)
-        with _in_evaluation_mode(self.network):
+        with in_evaluation_mode(self.network):
             extract = self._make_extractor()
             queries = extract(self.tuple_set.queries.subset(draws.queries), "Mining, queries")
             queries = np.concatenate(gather(queries))
@@ -345,7 +345,7 @@ class TupleSampler(Sampler[list[TupleDraw]]):
 
 
 @contextlib.contextmanager
-def _in_evaluation_mode(network: nn.Module) -> Iterator[None]:
+def in_evaluation_mode(network: nn.Module) -> Iterator[None]:
     """Bring a network to evaluation mode, then each of its layers back to where it was."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
