@@ -225,7 +225,7 @@ def test_a_file_with_one_importer_lives_in_it():
     """Where both fit into one file, and the importer does not merely join files.
 
     Those are commands, and packages' own files, which hold tables, as `training.setup` does.
-    Losses are a subject of their own, whichever objective minimises them.
+    Losses and what is mined are subjects of their own, whichever objective has them.
     """
     importers = collections.defaultdict(list)
     for module, others in find_imports().items():
@@ -234,7 +234,7 @@ def test_a_file_with_one_importer_lives_in_it():
     lonely = set()
     for module, [first, *more] in importers.items():
         joins = room_of(first) != room_of(module) or is_package(first) or is_command(first)
-        joins |= first == "training.setup" or module == "training.losses"
+        joins |= first == "training.setup" or module in ("training.losses", "training.cliques")
         fits = count_lines(module) + count_lines(first) <= MAX_LINES
         is_own = room_of(module) not in SPINE and count_lines(module) >= OWN_LINES
         if not (more or joins or is_own or is_command(module)) and fits:

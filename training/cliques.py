@@ -21,7 +21,7 @@ from evaluation.views import View
 from model.inference import optimize
 from training.tuples import in_evaluation_mode
 
-_MAX_ROUNDS = 200  # clusters in a row that a batch begins with in vain
+_MAX_ROUNDS = 200  # clusters that a batch begins with, at most
 
 
 @dataclass(frozen=True)
