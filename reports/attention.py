@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # what takes seconds to import is imported where it is used, 
     from reports.run_files import RunArrays
 
 FOLDER = "attention"
-_UNTRAINED = "the untrained network"  # as results.json says
+_UNTRAINED, _WHOLE = "the untrained network", "as the database"  # in results.json
 _OF_OTHERS = ("hub:", "torchscript:", "onnx:", "whitened:")
 
 
@@ -103,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = find_set(Path(args.source))
     run = read_run_arrays(folder)
     pictures = list_pictures(args.images) or list_chosen(run, args.num_queries)
+    if (method := run.results.get("test_method", _WHOLE)) != _WHOLE:
+        logging.warning(f"The run saw its queries by {method}; here all images are seen whole")
     out = args.out or folder / FOLDER
     write_pictures(open_run(folder, run.results), pictures, args.resize_test_imgs, out)
     logging.info(f"The report is {write_report(folder)}")

@@ -121,11 +121,14 @@ def test_any_images_of_a_model(model_file, tmp_path, monkeypatch, caplog):
     assert (row["input_height"], row["input_width"]) == ("48", "32")
 
 
-def test_a_run_looks_at_other_images_too(run_folder, tmp_path):
+def test_a_run_looks_at_other_images_too(run_folder, tmp_path, caplog):
+    result = json.loads((run_folder / "results.json").read_text())
+    (run_folder / "results.json").write_text(json.dumps(result | {"test_method": "five_crops"}))
     image = write_image(tmp_path / "photo.png", (80, 64))
     main([str(run_folder), str(image), f"--out={tmp_path / 'out'}"])
     (row,) = rows_of(tmp_path / "out")
     assert row["resize"] == "96" and not (run_folder / "attention").exists()
+    assert "saw its queries by five_crops" in caplog.text
 
 
 def test_wrong_calls_are_sentences(run_folder, model_file, tmp_path, refused):
