@@ -2,6 +2,7 @@
 # make demo: watch CosPlace learn to recognise places, on a city made on the spot
 # make test: check style and run all tests but the long ones
 # make test-faults: kill runs, fill disks, break files, for a quarter of an hour at most
+# make test-methods: train and evaluate every method on the mini city, in 20 minutes at most
 # make test-versions: run the core tests with the oldest and the newest packages of requirements.txt
 # make test-gpu: run and measure what needs a GPU, in 8 minutes; installs nothing, uses $(PYTHON)
 # make bench: measure how fast everything is, in a quarter of an hour, on Linux; writes benchmarks/results.md
@@ -21,7 +22,7 @@ TINY := --image_size 64 --batch_size 16 --min_images_per_class 3 --groups_num 2 
 
 PARALLEL := --numprocesses 3 --dist loadfile
 
-.PHONY: tiny demo test test-faults test-versions test-gpu bench
+.PHONY: tiny demo test test-faults test-methods test-versions test-gpu bench
 
 tiny: .venv/installed
 	$(BIN)/python -m mini_city --preset tiny --folder data/tiny/mini_city --overwrite
@@ -48,6 +49,10 @@ test: .venv/installed .venv/installed_for_tests
 
 test-faults: .venv/installed .venv/installed_for_tests
 	$(BIN)/pytest $(PARALLEL) tests/faults -m ""
+
+test-methods: .venv/installed
+	rm -rf logs/methods
+	$(BIN)/python -m paper.reproduce methods --scale mini --logs_folder logs/methods
 
 test-versions: .venvs/oldest/installed .venvs/newest/installed
 	@failed=; for set in oldest newest; do \

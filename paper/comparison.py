@@ -1,7 +1,8 @@
 """All methods on one small city, each trained on as many images: a table that compares them.
 
 Every method is tested twice: as it starts, with ImageNet's backbone, clusters and whitening fitted
-to the training images, and trained. Methods and their order are those of `methods`.
+to the training images, and trained; by the smallest scale only trained. Methods and their order
+are those of `methods`.
 """
 
 import io
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import commons
 from datasets.tables import write_rows
-from methods import DEFAULT_METHOD, METHODS
+from methods import METHODS
 from paper.costs import count_trained_images
 from paper.networks import Trained
 from paper.results_of_runs import Study
@@ -21,7 +22,6 @@ from paper.scales import Scale
 from paper.table_cells import Cell
 
 STEM = "methods"  # of the files
-_DIM = 512  # of CosPlace, as whitened descriptors of the others
 _METRICS = ("R@1", "R@5", "R@10")
 _NOTES = (
     "R@1: before training -> after it, in percent; before it, clusters and whitenings are fitted "
@@ -40,15 +40,12 @@ class ComparedMethod(NamedTuple):
 
 
 def list_methods(scale: Scale) -> list[ComparedMethod]:
-    """Return all methods on the training set of the scale."""
-    rows = []
-    for name in METHODS:
-        if name == DEFAULT_METHOD:
-            source = scale.cosplace(scale.flags["backbone"], _DIM)
-        else:
-            source = scale.compared(name, scale.train_set)
-        rows.append(ComparedMethod(name, source.changed(epochs_num=0), source))
-    return rows
+    """Return the methods on the training set of the scale, without those that it leaves out."""
+    sources = {name: scale.method(name) for name in METHODS if name not in scale.left_out}
+    return [
+        ComparedMethod(name, source.changed(epochs_num=0), source)
+        for name, source in sources.items()
+    ]
 
 
 def comparison_needs(study: Study) -> list[Need]:
@@ -56,7 +53,7 @@ def comparison_needs(study: Study) -> list[Need]:
     return [
         Need(source, _datasets(study))
         for row in list_methods(study.scale)
-        for source in (row.start, row.trained)
+        for source in ([row.start] * study.scale.tests_start + [row.trained])
         if study.is_asked(row.name)
     ]
 
@@ -77,8 +74,8 @@ def write_comparison(study: Study, folder: Path) -> str:
     rows = [list(_describe(row, study, datasets)) for row in list_methods(study.scale)]
     lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
     lines.insert(1, f"|---|{'---:|' * (len(header) - 1)}")
-    methods = list_methods(study.scale)
-    notes = [f"- {note}" for note in (*_NOTES, *map(_describe_training, methods))]
+    methods, left_out = list_methods(study.scale), study.scale.left_out.values()
+    notes = [f"- {note}" for note in (*_NOTES, *map(_describe_training, methods), *left_out)]
     text = "\n".join([f"**{study.scale.mark}**", "", *lines, "", *notes]) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, content in ((".md", text), (".csv", _format_csv(study, datasets))):
@@ -118,6 +115,11 @@ def _describe_training(row: ComparedMethod) -> str:
     if "mining" in settings:
         parts.append(f"loss {settings['loss']}, mining {settings['mining']}")
         parts.append(f"every {settings['cache_refresh_rate']} queries")
+    if "images_per_place" in settings:
+        parts.append(f"{settings['batch_size']} places x {settings['images_per_place']} images")
+    if options := settings["aggregation_args"]:
+        words = ", ".join(f"{name} {value}" for name, value in options.items())
+        parts.append(f"{settings['aggregation']} with {words}")
     if settings["whitening"] != "none":
         parts.append(f"whitening {settings['whitening']} of {settings['whiten_images']:,} images")
     return f"{row.name}: {', '.join(parts)}."

@@ -197,7 +197,8 @@ def _count_sfrs(settings: Mapping[str, Any]) -> tuple[int, int]:
 
 def _count_places(settings: Mapping[str, Any]) -> tuple[int, int]:
     """Return the same of a training on places: each once, and validation's images."""
-    num_places = _NUM_PLACES.get(settings["dataset"], 0)
+    num_places = (settings["iterations_per_epoch"] or 0) * settings["batch_size"]
+    num_places = num_places or _NUM_PLACES.get(settings["dataset"], 0)
     val = look_up_test_set(TRAIN_SETS[settings["dataset"]].val)
     num_val = (val.num_database or 0) + (val.num_queries or 0)
     return num_places * settings["images_per_place"], num_val

@@ -6,6 +6,7 @@ python -m paper.reproduce fig5 --shard 1/4        a quarter of the runs, on one 
 python -m paper.reproduce table4 --published_weights      no training: the released networks
 python -m paper.reproduce all --scale mini        everything on a procedural city, in minutes
 python -m paper.reproduce methods --scale demo    all methods compared on that city, in hours
+python -m paper.reproduce modern                  released modern networks, beside published recalls
 """
 
 import argparse
@@ -23,7 +24,7 @@ from paper.results_of_runs import Study
 from paper.run_log import RunLog
 from paper.runs_to_do import FAILED, RunOptions, carry_out, make_steps, take_shard
 from paper.scales import SCALES
-from paper.targets import ALL_TARGETS, list_needs, targets_of, write_target
+from paper.targets import ALL_TARGETS, all_of, list_needs, targets_of, write_target
 from runs.signals import StopSignals
 
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Plan the runs, start missing ones, and write the requested tables and figures."""
     args = parse_arguments(argv)
     scale, logs = SCALES[args.scale], Path(args.logs_folder).resolve()
-    asked = targets_of(scale) if "all" in args.targets else args.targets
+    asked = all_of(scale) if "all" in args.targets else args.targets
     targets = tuple(dict.fromkeys(asked))
     with commons.usage_errors():
         device = str(machine.choose_device(args.device))

@@ -1,7 +1,7 @@
 """The scales of experiments: the paper's; the mini city, as a trial; and a demo of all methods."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from methods import DEFAULT_METHOD, METHODS
@@ -29,6 +29,8 @@ _PAPER_DIMS = {  # released ones; transformers have one dimension only
     "CCT14_384": (0,),
 }
 
+_COSPLACE_DIM = 512  # where CosPlace is one of several methods
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -49,6 +51,8 @@ class Scale:
         dims: Descriptor dimensions of Figure 6 by backbone; 0: without linear layer.
         clusters: Of aggregations of the VLAD family; None: as many as the method has.
         vlad_dims: Descriptor dimensions of Figure 6 of methods that whiten.
+        left_out: Methods that it does not train, and why, as sentences.
+        tests_start: Whether methods are compared with their networks before training.
     """
 
     name: str
@@ -64,6 +68,8 @@ class Scale:
     dims: Mapping[str, tuple[int, ...]]
     clusters: int | None
     vlad_dims: tuple[int, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    tests_start: bool = True
 
     def dataset(self, name: str) -> str | None:
         """Return the data set that stands for one of the paper's; None if none does."""
@@ -109,13 +115,19 @@ class Scale:
         aggregation = METHODS[method].get("aggregation")  # else that of the backbone
         first = AGGREGATIONS[aggregation].extends if aggregation else ""  # also a method's name
         options = METHODS[first or method].get("aggregation_args", {})  # those that runs will have
-        if "clusters" in options:
+        if "clusters" in options and "aggregation_args" not in flags:
             flags["aggregation_args"] = options | {"clusters": self.clusters or options["clusters"]}
         return replace(
             trained(**(flags | changed)),
             start=self.compared(first, train_set) if first else None,
             released=released if self.train_set is None else "",
         )
+
+    def method(self, name: str) -> Trained:
+        """Return the training of a row of METHODS, on its data set or what stands for it."""
+        if name != DEFAULT_METHOD:
+            return self.compared(name, METHODS[name].get("dataset", "sf_xl"))
+        return self.cosplace(self.flags.get("backbone", METHODS[name]["backbone"]), _COSPLACE_DIM)
 
     def released(self, spec: str) -> Released:
         """Return a network that others trained and published."""
@@ -151,6 +163,19 @@ _MINI_TUPLES = {
     "kept_dims": 32,
     "whiten_images": 200,
 }
+_MINI_PLACES = {
+    "no-use_amp16": True,
+    "epochs_num": 1,
+    "iterations_per_epoch": 14,
+    "batch_size": 8,
+    "lr_warmup": 2,
+}
+_SMALL_DINOV2 = {  # 16 patches
+    "backbone": "DINOv2_S",
+    "image_size": 56,
+    "resize_test_imgs": "56x56",
+    "train_last_blocks": 2,
+}
 MINI = Scale(
     name="mini",
     mark="mini city, tiny runs: not the paper's data",
@@ -159,9 +184,17 @@ MINI = Scale(
     flags={"backbone_weights": "none", "image_size": 64, "resize_test_imgs": "64", "lr": 1e-3},
     flags_of={
         "classification": {"epochs_num": 8, "iterations_per_epoch": 6, "min_images_per_class": 5},
-        "eigenplaces": {"epochs_num": 8, "iterations_per_epoch": 3},
+        "eigenplaces": {"epochs_num": 8, "iterations_per_epoch": 3, "no-use_amp16": True},
+        "cosplace_dinov2": _SMALL_DINOV2,
         "tuples": _MINI_TUPLES,
         "sfrs": _MINI_TUPLES | {"generations": 2, "epochs_per_generation": 1},
+        "places": _MINI_PLACES,
+        "mixvpr": {
+            "aggregation_args": {"height": 4, "width": 4, "out_channels": 64},
+            "resize_test_imgs": "64x64",
+        },
+        "salad": _SMALL_DINOV2 | {"aggregation_args": {"clusters": 4}},
+        "boq": _SMALL_DINOV2 | {"aggregation_args": {"proj_channels": 64}, "lr_warmup_epochs": 0},
     },
     resize="64",
     train_set="mini_city",
@@ -191,6 +224,7 @@ MINI = Scale(
     },
     clusters=4,
     vlad_dims=(16, 32),
+    tests_start=False,
 )
 _DEMO_TUPLES = {
     "epochs_num": 1,
@@ -205,6 +239,17 @@ _DEMO_TUPLES = {
     "kept_dims": 512,
     "whiten_images": 2000,
 }
+_DEMO_PLACES = {
+    "no-use_amp16": True,
+    "epochs_num": 1,
+    "iterations_per_epoch": 48,
+    "batch_size": 20,
+    "optimizer": "adamw",
+    "lr": 3e-4,
+    "lr_warmup": 8,
+    "freeze_bn": "all",
+    "train_last_blocks": 0,
+}
 DEMO = Scale(
     name="demo",
     mark="mini city: not the paper's data, nor its networks",
@@ -218,11 +263,19 @@ DEMO = Scale(
     },
     flags_of={  # 3,840 images for each method
         "classification": {"epochs_num": 2, "iterations_per_epoch": 60, "lr": 5e-4},
-        "eigenplaces": {"epochs_num": 2, "iterations_per_epoch": 30, "lr": 5e-4},
+        "eigenplaces": {"epochs_num": 2, "iterations_per_epoch": 30, "lr": 5e-4}
+        | {"no-use_amp16": True},
         "tuples": _DEMO_TUPLES,
         "sfrs": _DEMO_TUPLES  # in the second epoch a tuple has up to 22 images
         | {"epochs_num": 2, "generations": 2, "epochs_per_generation": 1}
         | {"queries_per_epoch": 112, "cache_refresh_rate": 112},
+        "places": _DEMO_PLACES,  # the map of 128 x 128 has 4 x 4 locations
+        "mixvpr": {
+            "aggregation_args": {"height": 4, "width": 4},
+            "resize_test_imgs": "128x128",
+        },
+        "salad": {"aggregation_args": {"clusters": 8, "token_dim": 0}, "lr_linear": 0},
+        "boq": {"aggregation_args": {"proj_channels": 128}, "lr_warmup_epochs": 0},
     },
     resize="128",
     train_set="mini_city",
@@ -231,5 +284,9 @@ DEMO = Scale(
     dims={},
     clusters=8,
     vlad_dims=(),
+    left_out={
+        "cosplace_dinov2": "cosplace_dinov2 is left out: EfficientNet-Lite0 has no class token, "
+        "and DINOv2 from random weights would learn nothing in so short a training."
+    },
 )
 SCALES = {scale.name: scale for scale in (PAPER, MINI, DEMO)}

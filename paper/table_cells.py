@@ -141,21 +141,21 @@ class ComparedTable:
         is_compared = any(cell.delta is not None for cell in self.cells())
         if is_compared:
             lines += [
-                "Cells: measured (paper, difference), in percent; differences and flags are of "
+                "Cells: measured (published, difference), in percent; differences and flags are of "
                 "unrounded means.",
-                f"{flag}: further from the paper than {NUM_STDS:.0f} times its standard deviation "
-                f"and than {MIN_DIFFERENCE:.1f} point.",
+                f"{flag}: further from the published number than {NUM_STDS:.0f} times its standard "
+                f"deviation and than {MIN_DIFFERENCE:.1f} point.",
             ]
         if is_compared and any(c.measured and c.published is None for c in self.cells()):
-            lines.append("Numbers without brackets: measured; the paper has none.")
+            lines.append("Numbers without brackets: measured; none is published.")
         num_seeds = {len(cell.measured) for cell in self.cells() if len(cell.measured) > 1}
         if num_seeds:
             several = " or ".join(map(str, sorted(num_seeds)))
             lines.append(f"± of measured numbers: sample standard deviation of {several} seeds.")
         if any(cell.missing and cell.published is not None for cell in self.cells()):
-            lines.append("Words: not measured, and why; in brackets is the paper's number.")
+            lines.append("Words: not measured, and why; in brackets is the published number.")
         if self.mark:
-            lines.append(f"The paper's numbers are left out ({self.mark}).")
+            lines.append(f"Published numbers are left out ({self.mark}).")
         return lines
 
     def blocks(self, width: int) -> list[range]:

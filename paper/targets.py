@@ -12,6 +12,7 @@ from paper.comparison import comparison_needs, write_comparison
 from paper.dimensions import dimension_needs, draw_dimensions
 from paper.image_figures import draw_examples, draw_qualitative, qualitative_needs
 from paper.judgements import format_for_terminal, format_judgements
+from paper.modern import modern_needs, write_modern
 from paper.name_figures import draw_panorama_figures, draw_query_years
 from paper.published import TABLES
 from paper.results_of_runs import Study
@@ -21,24 +22,30 @@ from paper.sweeps import draw_sweeps, sweep_needs
 from paper.table_text import render, write_table
 from paper.tables import compare_table, table_needs
 
-COMPARISON = "methods"  # the only target of scales without the paper's networks
+COMPARISON = "methods"  # on a made city only
+MODERN = "modern"
 _NEEDS = {  # targets made from runs
     **{name: partial(table_needs, name) for name in TABLES},
     "fig5": sweep_needs,
     "fig6": dimension_needs,
     "fig7": qualitative_needs,
     COMPARISON: comparison_needs,
+    MODERN: modern_needs,
 }
 _RUN_FIGURES = {"fig5": draw_sweeps, "fig6": draw_dimensions, "fig7": draw_qualitative}
 TARGETS = (*TABLES, *(f"fig{number}" for number in range(1, 8)), "claims")
-
-
-ALL_TARGETS = (*TARGETS, COMPARISON)
+ALL_TARGETS = (*TARGETS, COMPARISON, MODERN)
 
 
 def targets_of(scale: Scale) -> tuple[str, ...]:
     """Return the targets of a scale."""
-    return TARGETS if scale.dims else (COMPARISON,)
+    of_paper = TARGETS if scale.dims else ()
+    return (*of_paper, *([COMPARISON] if scale.stand_ins else []), MODERN)
+
+
+def all_of(scale: Scale) -> tuple[str, ...]:
+    """Return what `all` stands for: the paper's tables and figures, if the scale has them."""
+    return TARGETS if scale.dims else targets_of(scale)
 
 
 def list_needs(targets: Sequence[str], study: Study) -> list[Need]:
@@ -62,6 +69,8 @@ def write_target(target: str, study: Study, folder: Path) -> str:
         return render(table, "text")
     if target == COMPARISON:
         return write_comparison(study, folder)
+    if target == MODERN:
+        return write_modern(study, folder)
     if target == "claims":
         return _write_claims(study, folder)
     if target in _RUN_FIGURES:

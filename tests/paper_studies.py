@@ -38,6 +38,10 @@ class KnownNumbers:
         of_folders = {self.evaluation(*key): recalls for key, recalls in self.test.items()}
         return {"recalls": of_folders[folder], "notes": []}
 
+    def has_set(self, dataset: str) -> bool:
+        """Whether a test set is on disk."""
+        return dataset not in self.absent_sets
+
     def finished_training(self, source: Source, seed: int) -> Any:
         """Return what Study asks of a training."""
         if (source, seed) not in self.val:

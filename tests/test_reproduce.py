@@ -218,7 +218,7 @@ def test_a_figure_that_cannot_be_made_does_not_take_the_others_along(run, tmp_pa
         (["table1", "--shard=5/4"], "must be I/N with I from 1 to N"),
         (["table1", "--shard=half"], "must be I/N"),
         (["table1", "--scale=mini", "--published_weights"], "were trained on data sets of"),
-        (["table1", "--scale=demo"], "--scale demo has no table1: it has methods"),
+        (["table1", "--scale=demo"], "--scale demo has no table1: it has methods, modern"),
         (["methods"], "--scale paper has no methods"),
         (["table1", "--seeds", "-1"], "must not be negative"),
         (["table1", "--device=bogus"], "--device: is auto, cuda, cuda:N, cpu or mps, not bogus"),

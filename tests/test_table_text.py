@@ -42,7 +42,9 @@ def test_flagged_cells_stand_out():
     table = make_table(Row(("GeM",), cells))
     assert "  ! 70.1 (81.6, -11.5)  81.5 (81.6, -0.1)\n" in render(table, "text")
     assert "| ! 70.1 (81.6, -11.5) | 81.5 (81.6, -0.1) |" in render(table, "markdown")
-    meaning = "further from the paper than 2 times its standard deviation and than 1.0 point."
+    meaning = (
+        "further from the published number than 2 times its standard deviation and than 1.0 point."
+    )
     for form, flag in (("text", "!"), ("markdown", "- !")):
         assert f"\n{flag}: {meaning}\n" in render(table, form)
 
@@ -55,15 +57,15 @@ def test_legends_explain_what_is_there():
     assert render(table, "text").splitlines()[-1].startswith("GeM"), "nothing to explain"
     cells = (Cell((81.0, 82.0), Number(81.6)), Cell((), Number(70.0), "no data set"))
     text = render(make_table(Row(("GeM",), cells)), "text")
-    assert "Cells: measured (paper, difference), in percent" in text
+    assert "Cells: measured (published, difference), in percent" in text
     assert "± of measured numbers: sample standard deviation of 2 seeds." in text
-    assert "Words: not measured, and why; in brackets is the paper's number." in text
+    assert "Words: not measured, and why; in brackets is the published number." in text
     other = Cell((81.0, 82.0, 83.0), Number(81.6))
     text = render(make_table(Row(("GeM",), (cells[0], other))), "text")
     assert "of 2 or 3 seeds." in text and "Words:" not in text
-    assert "the paper has none" not in text
+    assert "none is published" not in text
     text = render(make_table(Row(("GeM",), (other, Cell((70.0,))))), "text")
-    assert "Numbers without brackets: measured; the paper has none." in text
+    assert "Numbers without brackets: measured; none is published." in text
 
 
 @pytest.mark.parametrize("form", ["text", "markdown"])
@@ -110,8 +112,8 @@ def test_marked_tables_show_what_was_measured_and_nothing_of_the_paper():
         assert "81.6" not in text and "7.7" not in text and "Of the paper." not in text
         assert "not run" in text and "Few images." in text
         assert "20.5 ± 0.7" in text
-        assert f"The paper's numbers are left out ({MARK})." in text
-        assert "further from the paper" not in text
+        assert f"Published numbers are left out ({MARK})." in text
+        assert "further from the published" not in text
     for row in read_csv(table):
         assert row["mark"] == MARK and row["published_mean"] == row["delta"] == row["flagged"] == ""
     assert [row["missing"] for row in read_csv(table)] == ["", "not run"]
