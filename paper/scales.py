@@ -274,7 +274,7 @@ DEMO = Scale(
             "aggregation_args": {"height": 4, "width": 4},
             "resize_test_imgs": "128x128",
         },
-        "salad": {"aggregation_args": {"clusters": 8, "token_dim": 0}, "lr_linear": 0},
+        "salad": {"aggregation_args": {"clusters": 8, "token_dim": 0}, "lr_linear": 48},
         "boq": {"aggregation_args": {"proj_channels": 128}, "lr_warmup_epochs": 0},
     },
     resize="128",
