@@ -7,6 +7,8 @@ from golden_cases import assert_close, golden
 from tiny_backbone import make_dinov2
 
 from model.aggregation import build_aggregation
+from model.checkpoints import load_network
+from model.inference import optimize
 from model.network import GeoLocalizationNet, build_network
 
 # float64, and the tolerance of the golden numbers; SALAD's code has some lengths in float32 always
@@ -313,6 +315,21 @@ def test_descriptors_are_float32_of_unit_length_also_under_autocast(name, fc_out
         torch.testing.assert_close(one.norm(dim=1), torch.ones(3), rtol=0, atol=1e-6)
     assert 0 < (descriptors - rounded).abs().max() < 0.05
     assert (descriptors[0] - descriptors[1]).abs().max() > 0.005
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "cls"])
+def test_checkpoints_tell_the_network_and_inference_is_the_same(name, tmp_path):
+    backbone, args, _ = NETWORKS.get(name, ("TinyDINOv2", {}, 16))
+    torch.manual_seed(0)
+    network = build_network(backbone, 8, name, "none", aggregation_args=args).eval()
+    torch.save(network.state_dict(), tmp_path / "best_model.pth")
+    loaded = load_network(tmp_path / "best_model.pth", train_all_layers=True).eval()
+    assert loaded.architecture == network.architecture
+    images = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        descriptors = network(images)
+        assert torch.equal(loaded(images), descriptors)
+        torch.testing.assert_close(optimize(loaded)(images), descriptors, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 from conftest import write_image
-from training_runs import SMALL, assert_same_state
+from forked_commands import run_job, wait_for_all
+from training_runs import SMALL, assert_same_state, metrics_of
 
 from eval import main as eval_main
 from localize import main as localize_main
@@ -101,6 +102,32 @@ def test_a_class_token_is_trained_by_its_last_block_and_resumed_to_the_bit(place
     evaluated = read_json(tmp_path / "e" / "results.json")
     assert evaluated["recalls"] == results["recalls"] and evaluated["resize"] == "56x56"
     assert results["recalls"]["R@20"] > 0
+
+
+def test_eigenplaces_trains_a_class_token_too(places, tmp_path):
+    flags = [flag for flag in DINOV2 if not flag.startswith(("--method=", "--fc_output_dim="))]
+    flags += ["--method=eigenplaces", "--aggregation=cls", "--epochs_num=1", "--no-use_amp16"]
+    flags += ["--optimizer=adamw", "--min_images_per_class=2"]
+    train_main([*flags, *places, "--resize_test_imgs=56x56", f"--save_dir={tmp_path / 'run'}"])
+    results = read_json(tmp_path / "run" / "results.json")
+    assert (results["descriptor_dim"], results["aggregation"]) == (16, "cls")
+    assert results["recalls"]["R@20"] > 0
+
+
+def test_two_processes_train_a_class_token_as_one(places, tmp_path):
+    calm = [*DINOV2, *places, "--lr=1e-5", "--classifiers_lr=1e-3", "--epochs_num=1"]
+    train_main([*calm, f"--save_dir={tmp_path / 'one'}"])
+    wait_for_all(run_job(2, "train", [*calm, f"--save_dir={tmp_path / 'two'}"], tmp_path / "said"))
+    (numbers,), (shared,) = (metrics_of(tmp_path / run) for run in ("one", "two"))
+    for number in ("loss", "gradient_norm"):
+        assert shared[number] == pytest.approx(numbers[number], rel=1e-4)
+    one, two = (
+        read_checkpoint(tmp_path / run / "last_checkpoint.pth")["model_state_dict"]
+        for run in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-5)
 
 
 def test_image_sizes_are_those_of_the_backbone(places, tmp_path, monkeypatch):
