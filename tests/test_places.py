@@ -13,7 +13,7 @@ from conftest import name, write_image
 from golden_cases import golden
 from gsv_files import CITIES, COLUMNS, file_name, write_gsv_cities, write_table
 from torchvision.transforms import InterpolationMode, RandAugment
-from torchvision.transforms.functional import resize
+from torchvision.transforms.functional import resize, to_pil_image, to_tensor
 
 from commons import IMAGENET_MEAN, IMAGENET_STD
 from datasets.class_index import load_index
@@ -322,14 +322,14 @@ def test_missing_images_are_replaced_by_others_of_their_place_then_by_another_pl
 
 def augmented_by_torchvision(image, seed, size, params, interpolation):
     torch.manual_seed(seed)
-    image = resize(image, size, interpolation, antialias=True)
+    image = to_pil_image(resize(image, size, interpolation, antialias=True))
     image = RandAugment(
         params.rand_augment,
         params.rand_augment_magnitude,
         interpolation=InterpolationMode.BILINEAR,
     )(image)
     mean, std = (torch.tensor(one)[:, None, None] for one in (IMAGENET_MEAN, IMAGENET_STD))
-    return (image / 255 - mean) / std
+    return (to_tensor(image) - mean) / std
 
 
 @pytest.mark.parametrize(
