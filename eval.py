@@ -117,9 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, provenance = open_model(
             args.resume_model, args.model, architecture, args.backbone_weights
         )
-    protocol = replace(
-        protocol, resize=choose_resize(args.resize_test_imgs, args.image_size, model)
-    )
+    protocol = replace(protocol, resize=choose_rule(args.resize_test_imgs, args.image_size, model))
     check_sizes(protocol.search, eval_sets, model)
     files = DescriptorFiles(
         identify(provenance) + (" in 16 bits" if args.use_amp16 else ""),
@@ -228,6 +226,17 @@ def open_model(
     model, provenance = load_model(checkpoint, spec)
     check_architecture(architecture, provenance)
     return model, provenance
+
+
+def choose_rule(asked: str | None, image_size: int | str | None, model: nn.Module) -> str | None:
+    """Do what `choose_resize` does; raise a ValueError if --image_size would have no effect."""
+    rule = getattr(model, "resize", None)
+    if image_size is not None and asked is None and rule is not None:
+        raise ValueError(
+            f"--image_size {image_size}: the model's own rule for test images is {rule}; give "
+            "--resize_test_imgs to resize otherwise"
+        )
+    return choose_resize(asked, image_size, model)
 
 
 def check_architecture(asked: dict[str, Any], found: dict[str, Any]) -> None:

@@ -148,6 +148,8 @@ def test_a_rule_after_a_spec_is_that_of_the_model(make_eval_folder, tmp_path, re
         "asked": ("16", "16x21"),
     }
     assert {one["model"] for one in results.values()} == {spec}
+    text = refused(eval_main, [*flags, f"--model={spec}@8x16", "--image_size=16"], 1)
+    assert "--image_size 16: the model's own rule for test images is 8x16; give" in text
     text = refused(eval_main, [*flags, f"--model={spec}@0x16"], 2)
     assert "@0x16' names no model" in text and "@RULE after any of them" in text
 
