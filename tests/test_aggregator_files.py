@@ -25,7 +25,7 @@ from eval import main
 from evaluation.views import resize
 from model import published
 from model.backbones import BACKBONES, transformers
-from model.checkpoints import load_network
+from model.checkpoints import load_network, network_of
 from model.formats import content
 from model.other_models import load_model
 from model.published import parse_published
@@ -229,6 +229,29 @@ def test_files_that_are_none_of_them_are_refused(save):
     refuse(body | {"aggregator.new": torch.ones(1)}, "not those of MixVPR, Conv-AP, SALAD, BoQ or")
     head = {name: one for name, one in state.items() if name.startswith("aggregator")}
     refuse(head | {"backbone.x": torch.ones(1)}, "backbone.* tensors, but not those of a ResNet or")
+
+
+@pytest.mark.parametrize("name", ["mixvpr:ResNet50:128", "boq:DINOv2", "megaloc"])
+def test_no_content_of_an_aggregator_is_more_than_a_sentence(name):
+    """Whatever stands in the place of a tensor."""
+    (shapes,) = (one for one, of in SHAPES.values() if of == name)
+    state = empty_state(shapes)
+    places = [key for key in shapes if key.startswith("aggregator.") and key.endswith("weight")]
+    places += [key for key in shapes if key.endswith((".queries", "dust_bin"))]
+    strange = [
+        None,
+        3,
+        "x",
+        torch.tensor(1.0),
+        torch.ones(0, 3),
+        torch.ones(3, 0),
+        torch.ones(1, 1),
+    ]
+    for key in places[::3]:
+        for value in strange:
+            if getattr(value, "shape", None) != shapes[key]:
+                with pytest.raises(ValueError, match=r"^a\.pth "):
+                    network_of(state | {key: value}, "a.pth")
 
 
 def test_a_file_of_another_size_is_not_the_one_of_the_name(hub):

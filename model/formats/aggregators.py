@@ -57,9 +57,11 @@ class _Tensors:
         self.tensors, self.path = tensors, path
 
     def size(self, name: str, dim: int = 0) -> int:
-        """Return a size of a tensor; a ValueError if it is none of two or more dimensions."""
+        """Return a size of a tensor; a ValueError if that has no two dimensions, or no number."""
         name = _THEIRS + name
         count_rows(self.tensors, name, self.path)
+        if self.tensors[name].numel() == 0:
+            raise ValueError(f"{self.path} cannot be a network: its {name} is empty")
         return self.tensors[name].shape[dim]
 
     def count(self, name: str) -> int:
