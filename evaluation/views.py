@@ -42,7 +42,7 @@ def _resize_as_pillow(images: torch.Tensor, size: list[int], bicubic: bool) -> t
         longer = int(size[0] * max(height, width) / min(height, width))
         size = [size[0], longer] if height <= width else [longer, size[0]]
     weights = [
-        _pillow_weights(*sides, bicubic).to(images.device)
+        _pillow_weights(*sides, bicubic, images.device)
         for sides in ((height, size[0]), (width, size[1]))
     ]
     levels = (images.double() * 255).round()
@@ -53,7 +53,9 @@ def _resize_as_pillow(images: torch.Tensor, size: list[int], bicubic: bool) -> t
 
 
 @functools.lru_cache(maxsize=32)
-def _pillow_weights(size_in: int, size_out: int, bicubic: bool) -> torch.Tensor:
+def _pillow_weights(
+    size_in: int, size_out: int, bicubic: bool, device: torch.device
+) -> torch.Tensor:
     """Return the integers that Pillow weighs the pixels of a line by, [size_out, size_in]."""
     scale = size_in / size_out
     stretch = max(scale, 1.0)  # of the filter, where there are fewer pixels than before
@@ -70,7 +72,7 @@ def _pillow_weights(size_in: int, size_out: int, bicubic: bool) -> torch.Tensor:
         weights = (1 - x).clamp(min=0)
     weights = torch.where((pixels >= first) & (pixels < end), weights, 0.0)
     weights = weights / weights.sum(1, keepdim=True) * 2**_PILLOW_BITS
-    return (weights + 0.5 * weights.sign()).trunc()
+    return (weights + 0.5 * weights.sign()).trunc().to(device)
 
 
 def _whole(images: torch.Tensor, size: list[int], resize: Resize) -> torch.Tensor:

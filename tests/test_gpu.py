@@ -319,6 +319,16 @@ def test_extraction_overlaps_and_gives_the_descriptors_of_a_cpu(mixed_folder, nu
     assert found.image_sizes == expected.image_sizes
 
 
+@pytest.mark.parametrize("rule", ["50x70-pillow", "90x20-bicubic-pillow", "multiple14"])
+def test_images_are_resized_as_on_a_cpu(rule):
+    """Pillow's grey levels exactly, as they are whole numbers."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, 3, 60, 80), generator=generator, dtype=torch.uint8)
+    found, expected = View(rule)(images.to(DEVICE)).cpu(), View(rule)(images)
+    atol = 1e-6 if "pillow" in rule else 1e-5
+    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+
+
 @pytest.mark.skipif(not IS_CUDA, reason="16 bits are for CUDA devices")
 def test_16_bits_change_descriptors_a_little(mixed_folder):
     paths = list_images(mixed_folder)
