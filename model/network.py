@@ -131,10 +131,9 @@ def build_network(
         aggregation_args: Options of the aggregation, see `build_aggregation`.
         whiten_norm: What the whitening ends with, see `Whitening`.
         input_scaling: Key of INPUT_SCALINGS, of the weights of the backbone; None for "imagenet".
+        resize: The network's own rule for test images, see `model.resizing`; None for none.
         freezing: `train_all_layers`, `freeze_te` and `train_last_blocks`: which layers of the
             backbone are not trained.
-        resize: The network's own rule for test images, see `model.resizing`; None for none.
-        freezing: `train_all_layers` and `freeze_te`, which layers of the backbone are not trained.
 
     Raises:
         ValueError: If a name is unknown, a length is out of range, the weights do not fit, or the

@@ -302,9 +302,7 @@ def test_descriptors_are_float32_of_unit_length_also_under_autocast(name, fc_out
     network = build_network(backbone, fc_output_dim, name, "none", aggregation_args=args)
     images = torch.randn(3, 3, 64, 64)
     descriptors = network(images)
-    assert (
-        descriptors.shape == (3, fc_output_dim or dim) and network.out_dim == fc_output_dim or dim
-    )
+    assert descriptors.shape == (3, network.out_dim) == (3, fc_output_dim or dim)
     network.eval()
     with torch.no_grad():
         descriptors = network(images)
