@@ -32,7 +32,6 @@ if TYPE_CHECKING:  # what takes seconds to import is imported where it is used, 
     from evaluation.views import View
     from reports.run_files import RunArrays
 
-FOLDER = "attention"
 _UNTRAINED, _WHOLE = "the untrained network", "as the database"  # in results.json
 _OF_OTHERS = ("hub:", "torchscript:", "onnx:", "whitened:")
 
@@ -92,13 +91,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_args(argv)
     if args.num_queries < 1:
         cli.error(f"--num_queries must be at least 1, it is {args.num_queries}")
+    from reports.overlays import FOLDER
+    from reports.run_files import read_run_arrays
+
     if not os.path.isdir(args.source):
         if not args.images:
             cli.error(f"{args.source} is not the folder of a run: give IMAGES to look at")
         source, pictures = open_model(args.source), list_pictures(args.images)
         write_pictures(source, pictures, args.resize_test_imgs, args.out or Path(FOLDER))
         return
-    from reports.run_files import read_run_arrays
 
     folder = find_set(Path(args.source))
     run = read_run_arrays(folder)

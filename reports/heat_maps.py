@@ -19,10 +19,7 @@ gets: behind an L2 the gradient along a vector is 0, so that no unit descriptor 
 itself, and CosPlace's map, which begins with an L2 of each location, has none either.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +62,10 @@ def heat_maps(network: nn.Module, images: torch.Tensor) -> HeatMaps:
             "map, aggregation. Code and files of other frameworks do not show their maps"
         )
     layers = network.aggregation
-    with torch.no_grad(), _watched(network.backbone) as seen:
+    if isinstance(network.backbone, ClassTokenViT) or isinstance(layers, ClassToken):
+        attention = class_token_attention(network.backbone, network.input_scaling(images))
+        return _one("attention of the class token", attention)
+    with torch.no_grad():
         features = network.feature_maps(images)
     maps = features[0] if isinstance(features, tuple) else features
     pooling, before, after = _split(layers)
@@ -79,8 +79,6 @@ def heat_maps(network: nn.Module, images: torch.Tensor) -> HeatMaps:
     if isinstance(pooling, SeqPool):
         with torch.no_grad():
             return _one("attention", seqpool_weights(pooling, before(maps)))
-    if isinstance(network.backbone, ClassTokenViT) or isinstance(layers, ClassToken):
-        return _one("attention of the class token", class_token_attention(seen))
     if maps.shape[2] * maps.shape[3] == 1:
         raise ValueError(
             f"The map of images {images.shape[2]}x{images.shape[3]} has one location: a descriptor "
@@ -206,48 +204,23 @@ def moves_if_faded(network: GeoLocalizationNet, features: Features) -> torch.Ten
     return squares.sqrt()
 
 
-def class_token_attention(seen: dict[str, Any]) -> torch.Tensor:
-    """Return what the class token attends to, in the mean of the heads.
+@torch.no_grad()
+def class_token_attention(backbone: PatchTransformer, images: torch.Tensor) -> torch.Tensor:
+    """Return what the class token attends to in the last block, in the mean of the heads.
 
     Args:
-        seen: By `_watched`: the last attention, its tokens [B, 1 + h w, C], and the patches' grid.
+        backbone: In evaluation mode.
+        images: As it takes them, [B, 3, H, W].
 
     Returns:
         Attention to the patches, [B, h, w]; the rest of 1 is its attention to itself.
     """
-    attention, tokens = seen["attention"], seen["tokens"]
-    with torch.no_grad():
-        batch, length, channels = tokens.shape
-        heads = attention.num_heads
-        qkv = attention.qkv(tokens).reshape(batch, length, 3, heads, channels // heads)
-        query, key = qkv[:, :1, 0], qkv[:, :, 1]  # [B, 1 or N, heads, C / heads]
-        query, key = attention.q_norm(query), attention.k_norm(key)
-        logits = torch.einsum("bqhc,bnhc->bhn", query, key) * attention.scale
-        weights = logits.softmax(2).mean(1)  # [B, 1 + h w]
-    return weights[:, 1:].unflatten(1, seen["grid"])
-
-
-@contextmanager
-def _watched(backbone: nn.Module) -> Iterator[dict[str, Any]]:
-    """Note what goes into the last attention of a transformer of patches; else yield {}."""
-    seen: dict[str, Any] = {}
-    if not isinstance(backbone, PatchTransformer):
-        yield seen
-        return
-    seen["attention"] = backbone.blocks[-1].attn
-
-    def note_tokens(_: nn.Module, inputs: tuple) -> None:
-        seen["tokens"] = inputs[0]
-
-    def note_grid(_: nn.Module, __: tuple, patches: torch.Tensor) -> None:
-        seen["grid"] = tuple(patches.shape[2:])
-
-    handles = [
-        seen["attention"].register_forward_pre_hook(note_tokens),
-        backbone.patch_embed.register_forward_hook(note_grid),
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+    tokens, height, width = backbone.embed(images)
+    *first, last = backbone.blocks
+    for block in first:
+        tokens = block(tokens)
+    attention, tokens = last.attn, last.norm1(tokens)
+    qkv = attention.qkv(tokens).unflatten(2, (3, attention.num_heads, -1))
+    query, key, _ = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, 1 + h * w, C / heads]
+    weights = (query[:, :, :1] @ key.mT * attention.scale).softmax(dim=3)
+    return weights[:, :, 0, 1:].mean(1).unflatten(1, (height, width))

@@ -166,23 +166,6 @@ class PatchTransformer(Transformer):
         )
         return tokens, height, width
 
-    def class_attention(self, images: torch.Tensor) -> torch.Tensor:
-        """Return where the class token looks in the last block, for pictures.
-
-        Returns:
-            Its attention to each patch, 0 to 1: [B, heads, h, w]. What is missing to a sum of 1 is
-            its attention to itself.
-        """
-        tokens, height, width = self.embed(images)
-        *first, last = self.blocks
-        for block in first:
-            tokens = block(tokens)
-        attention, tokens = last.attn, last.norm1(tokens)
-        qkv = attention.qkv(tokens).unflatten(2, (3, attention.num_heads, -1))
-        query, key, _ = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, 1 + h * w, C / heads]
-        weights = (query[:, :, :1] @ key.mT * attention.scale).softmax(dim=3)
-        return weights[:, :, 0, 1:].unflatten(2, (height, width))
-
     def _fit(self, images: torch.Tensor) -> torch.Tensor:
         side = self.patch_side
         height = max((images.shape[2] + side // 2) // side, 1) * side
