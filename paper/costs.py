@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from datasets.catalog import TRAIN_SETS, look_up_test_set
 from methods import METHODS
 from model.backbones import find_spec
-from model.published import parse_published
+from model.published import parse_published, rule_of
 from model.resizing import parse_resize
 from paper.networks import Released, Trained
 from paper.run_log import NO_DATA_SET, RunLog
@@ -257,7 +257,9 @@ def _step_s(source: Trained | Released, machine: Machine) -> float:
     if isinstance(source, Trained):
         backbone, size = source["backbone"], str(source["image_size"])
     else:
-        backbone, size = parse_published(source.spec).backbone, "512"
-    height, width = (2 * parse_resize(size))[:2]
+        backbone = parse_published(source.spec).backbone
+        family, _, name = source.spec.partition(":")
+        size = rule_of(family, name) or "512"  # a guess for those that take images as they are
+    height, width = (2 * (parse_resize(size) or [512]))[:2]
     gmacs = _COSTS[backbone][0] * height * width / (find_spec(backbone).image_size or 512) ** 2
     return machine.image_s + machine.gmac_s * gmacs

@@ -367,6 +367,10 @@ def test_every_network_of_a_scale_has_an_estimate(scale):
         evaluation_hours(PAPER.cosplace("ResNet101", 64), ["pitts30k"])
     )
     assert evaluation_hours(Released("cosplace:VGG16:64"), ["tokyo247"]) > 0
+    boq, salad = (
+        evaluation_hours(Released(name), ["tokyo247"]) for name in ("boq:DINOv2", "salad:DINOv2")
+    )
+    assert boq == salad < evaluation_hours(Released("megaloc"), ["tokyo247"]), "322 px, not 512"
 
 
 def test_a_signal_stops_the_command_that_runs(tmp_path):
