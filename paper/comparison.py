@@ -114,6 +114,7 @@ def _describe_training(row: ComparedMethod) -> str:
     parts.append(f"{settings['epochs_num']} epochs")
     if "mining" in settings:
         parts.append(f"loss {settings['loss']}, mining {settings['mining']}")
+    if "cache_refresh_rate" in settings:
         parts.append(f"every {settings['cache_refresh_rate']} queries")
     if "images_per_place" in settings:
         parts.append(f"{settings['batch_size']} places x {settings['images_per_place']} images")
