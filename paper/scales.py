@@ -112,8 +112,17 @@ class Scale:
             changed: Flags of train.py.
         """
         flags = {"method": method, "dataset": self.train_set or train_set} | self._flags(method)
-        aggregation = METHODS[method].get("aggregation")  # else that of the backbone
-        first = AGGREGATIONS[aggregation].extends if aggregation else ""  # also a method's name
+        row = METHODS[method] | flags
+        spec = find_spec(row["backbone"])
+        aggregation = row.get("aggregation", spec.aggregation)
+        dims = AGGREGATIONS[aggregation].fc_output_dim, spec.fc_output_dim
+        chosen = {  # by train.py, where a method has none
+            "aggregation": aggregation,
+            "fc_output_dim": next(dim for dim in dims if dim is not None),
+            "image_size": spec.image_size or IMAGE_SIZE,
+        }
+        flags |= {name: value for name, value in chosen.items() if name not in row}
+        first = AGGREGATIONS[aggregation].extends  # also a method's name
         options = METHODS[first or method].get("aggregation_args", {})  # those that runs will have
         if "clusters" in options and "aggregation_args" not in flags:
             flags["aggregation_args"] = options | {"clusters": self.clusters or options["clusters"]}

@@ -35,6 +35,8 @@ def test_every_network_is_planned_with_its_evaluation(scale, tmp_path):
         settings = row.trained.settings
         assert (settings["method"], settings["dataset"]) == (row.name, "mini_city")
         assert not settings["use_amp16"], "there are no 16-bit units on two cores"
+        for name in ("backbone", "aggregation", "fc_output_dim", "image_size"):
+            assert settings[name] is not None, "or finished runs are not found again"
         assert f"train     {row.trained}, seed 0" in plan
 
 
