@@ -211,6 +211,27 @@ def test_a_training_on_the_device_is_that_on_a_cpu(device_flags, tmp_path):
         assert one["R@20"] == pytest.approx(expected["R@20"], abs=10)
 
 
+def test_a_training_on_places_on_the_device_is_that_on_a_cpu(datasets_folder, tmp_path):
+    line = [
+        *("--method=gsv_cities", "--dataset=mini_city", f"--datasets_folder={datasets_folder}"),
+        *(
+            "--backbone=TinyPlain",
+            "--backbone_weights=none",
+            "--aggregation_args",
+            "out_channels=4",
+        ),
+        *("--image_size=64", "--resize_test_imgs=64", "--batch_size=4", "--N=2", "--L=1"),
+        *("--iterations_per_epoch=8", "--epochs_num=1", "--lr=1e-6", "--no-use_amp16"),
+        *("--num_workers=2", f"--cache_folder={tmp_path / 'cache'}"),
+    ]
+    for device in dict.fromkeys((DEVICE.type, "cpu")):
+        train_main([*line, f"--device={device}", f"--save_dir={tmp_path / device}"])
+    (one,), (expected,) = (metrics_of(tmp_path / device) for device in (DEVICE.type, "cpu"))
+    assert expected["loss"] > 0.5
+    assert one["loss"] == pytest.approx(expected["loss"], rel=2e-2)  # a pair may be at the limit
+    assert one["mined_share"] == pytest.approx(expected["mined_share"], abs=0.05)
+
+
 @pytest.mark.skipif(IS_CUDA and not os.path.exists("/usr/bin/gcc"), reason="no C compiler")
 def test_compiled_networks_train_as_others():
     expected = train_on_noise(DEVICE)[1].loss
