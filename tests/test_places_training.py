@@ -287,6 +287,16 @@ def test_images_of_a_bad_batch_are_named(line):
     assert all("/Images/" in path for path in paths)
 
 
+@pytest.mark.parametrize("folder", ["gsv_cities", "GSV-Cities"])
+def test_the_published_folder_is_found_by_name(tmp_path, refused, folder):
+    flags = [f"--datasets_folder={tmp_path}", "--dataset=gsv_cities"]
+    said = refused(train_main, [*PLACES, *flags], 1)
+    assert "Dataframes/CITY.csv" in said and str(tmp_path / "GSV-Cities") in said
+    write_gsv_cities(tmp_path / folder, size=(4, 4))
+    assert settings_of(*flags).open().place_set.num_places == 12
+    assert settings_of(*flags, "--cities", "PRS").open().place_set.parts == ("PRS",)
+
+
 def test_a_dry_run_names_each_city(line, capsys, caplog):
     caplog.set_level("INFO")
     train_main([*line, "--dry_run"])
