@@ -1,5 +1,6 @@
 """EigenPlaces: golden numbers of the original code, brute force, and trainings through train.py."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -500,7 +501,9 @@ def test_flags_of_eigenplaces_are_refused_for_cosplace(refused):
     assert "--method cosplace has no --focal_dist: it is a flag of --method eigenplaces" in said
 
 
-def test_mixed_precision_of_the_row_is_left_out_where_it_does_not_pay(monkeypatch, caplog):
+def test_mixed_precision_of_the_row_is_left_out_where_it_does_not_pay(
+    line, monkeypatch, caplog, tmp_path
+):
     monkeypatch.setattr("training.setup.cpu_computes_in", lambda name: False)
     monkeypatch.setattr("training.state.cpu_computes_in", lambda name: False)
     flags = vars(parse_train_arguments(["--method=eigenplaces", "--device=cpu"]))
@@ -508,6 +511,9 @@ def test_mixed_precision_of_the_row_is_left_out_where_it_does_not_pay(monkeypatc
     with caplog.at_level("INFO"):
         assert read_settings(flags).optimization.use_amp16 is False
     assert "Without --use_amp16, a default of --method eigenplaces" in caplog.text
+    default = [flag for flag in line if flag != "--no-use_amp16"]
+    train_main([*default, "--epochs_num=0", f"--save_dir={tmp_path}"])
+    assert json.loads((tmp_path / "args.json").read_text())["use_amp16"] is False
     flags = vars(parse_train_arguments(["--use_amp16", "--device=cpu"]))
     with pytest.raises(ValueError, match="does not compute in fp16"):
         read_settings(flags)
