@@ -87,6 +87,8 @@ def parse_train_arguments(
     set_defaults(cli, defaults or {}, whose)
     args = cli.parse_args(argv)
     _check_common(cli, args)
+    if METHODS[method]["objective"] == "places":
+        _refuse_flags_of_other_mining(cli, argv, args.mining)
     if args.resume_train == "auto" and not args.save_dir:
         cli.error("--resume_train auto resumes the run in --save_dir: say which folder that is")
     takes_labels = args.aggregation and AGGREGATIONS[args.aggregation].takes_labels
@@ -213,11 +215,16 @@ def _read_flags_of_run(cli: argparse.ArgumentParser, file: str) -> dict[str, Any
     return {name: value for name, value in flags.items() if name not in _NOT_REPEATED}
 
 
+def _names_of_flags(argv: Sequence[str] | None) -> set[str]:
+    """Return what a command line gives, without values: --N of --N=5."""
+    return {text.split("=")[0] for text in (sys.argv[1:] if argv is None else argv)}
+
+
 def _refuse_flags_of_others(
     cli: argparse.ArgumentParser, argv: Sequence[str] | None, method: str
 ) -> None:
     """End with exit code 2 if there are flags that only methods with another objective have."""
-    given = {text.split("=")[0] for text in (sys.argv[1:] if argv is None else argv)}
+    given = _names_of_flags(argv)
     for objective, add_flags in _OBJECTIVES.items():
         other = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         add_flags(other)
@@ -228,6 +235,19 @@ def _refuse_flags_of_others(
                 f"--method {method} has no {' and no '.join(sorted(foreign))}: it is a flag of "
                 f"--method {' and '.join(having)}"
             )
+
+
+def _refuse_flags_of_other_mining(
+    cli: argparse.ArgumentParser, argv: Sequence[str] | None, mining: str
+) -> None:
+    """End with exit code 2 if batches of places are found without some of the flags."""
+    if mining == "cliques":
+        unused, advice = {"--N", "--L"}, "its places are apart without groups, leave it out"
+    else:
+        unused = {"--mining_epochs", "--mining_images", "--similar_clusters", "--clique_radius"}
+        advice = "add --mining cliques, or leave it out"
+    if given := sorted(_names_of_flags(argv) & unused):
+        cli.error(f"--mining {mining} has no {' and no '.join(given)}: {advice}")
 
 
 def _check_common(cli: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -118,8 +118,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         absent = {"aggregation_args": {}, "input_scaling": None}  # where the network has none
         flags = vars(args) | absent | network.architecture
-        flags |= {"image_size": settings.image_size}
-        flags |= {"use_amp16": settings.optimization.use_amp16}
+        flags |= {
+            "image_size": settings.image_size,
+            "use_amp16": settings.optimization.use_amp16,
+        }
         flags = note_changes(flags, checkpoint, val_set.digest)
         folder = stack.enter_context(
             run_folder(args.save_dir, f"train_{args.method}_{flags['backbone']}", flags)

@@ -186,6 +186,25 @@ def test_an_interrupted_training_continues_with_the_same_bits(
     assert metrics_of(tmp_path / "run") == metrics_of(whole)
 
 
+def test_more_batches_than_were_mined_are_mined_anew(line, whole, tmp_path, monkeypatch):
+    run = [*line, f"--save_dir={tmp_path}", "--resume_train=auto", "--checkpoint_every=1"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, Places, "_pair_loss", 2)
+        train_main([*run, "--iterations_per_epoch=2"])
+    train_main(run)
+    assert metrics_of(tmp_path)[1]["mined_share"] > 0
+    assert (
+        len(read_checkpoint(tmp_path / "last_checkpoint.pth")["objective_state_dict"]["mined"]) == 3
+    )
+
+
+def test_flags_that_would_have_no_effect_are_refused(line, refused):
+    said = refused(train_main, [*line, "--N=2", "--L", "1"], 2)
+    assert "--mining cliques has no --L and no --N: its places are apart without groups" in said
+    said = refused(train_main, [*line, "--mining=none", "--clique_radius=9"], 2)
+    assert "--mining none has no --clique_radius and no --similar_clusters: add" in said
+
+
 def test_batches_are_mined_every_other_epoch(line, tmp_path):
     train_main([*line, "--mining_epochs=2", "--epochs_num=3", f"--save_dir={tmp_path}"])
     lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -255,6 +255,8 @@ def test_what_cannot_be_trained_on_is_refused_with_a_sentence(line, at_folder, t
     assert "--cities Rome" in said
     flags = [*line, *run, f"--train_set_folder={at_folder}"]
     assert "--cities is of GSV-Cities" in refused(train_main, [*flags, "--cities", "London"], 1)
+    said = refused(train_main, [*line, *run, "--M=20"], 1)
+    assert "--M, --alpha, --N and --L split folders with '@' names" in said
     assert "has 1 of one group" in refused(train_main, flags, 1)
     said = refused(train_main, [*line, *run, "--images_per_place=5"], 2)
     assert "--min_images_per_place is 4, but --images_per_place takes 5" in said

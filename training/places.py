@@ -106,6 +106,11 @@ class PlacesSettings:
                 raise ValueError(
                     f"--mining cliques is for images with '@' names: {folder} has none"
                 )
+            if self.partition != PartitionParams(min_images_per_class=self.min_images_per_place):
+                raise ValueError(
+                    "--M, --alpha, --N and --L split folders with '@' names into places: the "
+                    f"tables in {folder} have their own, leave them out"
+                )
             places = read_gsv_cities(folder, self.cities, self.min_images_per_place)
             return Places(places, self)
         if self.cities:
@@ -260,7 +265,8 @@ class Places:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume with what a state has."""
         self._sums.copy_(state["sums"])
-        if "mined" in state:
+        # If an epoch has more batches than were mined, a changed flag, new ones are.
+        if "mined" in state and len(state["mined"]) >= self._sampler.num_iterations:
             self._sampler.mined = state["mined"].numpy()
             self._mined_epoch, self._mining_s = state["mined_epoch"], state["mining_seconds"]
 
