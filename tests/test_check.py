@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import name, run, write_image
+from gsv_files import write_gsv_cities
 from layouts import write_set
 from photo_tables import convert, write_photos
 
@@ -53,6 +54,22 @@ def test_mini_city_by_name_and_by_folder_is_sound(datasets_folder, check):
         assert "every query has some within 25 m, in the median 108" in text
     assert "queries_v2" not in by_name[1] and "queries_v2" in by_folder[1]
     assert "1,176 opened" in by_name[1] and "1,176 decoded" in by_folder[1]
+
+
+def test_gsv_cities_is_checked_by_its_tables(tmp_path, check):
+    write_gsv_cities(tmp_path / "whole")
+    code, text = check(tmp_path / "whole")
+    assert code == 0 and "ok places 60 images of 12 places in 3 cities" in text
+    assert "London 5 places 25 images" in text and "3 places with fewer than 4 images" in text
+    assert "every image that the tables list exists" in text
+    assert "9 images in no place that is trained on" in text and "position" not in text
+    write_gsv_cities(tmp_path / "cut", missing=(0, 3, 27))  # the last one is of a small place
+    code, text = check(tmp_path / "cut")
+    assert code == 1 and "2 of 60 images that the tables list do not exist:" in text
+    table = tmp_path / "whole" / "Dataframes" / "PRS.csv"
+    table.write_text(table.read_text().replace("northdeg", "north"))
+    code, text = check(tmp_path / "whole")
+    assert code == 1 and "PRS.csv has no column northdeg" in text
 
 
 def test_the_preview_is_that_of_a_dry_run(datasets_folder, tmp_path, check):

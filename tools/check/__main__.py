@@ -15,10 +15,11 @@ from pathlib import Path
 import commons
 from command_line import CommandLine, default_datasets_folder
 from datasets.catalog import TEST_SETS, TRAIN_SETS
+from datasets.gsv_cities import is_gsv_cities
 from datasets.partition import PartitionParams
 from datasets.small_sets import describe_small_set
 from machine import num_usable_cores
-from tools.check.classes import check_classes
+from tools.check.classes import check_classes, check_places
 from tools.check.files import check_files
 from tools.check.findings import (
     ERROR,
@@ -112,7 +113,9 @@ def check_folder(
     """
     paths, is_missing, findings = check_files(images.folder, images.num_expected)
     positions = heading_deg = None
-    if len(paths):
+    if len(paths) and images.role == TRAIN and is_gsv_cities(images.folder):
+        findings += check_places(paths)
+    elif len(paths):
         positions, heading_deg, more = check_names(paths, images.role == TRAIN)
         findings += more
     sample = choose_sample(is_missing, max_images)

@@ -1,13 +1,16 @@
-"""The classes and groups of CosPlace that training would form of a folder."""
+"""What training would form of a folder: classes and groups of CosPlace, places of GSV-Cities."""
 
 from dataclasses import replace
 
 import numpy as np
 
 from commons import plural
+from datasets.gsv_cities import read_gsv_cities
+from datasets.image_lists import ImagePaths
 from datasets.partition import Partition, PartitionParams, make_partition
-from tools.check.findings import ERROR, FACT, OK, WARNING, Finding
+from tools.check.findings import ERROR, FACT, OK, WARNING, Finding, show
 
+MOST_MISSING = 0.01  # of the images of places: --max_bad_images of train.py
 DEFAULT_GROUPS_NUM = 8  # of train.py, as in the paper
 _SHOWN_GROUPS = 8
 
@@ -54,6 +57,35 @@ def check_classes(
     if not params.is_separated_at_north:
         text = "360 is not a multiple of alpha x L: around north, neighbours share a group"
         findings.append(Finding(WARNING, "groups", text))
+    return findings
+
+
+def check_places(paths: ImagePaths) -> list[Finding]:
+    """Read the tables of GSV-Cities, and look for the images that they list.
+
+    Args:
+        paths: All images of the folder that holds the tables.
+    """
+    try:
+        places = read_gsv_cities(paths.folder)
+    except (OSError, ValueError) as error:
+        remedy = "correct the table, or leave its city out: train with --cities"
+        return [Finding(ERROR, "tables", show(str(error)), remedy=remedy)]
+    first, *table = places.describe(whole=True).splitlines()
+    findings = [Finding(OK, "places", show(first), tuple(map(show, table)))]
+    present, cut = set(paths.lines()), len(str(places.folder)) + 1
+    listed = [places.path(image)[cut:] for image in range(places.num_images)]
+    missing = [name for name in listed if name.encode() not in present]
+    if missing:
+        text = f"{len(missing):,} of {len(listed):,} images that the tables list do not exist:"
+        level = ERROR if len(missing) > MOST_MISSING * len(listed) else WARNING
+        remedy = "bring the missing images, or leave their city out: train with --cities"
+        findings.append(Finding(level, "missing", text, tuple(map(show, missing[:3])), remedy))
+    else:
+        findings.append(Finding(OK, "missing", "every image that the tables list exists"))
+    if num := len(paths) - len(listed) + len(missing):
+        text = f"{plural(num, 'image')} in no place that is trained on"
+        findings.append(Finding(FACT, "not listed", text))
     return findings
 
 
