@@ -15,7 +15,6 @@ from pathlib import Path
 import commons
 from command_line import CommandLine, default_datasets_folder
 from datasets.catalog import TEST_SETS, TRAIN_SETS
-from datasets.gsv_cities import is_gsv_cities
 from datasets.partition import PartitionParams
 from datasets.small_sets import describe_small_set
 from machine import num_usable_cores
@@ -111,6 +110,8 @@ def check_folder(
         decode: Whether to decode them completely.
         num_workers: Processes that decode.
     """
+    from datasets.gsv_cities import is_gsv_cities  # needs torch, for which --help need not wait
+
     paths, is_missing, findings = check_files(images.folder, images.num_expected)
     positions = heading_deg = None
     if len(paths) and images.role == TRAIN and is_gsv_cities(images.folder):

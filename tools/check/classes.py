@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 
 from commons import plural
-from datasets.gsv_cities import read_gsv_cities
 from datasets.image_lists import ImagePaths
 from datasets.partition import Partition, PartitionParams, make_partition
 from tools.check.findings import ERROR, FACT, OK, WARNING, Finding, show
@@ -66,6 +65,8 @@ def check_places(paths: ImagePaths) -> list[Finding]:
     Args:
         paths: All images of the folder that holds the tables.
     """
+    from datasets.gsv_cities import read_gsv_cities  # needs torch, for which --help need not wait
+
     try:
         places = read_gsv_cities(paths.folder)
     except (OSError, ValueError) as error:
