@@ -41,7 +41,7 @@ from model.checkpoint_files import read_checkpoint, require_packages
 from model.checkpoints import network_with
 from model.formats import recognise
 from model.network import keep_rule
-from model.published import FAMILIES, fetch_published, parse_published
+from model.published import FAMILIES, check_published, fetch_published, parse_published
 from model.resizing import read_rule
 from model.whitening import is_whitening_file, unpack_whitening
 
@@ -87,12 +87,8 @@ def load_model(checkpoint: str | None, spec: str | None) -> tuple[nn.Module, dic
         )
     content = recognise(checkpoint_content, file)
     network = network_with(content, file, kept_dims)
-    if published is not None and network.out_dim != published.dim:
-        raise ValueError(
-            f"{file} is not the network that {spec} names: its descriptors have {network.out_dim} "
-            f"numbers, not {published.dim}; needed is {published.by_hand or 'the file'} from "
-            f"{published.url}"
-        )
+    if published is not None:
+        check_published(published, spec, file, network)
     if resize is not None:
         keep_rule(network, resize)
     facts = describe_model(file) | {"model": spec or checkpoint} | content.facts

@@ -22,11 +22,13 @@ convap on have a resize rule of their own, by which their authors tested them.
 """
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 import commons
 
@@ -281,9 +283,10 @@ def rule_of(family: str, backbone: str) -> str | None:
 
     Args:
         family: One of FAMILIES.
-        backbone: "ResNet50" or "DINOv2", where a family has both.
+        backbone: Key of BACKBONES; families may have a rule for DINOv2 and one for ResNet50.
     """
-    return _INPUT_RULES.get(family, _INPUT_RULES.get(f"{family}:{backbone}"))
+    kind = "DINOv2" if backbone.startswith("DINOv2") else "ResNet50"
+    return _INPUT_RULES.get(family, _INPUT_RULES.get(f"{family}:{kind}"))
 
 
 def parse_published(text: str) -> PublishedModel:
@@ -315,6 +318,33 @@ def _list_names() -> str:
         f"convap:ResNet50:DIM with {', '.join(map(str, CONVAP_CHANNELS))}; "
         f"mixvpr:ResNet50:DIM with {', '.join(map(str, MIXVPR_FILES))}; boq:ResNet50, "
         "boq:DINOv2, salad:DINOv2, cliquemining:DINOv2, megaloc; --model list shows all"
+    )
+
+
+def check_published(
+    model: PublishedModel, name: str, file: str | os.PathLike, network: nn.Module
+) -> None:
+    """Raise a ValueError if a file holds another network than the published one.
+
+    Args:
+        model: The published one.
+        name: Its name.
+        file: For the error.
+        network: What the file holds.
+    """
+    found = network.architecture["backbone"], network.resize
+    wanted = model.backbone, rule_of(model.family, model.backbone)
+    if network.out_dim != model.dim:
+        what = f"its descriptors have {network.out_dim} numbers, not {model.dim}"
+    elif found != wanted:
+        what = "it has the backbone {} and the resize rule {}, not {} and {}".format(
+            *found, *wanted
+        )
+    else:
+        return
+    raise ValueError(
+        f"{file} is not the network that {name} names: {what}; needed is "
+        f"{model.by_hand or 'the file'} from {model.url}"
     )
 
 

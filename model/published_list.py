@@ -155,13 +155,12 @@ def _format_row(name: str, names: list[str]) -> tuple[str, ...]:
     last, family = models[-1], models[-1].family
     megabytes = [f"{_BYTES * count_parameters(model) / 1e6:.0f}" for model in models]
     dims = ", ".join(str(model.dim) for model in models)
-    published = "DINOv2" if last.backbone == "DINOv2_B" else "ResNet50"
     licence, source = _SOURCES[family]
     return (
         name,
         f"1 to {dims}" if name.endswith("[:DIM]") else dims,
         " to ".join(dict.fromkeys((megabytes[0], megabytes[-1]))),
-        rule_of(family, published) or "as the test set",
+        rule_of(family, last.backbone) or "as the test set",
         licence,
         "downloaded" if last.by_hand is None else "by hand",
         source,

@@ -257,9 +257,9 @@ def _step_s(source: Trained | Released, machine: Machine) -> float:
     if isinstance(source, Trained):
         backbone, size = source["backbone"], str(source["image_size"])
     else:
-        backbone = parse_published(source.spec).backbone
-        family, _, name = source.spec.partition(":")
-        size = rule_of(family, name) or "512"  # a guess for those that take images as they are
+        model = parse_published(source.spec)
+        backbone = model.backbone
+        size = rule_of(model.family, backbone) or "512"  # a guess: they take images as they are
     height, width = (2 * (parse_resize(size) or [512]))[:2]
     gmacs = _COSTS[backbone][0] * height * width / (find_spec(backbone).image_size or 512) ** 2
     return machine.image_s + machine.gmac_s * gmacs

@@ -9,6 +9,7 @@ from aggregator_files import (
     boq_head_shapes,
     convap_by_hand,
     convap_shapes,
+    megaloc_shapes,
     mixvpr_by_hand,
     mixvpr_shapes,
     resnet_maps,
@@ -261,6 +262,14 @@ def test_a_file_of_another_size_is_not_the_one_of_the_name(hub):
         ValueError, match="have 512 numbers, not 128; needed is resnet50_MixVPR_128"
     ):
         load_model(None, "mixvpr:ResNet50:128")
+
+
+def test_a_file_of_another_network_of_that_size_is_not_the_one_of_the_name(hub):
+    """Descriptors of SALAD and MegaLoc have 8448 numbers."""
+    torch.save(empty_state(megaloc_shapes()), hub / "dino_salad.ckpt")
+    with pytest.raises(ValueError) as error:
+        load_model(None, "salad:DINOv2")
+    assert "has the backbone DINOv2_B and the resize rule multiple14, not " in str(error.value)
 
 
 # Evaluations

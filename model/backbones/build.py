@@ -140,12 +140,14 @@ def _check_freezing(
     given = [f"{flag} {number}" for flag, number in asked.items()]
     if given and not isinstance(backbone, Transformer):
         raise ValueError(
-            f"{given[0]} freezes blocks of a transformer, {name} is none: its first layers are "
-            "frozen as in the paper, or none with --train_all_layers"
+            f"{given[0]} freezes blocks of a transformer, {name} is none: give {next(iter(asked))} "
+            "0. Its first layers are frozen as in the paper, or none with --train_all_layers"
         )
     given += ["--train_all_layers"] * train_all_layers
     if asked and len(given) > 1:
-        raise ValueError(f"{' and '.join(given)}: give one of them")
+        raise ValueError(
+            f"{' and '.join(given)}: give one of them, and 0 for what a method has by default"
+        )
     for flag, number in asked.items():
         if number > len(backbone.blocks):
             raise ValueError(f"{flag} {number}: there are {len(backbone.blocks)} blocks")

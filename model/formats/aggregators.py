@@ -154,7 +154,7 @@ def read(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> NetworkConte
         "aggregation": aggregator.aggregation,
         "fc_output_dim": 0,
         "aggregation_args": aggregator.read_options(_Tensors(tensors, path)),
-        "resize": rule_of(aggregator.family, "DINOv2" if backbone in _DINOV2 else "ResNet50"),
+        "resize": rule_of(aggregator.family, backbone),
     }
     if aggregator.family == "megaloc":
         architecture["fc_output_dim"] = count_rows(tensors, f"{_THEIRS}linear.weight", path)
