@@ -79,9 +79,9 @@ def _vgb(model: PublishedModel) -> int:
 
 
 def _mixvpr(model: PublishedModel) -> int:
-    rows, places = 4 if model.full_dim == 4096 else 2, 20 * 20
-    block = 2 * places + 2 * _linear(places, places)
-    return 4 * block + _linear(1024, model.full_dim // rows) + _linear(places, rows)
+    rows, locations = 4 if model.full_dim == 4096 else 2, 20 * 20
+    block = 2 * locations + 2 * _linear(locations, locations)
+    return 4 * block + _linear(1024, model.full_dim // rows) + _linear(locations, rows)
 
 
 def _convap(model: PublishedModel) -> int:

@@ -14,10 +14,17 @@ from gsv_files import write_gsv_cities
 from training_runs import assert_same_state, metrics_of, position_of, stop_at
 
 from datasets.image_names import parse_image_name
+from evaluation.descriptors import Extraction
 from model.checkpoint_files import read_checkpoint
 from parser import parse_train_arguments
 from train import main as train_main
-from training.cliques import CliqueParams, ClusteredImages, draw_batches, find_cliques
+from training.cliques import (
+    CliqueParams,
+    ClusteredImages,
+    average_clusters,
+    draw_batches,
+    find_cliques,
+)
 from training.places import Places, PlacesSettings
 
 CLIQUES = [
@@ -93,6 +100,27 @@ def test_similar_clusters_are_drawn_more_often():
         gaps.append(abs(int(clusters[0] - clusters[1])))
     pairs = [abs(one - two) for one, two in itertools.permutations(range(num), 2)]
     assert np.mean(gaps) < np.mean(pairs) - 0.5
+
+
+def test_means_of_clusters_are_of_readable_images_of_all_processes(monkeypatch):
+    """A cluster is in two shards, one shard is empty, of one cluster nothing can be read."""
+    rows = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+    clusters, unreadable = np.array([2, 2, 2, 4, 4, 5, 5, 5, 5, 9]), [1, 9]
+    rows[unreadable] = np.nan
+    shards = [
+        Extraction(rows[first:end], {}, 10, unreadable, first)
+        for first, end in ((0, 4), (4, 4), (4, 10))
+    ]
+    sent = []
+
+    def gather(value):
+        sent.append(value)
+        return sent
+
+    monkeypatch.setattr("training.cliques.gather", gather)
+    means = [average_clusters(shard, clusters) for shard in shards][-1]  # the last has those of all
+    wanted = [rows[[0, 2]].mean(0), rows[[3, 4]].mean(0), rows[5:9].mean(0)]
+    np.testing.assert_allclose(means, wanted, rtol=1e-6)
 
 
 def test_a_clique_is_near_looks_one_way_and_leaves_nothing_near():

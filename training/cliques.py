@@ -15,7 +15,7 @@ from torch import nn
 from datasets.image_lists import split_lines
 from datasets.image_names import read_fields
 from datasets.places import PlaceSet
-from evaluation.descriptors import Inference, gather
+from evaluation.descriptors import Extraction, Inference, gather
 from evaluation.evaluate import extract_shard
 from evaluation.views import View
 from model.inference import optimize
@@ -83,22 +83,44 @@ def mine_cliques(
     with in_evaluation_mode(network):
         view = View("{}x{}".format(*size))
         own = extract_shard(optimize(network), paths, view, inference, "Mining")
-    descriptors = np.concatenate(gather(own.descriptors))
-    kept = np.flatnonzero(np.isfinite(descriptors[:, 0]))  # the others cannot be read
-    images, paths, descriptors = images[kept], paths.subset(kept), descriptors[kept]
-    east_m, north_m, heading_deg = read_fields(paths, ("UTM east", "UTM north", "heading"))
     clusters = np.searchsorted(place_set.starts, images, side="right")
-    _, first, counts = np.unique(clusters, return_index=True, return_counts=True)
-    sums = np.add.reduceat(descriptors, first, dtype=np.float64)
+    descriptors = average_clusters(own, clusters)
+    kept = np.delete(np.arange(len(images)), own.unreadable)
+    images, paths = images[kept], paths.subset(kept)
+    east_m, north_m, heading_deg = read_fields(paths, ("UTM east", "UTM north", "heading"))
+    first = np.unique(clusters[kept], return_index=True)[1]
     folders = [paths.name(index).rpartition("/")[0] for index in first.tolist()]
     found = ClusteredImages(
         np.column_stack((east_m, north_m)),
         heading_deg,
         np.append(first, len(images)),
         np.unique(folders, return_inverse=True)[1],
-        (sums / counts[:, None]).astype(np.float32),
+        descriptors,
     )
     return images[draw_batches(found, params, shape, rng)]
+
+
+def average_clusters(own: Extraction, clusters: np.ndarray) -> np.ndarray:
+    """Return the mean descriptors of clusters, float32 [num_clusters, D]; all processes call it.
+
+    Sums are gathered instead of descriptors, which are more, and long: SALAD's of 100,000 images
+    have 3.4 GB.
+
+    Args:
+        own: Of this process's shard of the images.
+        clusters: That of each image of all processes, ascending. int64 [num_images].
+    """
+    rows = own.readable
+    labels, first, counts = np.unique(
+        clusters[own.first + rows], return_index=True, return_counts=True
+    )
+    readable = own.descriptors if own.rows is None else own.descriptors[rows]
+    sums = np.add.reduceat(readable, first, dtype=np.float64)
+    parts = zip(*gather((labels, counts, sums)), strict=True)
+    labels, counts, sums = map(np.concatenate, parts)
+    first = np.unique(labels, return_index=True)[1]  # a cluster may be in two shards
+    means = np.add.reduceat(sums, first) / np.add.reduceat(counts, first)[:, None]
+    return means.astype(np.float32)
 
 
 def _draw_images(starts: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

@@ -3,8 +3,8 @@
 Conv-AP (Ali-bey et al., GSV-Cities, Neurocomputing 2022) projects each location and averages over
 the cells of a small grid. MixVPR (Ali-bey et al., WACV 2023) lets every channel, a vector over all
 locations, pass through a cascade of residual blocks, x + W2 max(W1 LN(x) + b1, 0) + b2, then
-projects the channels, then the locations. Both flatten [channels, places] to the descriptor, in
-this order. Keys of the state dicts are those of the public code.
+projects the channels, then the locations. Both flatten [channels, cells or rows] to the descriptor,
+in this order. Keys of the state dicts are those of the public code.
 """
 
 import torch
@@ -93,10 +93,10 @@ class MixVPR(nn.Module):
         check_positive({"mix_depth": mix_depth, "mlp_ratio": mlp_ratio})
         check_positive({"height": height, "width": width})
         self.map_size = (height, width)
-        places = height * width
-        self.mix = nn.Sequential(*(_Mixer(places, mlp_ratio) for _ in range(mix_depth)))
+        locations = height * width
+        self.mix = nn.Sequential(*(_Mixer(locations, mlp_ratio) for _ in range(mix_depth)))
         self.channel_proj = nn.Linear(channels, out_channels)
-        self.row_proj = nn.Linear(places, out_rows)
+        self.row_proj = nn.Linear(locations, out_rows)
         self.linear = linear_or_none(out_channels * out_rows, fc_output_dim)
         self.out_dim = fc_output_dim or out_channels * out_rows
 
@@ -108,7 +108,7 @@ class MixVPR(nn.Module):
         """
         if not torch.jit.is_scripting():
             self._check_size(maps)
-        rows = self.mix(maps.flatten(2))  # [B, C, places]
+        rows = self.mix(maps.flatten(2))  # [B, C, locations]
         rows = self.channel_proj(rows.transpose(1, 2)).transpose(1, 2)
         pooled = at_least_float32(self.row_proj(rows)).flatten(1)  # each channel's rows together
         return F.normalize(at_least_float32(self.linear(pooled)))
@@ -127,13 +127,14 @@ class MixVPR(nn.Module):
 
 
 class _Mixer(nn.Module):
-    def __init__(self, places: int, mlp_ratio: int) -> None:
+    def __init__(self, locations: int, mlp_ratio: int) -> None:
         super().__init__()
-        first, second = nn.Linear(places, places * mlp_ratio), nn.Linear(places * mlp_ratio, places)
+        hidden = locations * mlp_ratio
+        first, second = nn.Linear(locations, hidden), nn.Linear(hidden, locations)
         for layer in (first, second):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
-        self.mix = nn.Sequential(nn.LayerNorm(places), first, nn.ReLU(), second)
+        self.mix = nn.Sequential(nn.LayerNorm(locations), first, nn.ReLU(), second)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         return rows + self.mix(rows)

@@ -128,12 +128,12 @@ class _SALAD(nn.Module):
         return plan[:, :num].reshape(batch, num, height, width)
 
     def _check_size(self, maps: torch.Tensor) -> None:
-        places = maps.shape[2] * maps.shape[3]
-        if places <= self.clusters:
+        locations = maps.shape[2] * maps.shape[3]
+        if locations <= self.clusters:
             raise ValueError(
                 f"salad shares locations out among {self.clusters} clusters and needs more of "
-                f"them: the map of these images has {places}. Give larger images, or "
-                f"--aggregation_args clusters={max(places // 2, 1)}"
+                f"them: the map of these images has {locations}. Give larger images, or "
+                f"--aggregation_args clusters={max(locations // 2, 1)}"
             )
 
 

@@ -73,15 +73,15 @@ class _Tensors:
 
 
 def _mixvpr(of: _Tensors) -> dict[str, Any]:
-    places, mixed = of.size("row_proj.weight", 1), of.size("mix.0.mix.1.weight")
-    side = math.isqrt(places)
-    if side**2 != places:
-        raise ValueError(f"{of.path} is for maps of {places} locations, which are no square")
+    locations, mixed = of.size("row_proj.weight", 1), of.size("mix.0.mix.1.weight")
+    side = math.isqrt(locations)
+    if side**2 != locations:
+        raise ValueError(f"{of.path} is for maps of {locations} locations, which are no square")
     return {
         "out_channels": of.size("channel_proj.weight"),
         "out_rows": of.size("row_proj.weight"),
         "mix_depth": of.count("mix.{}.mix.1.weight"),
-        "mlp_ratio": mixed // places,
+        "mlp_ratio": mixed // locations,
         "height": side,
         "width": side,
     }
