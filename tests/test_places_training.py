@@ -233,14 +233,34 @@ ROWS = {  # of networks that are small, on images of their size
 DIMS = {"gsv_cities": 16, "mixvpr": 8, "salad": 4 * 3 + 5, "boq": 128}
 
 
-@pytest.mark.parametrize("method", ROWS)
-def test_each_row_trains_its_own_network(line, tmp_path, method):
+def row_of(method, line):
+    """Return the flags of a training by a row."""
     flags = [
         one for one in line if not one.startswith(("--method", "--aggregation", "--fc_output"))
     ]
     flags = [f"--method={method}", *flags, "--resize_test_imgs=56x56", *ROWS[method]]
-    if method == "mixvpr":
-        flags.append("--resize_test_imgs=32x40")
+    return [*flags, "--resize_test_imgs=32x40"] if method == "mixvpr" else flags
+
+
+def test_layers_that_draw_at_random_draw_the_same_after_an_interruption(
+    line, tmp_path, monkeypatch
+):
+    """SALAD has dropout; the row is trained by a linear fall of the learning rate."""
+    flags = [*row_of("salad", line), "--epochs_num=1", "--checkpoint_every=1"]
+    train_main([*flags, f"--save_dir={tmp_path / 'whole'}"])
+    run = [*flags, f"--save_dir={tmp_path / 'run'}", "--resume_train=auto"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, Places, "_pair_loss", 3)
+        train_main(run)
+    assert position_of(tmp_path / "run") == (0, 2)
+    train_main(run)
+    assert_same_state(tmp_path / "run", tmp_path / "whole")
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_each_row_trains_its_own_network(line, tmp_path, method):
+    flags = row_of(method, line)
     train_main([*flags, "--epochs_num=1", f"--save_dir={tmp_path / 'run'}"])
     (numbers,) = metrics_of(tmp_path / "run")
     assert 0 < numbers["loss"] < 5 and numbers["gradient_norm"] > 0
