@@ -139,6 +139,8 @@ def test_a_training_says_how_much_its_batches_still_teach(whole):
     assert lines[-1]["unreadable_images"] in (1, 2)
     log = (whole / "info.log").read_text()
     assert "60 images of 12 places in 3 cities" in log
+    assert "of 3 iterations of 16 images of 32x40 pixels" in log
+    assert "positives as of the set; test images resized to 32x40; " in log
     result = json.loads((whole / "results.json").read_text())
     assert (result["method"], result["descriptor_dim"]) == ("gsv_cities", 8)
 

@@ -10,6 +10,7 @@ from datasets.eval_set import EvalSet
 from datasets.small_sets import SMALL_NUM_IMAGES, describe_small_set
 from evaluation import Protocol
 from model.network import GeoLocalizationNet
+from model.resizing import describe_resize
 from runs.provenance import name_device
 from training.metrics import EpochStats, describe_seconds
 from training.state import Training
@@ -38,17 +39,20 @@ def format_start(
     network, objective = training.network, training.objective
     threshold_m = flags["positive_dist_threshold"]
     rule = f"positives within {threshold_m:g} m" if threshold_m else "positives as of the set"
-    resize = f"test images resized by {protocol.resize}" if protocol.resize else "as of the set"
+    resize = describe_resize(protocol.resize) if protocol.resize else "resized as of the set"
+    num_iterations = objective.num_iterations(0)
+    num_images = objective.images_per_epoch // max(1, num_iterations)
     rows = {
         "Method": f"{flags['method']}: {_describe_network(network)}",
         "Parameters": _count_parameters(network),
         "Device": name_device(training.device),
         "Versions": ", ".join(f"{name} {version}" for name, version in software.items()),
-        "Epochs": f"0 to {flags['epochs_num'] - 1}, of {objective.num_iterations(0):,} iterations "
-        f"of {flags['batch_size']}; training images of {flags['image_size']} pixels",
+        "Epochs": f"0 to {flags['epochs_num'] - 1}, of {num_iterations:,} iterations of "
+        f"{num_images} images of {flags['image_size']} pixels",
         "Validation": str(sets[0]),
         "Test": str(sets[1]),
-        "Protocol": f"{rule}; {resize}; {protocol.search} search; all of it in results.json",
+        "Protocol": f"{rule}; test images {resize}; {protocol.search} search; all of it in "
+        "results.json",
         "Run": str(folder),
     }
     width = max(map(len, rows))
