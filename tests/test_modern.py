@@ -78,6 +78,7 @@ def test_on_a_made_city_trained_networks_stand_in(scale, tmp_path):
     text = write_modern(study, tmp_path)
     assert scale.mark in text and "CliqueMining and MegaLoc are left out" in text.replace("\n", " ")
     assert "README" not in text
+    assert all(why in " ".join(text.split()) for why in scale.left_out.values())
 
 
 def test_the_files_have_all_recalls(tmp_path):
