@@ -9,7 +9,7 @@ import csv
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from datasets.places import PlaceSet
 TABLES_FOLDER, IMAGES_FOLDER = "Dataframes", "Images"
 MAX_PLACES = 100_000  # of a city: ids of places are below it
 _DIGEST_VERSION = 1  # checkpoints hold digests: with another version they could not be resumed
+_NUM_LOOKED_FOR = 20  # images of a city, before training
 _BAD_CHARACTERS = "/\\\n\r\0"  # in no name of a file
 
 
@@ -71,6 +72,7 @@ class GsvCity(NamedTuple):
     text: bytes  # paths, relative to the folder of the data set, one a line
     sizes: np.ndarray  # images of each place. int64 [num_places]
     num_small: int  # places left out, as they have too few images
+    folders: set[str]  # of images, that the table names
 
 
 def is_gsv_cities(folder: str | os.PathLike) -> bool:
@@ -92,7 +94,7 @@ def read_gsv_cities(
         FileNotFoundError: If there is no table, or a city has no images.
         ValueError: If a city is unknown, or a table lacks a column or has something else in it.
     """
-    folder = Path(folder).resolve()
+    folder, are_all = Path(folder).resolve(), not cities
     cities = tuple(cities) or find_cities(folder)
     _check_cities(folder, cities)
     read = [_read_city(folder, city, min_images) for city in cities]
@@ -109,6 +111,11 @@ def read_gsv_cities(
         digest.update(part)
     paths = split_lines(folder, np.frombuffer(text, np.uint8))
     num_small = sum(city.num_small for city in read)
+    left_out = [
+        f"{commons.plural(num_small, 'place')} with fewer than {min_images} images left out"
+    ] * bool(num_small)
+    if are_all and (unlisted := _find_unlisted(folder, set().union(*(c.folders for c in read)))):
+        left_out.append(f"images of {', '.join(unlisted)} left out, as no table lists them")
     return PlaceSet(
         folder,
         digest.hexdigest(),
@@ -117,16 +124,14 @@ def read_gsv_cities(
         part_starts,
         is_joined=True,
         path=paths.__getitem__,
-        left_out=f"{commons.plural(num_small, 'place')} with fewer than {min_images} images left "
-        "out"
-        if num_small
-        else "",
+        left_out="; ".join(left_out),
     )
 
 
 def find_cities(folder: Path) -> tuple[str, ...]:
     """Return the cities that have a table, by name; raise a FileNotFoundError if none has."""
-    cities = sorted(file.stem for file in (folder / TABLES_FOLDER).glob("*.csv"))
+    files = (folder / TABLES_FOLDER).glob("*.csv")
+    cities = sorted(file.stem for file in files if not file.name.startswith("."))
     if not cities:
         raise FileNotFoundError(f"{folder / TABLES_FOLDER} has no table, CITY.csv")
     return tuple(cities)
@@ -153,9 +158,10 @@ def _read_city(folder: Path, city: str, min_images: int) -> GsvCity:
     kept = order[np.repeat(is_kept, counts)].tolist()
     rows = list(zip(*columns.values(), strict=True))
     lines = [format_image_path(*rows[index]) for index in kept]
-    _check_images(folder, city, {line.split("/")[1] for line in lines})
+    _check_images(folder, city, lines)
     text = "".join(f"{line}\n" for line in lines).encode()
-    return GsvCity(text, counts[is_kept], int((~is_kept).sum()))
+    folders = set(columns["city_id"])
+    return GsvCity(text, counts[is_kept], int((~is_kept).sum()), folders)
 
 
 def format_image_path(
@@ -178,15 +184,39 @@ def format_image_path(
     )
 
 
-def _check_images(folder: Path, city: str, names: Iterable[str]) -> None:
-    """Raise a FileNotFoundError if a folder of images is missing or empty."""
-    for name in sorted(names):
+def _check_images(folder: Path, city: str, lines: Sequence[str]) -> None:
+    """Check some images of a city: batches of it may come hours after the first ones.
+
+    Raises:
+        FileNotFoundError: If a folder of images is missing or empty, or none of 20 images exists.
+    """
+    table = f"{TABLES_FOLDER}/{city}.csv"
+    for name in sorted({line.split("/")[1] for line in lines}):
         images = folder / IMAGES_FOLDER / name
-        if not images.is_dir() or next(os.scandir(images), None) is None:
+        if not images.is_dir() or (found := next(os.scandir(images), None)) is None:
             raise FileNotFoundError(
-                f"{images} holds no images, but {TABLES_FOLDER}/{city}.csv lists some: leave the "
-                "city out by --cities"
+                f"{images} holds no images, but {table} lists some: leave the city out by --cities"
             )
+        of_folder = [line for line in lines if line.split("/")[1] == name]
+        some = of_folder[:: -(-len(of_folder) // _NUM_LOOKED_FOR)]
+        if not any((folder / line).exists() for line in some):
+            raise FileNotFoundError(
+                f"There is no {folder / some[0]}, nor any other of {len(some)} images that {table} "
+                f"lists, but {found.name}: rename the images, or leave the city out by --cities"
+            )
+
+
+def _find_unlisted(folder: Path, listed: set[str]) -> list[str]:
+    """Return the folders of images that no table names."""
+    found = {entry.name for entry in os.scandir(folder / IMAGES_FOLDER) if entry.is_dir()}
+    return sorted(name for name in found - listed if not name.startswith("."))
+
+
+def find_nearby(folder: str | os.PathLike) -> Path | None:
+    """Return the folder with the tables of GSV-Cities that holds a folder, or that is in it."""
+    path = Path(folder).resolve()
+    inside = [Path(entry) for entry in os.scandir(path) if entry.is_dir()] if path.is_dir() else []
+    return next(filter(is_gsv_cities, [*path.parents[:2], *sorted(inside)]), None)
 
 
 def _read_table(file: Path) -> dict[str, list]:
@@ -204,9 +234,11 @@ def _read_table(file: Path) -> dict[str, list]:
         raise ValueError(f"{file} cannot be read: {error}") from None
     if missing := [name for name in COLUMNS if name not in header]:
         raise ValueError(
-            f"{file} has no column {' and no '.join(missing)}; a table of GSV-Cities has "
-            f"{', '.join(COLUMNS)}"
+            f"{file} has no column {' and no '.join(missing)}: its first line is "
+            f"{','.join(header)[:100]!r}, a table of GSV-Cities has {','.join(COLUMNS)}"
         )
+    if not rows:
+        raise ValueError(f"{file} lists no images: leave the city out by --cities")
     short = next((n for n, row in enumerate(rows) if len(row) != len(header)), None)
     if short is not None:
         raise ValueError(

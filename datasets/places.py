@@ -99,9 +99,13 @@ class PlaceSet:
         if not num:
             most = int(sizes.sum() if self.is_joined else sizes.max(initial=0))
             where = "" if self.is_joined else " of one group"
+            remedies = ["lower it"] if most > 1 else ["a batch needs 2"]
+            if not self.is_joined:
+                remedies += ["have smaller places by --M"] * (most == 1)
+                remedies.append("have fewer groups by --N and --L")
             raise ValueError(
-                f"--batch_size is {batch_size} places, {self.folder} has {most:,}{where}: lower it"
-                + ("" if self.is_joined else ", or have fewer groups by --N and --L")
+                f"--batch_size is {batch_size} places, {self.folder} has {most:,}{where}: "
+                + ", or ".join(remedies)
             )
         return num
 

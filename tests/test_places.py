@@ -3,6 +3,7 @@
 import csv
 import io
 import pickle
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -45,7 +46,9 @@ def published(tmp_path_factory):
         (folder / "Dataframes").mkdir(exist_ok=True)
         (folder / "Dataframes" / f"{city}.csv").write_text(str(case[f"in.csv.{city}"]))
         (folder / "Images" / city).mkdir(parents=True)
-        (folder / "Images" / city / "any.jpg").touch()
+        for file in map(str, case["out.names"]):
+            if file.startswith(f"{city}_"):
+                (folder / "Images" / city / file).touch()
     return case, folder
 
 
@@ -134,7 +137,7 @@ def test_the_digest_tells_other_tables_and_not_the_order_of_rows(gsv, tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda rows: [row.pop(6) for row in rows], "London.csv has no column lon; a table"),
+        (lambda rows: [row.pop(6) for row in rows], "London.csv has no column lon: its first"),
         (lambda rows: rows[2].__setitem__(5, "north"), "row 2: lat is 'north', not a number"),
         (lambda rows: rows[2].__setitem__(6, "nan"), "row 2: lon is 'nan', not a number"),
         (lambda rows: rows[3].__setitem__(0, "100000"), "place_id is '100000', not a whole number"),
@@ -145,6 +148,11 @@ def test_the_digest_tells_other_tables_and_not_the_order_of_rows(gsv, tmp_path):
         (lambda rows: rows[4].pop(), "row 4 has 7 cells, the header 8"),
         (lambda rows: rows[1].__setitem__(4, "Rome"), "Rome holds no images, but Dataframes/Lond"),
         (lambda rows: rows.clear(), "has no column place_id and no year"),
+        (lambda rows: rows.__delitem__(slice(1, None)), "London.csv lists no images: leave the"),
+        (
+            lambda rows: rows.__setitem__(slice(None), [[";".join(row)] for row in rows]),
+            "its first line is 'place_id;year;month;northdeg;city_id;lat;lon;panoid', a table",
+        ),
     ],
 )
 def test_a_wrong_table_is_refused_with_its_file_and_row(gsv, tmp_path, change, sentence):
@@ -171,8 +179,33 @@ def test_what_is_missing_is_said(gsv, tmp_path):
     with pytest.raises(FileNotFoundError, match="has no table, CITY.csv"):
         read_gsv_cities(tmp_path)
     write_table(tmp_path / "Dataframes" / "London.csv", [])
-    with pytest.raises(ValueError, match="No place"):
+    with pytest.raises(ValueError, match=r"London.csv lists no images: leave the city out"):
         read_gsv_cities(tmp_path)
+
+
+def test_images_with_other_names_are_found_before_training(tmp_path):
+    write_gsv_cities(tmp_path, {"London": 3, "Boston": 3})
+    images = sorted((tmp_path / "Images" / "Boston").iterdir())
+    for path in images:
+        path.rename(path.with_suffix(".JPG"))
+    with pytest.raises(FileNotFoundError) as error:
+        read_gsv_cities(tmp_path)
+    said = str(error.value)
+    assert str(images[4]) in said and images[0].stem[:6] in said and ".JPG: rename" in said
+    assert read_gsv_cities(tmp_path, ("London",)).num_places == 2
+    images[1].with_suffix(".JPG").rename(images[1])  # one that exists: the others are missing
+    assert read_gsv_cities(tmp_path).num_places == 4
+
+
+def test_images_without_a_table_and_hidden_files_are_left_out(tmp_path):
+    write_gsv_cities(tmp_path, {"London": 3, "Boston": 3})
+    (tmp_path / "Dataframes" / "._London.csv").write_bytes(b"\0\5\x16\7\xff")  # as macOS writes
+    assert read_gsv_cities(tmp_path).parts == ("Boston", "London")
+    (tmp_path / "Dataframes" / "Boston.csv").unlink()
+    found = read_gsv_cities(tmp_path)
+    assert found.num_places == 2
+    assert found.describe().endswith("images of Boston left out, as no table lists them")
+    assert "Boston" not in read_gsv_cities(tmp_path, ("London",)).describe()
 
 
 def test_numbers_are_written_as_the_names_of_files_have_them(tmp_path):
@@ -181,7 +214,7 @@ def test_numbers_are_written_as_the_names_of_files_have_them(tmp_path):
     ]
     write_table(tmp_path / "Dataframes" / "Oslo.csv", rows)
     (tmp_path / "Images" / "Oslo").mkdir(parents=True)
-    (tmp_path / "Images" / "Oslo" / "x").touch()
+    (tmp_path / "Images" / "Oslo" / "Oslo_0000002_2010_03_007_48.5_-1e-05_p.jpg").touch()
     found = read_gsv_cities(tmp_path)
     assert "Oslo_0000002_2010_03_007_48.5_-1e-05_p.jpg" in names_of(found, 1)
 
@@ -233,8 +266,8 @@ def test_places_with_more_images_come_earlier_as_images_are_shuffled(tmp_path):
     """The first place has 16 of 20 images: it is first in 4 of 5 epochs."""
     rows = [(0 if i < 16 else 1, 2010, 1, i, "A", 1.0, 2.0, f"p{i}") for i in range(20)]
     write_table(tmp_path / "Dataframes" / "A.csv", rows)
-    (tmp_path / "Images" / "A").mkdir(parents=True)
-    (tmp_path / "Images" / "A" / "x").touch()
+    for row in rows[:: len(rows) // 4]:
+        write_image(tmp_path / "Images" / "A" / file_name(*row), (8, 8))
     sampler = PlaceSampler(read_gsv_cities(tmp_path), 2, seed=0)
     first = Counter(sampler.batch(epoch, 0)[0].place for epoch in range(500))
     assert first[0] / 500 == pytest.approx(16 / 20, abs=0.06)
@@ -300,10 +333,9 @@ def test_images_of_a_place_are_drawn_without_repetition_by_its_seed(gsv):
 
 def test_missing_images_are_replaced_by_others_of_their_place_then_by_another_place(tmp_path):
     """London's place 0 lacks image 1, of its place 1 there are only 3 left, none of Boston."""
-    write_gsv_cities(tmp_path, {"London": 4, "Boston": 3}, missing=(1, 5, 6, *range(18, 31)))
-    (tmp_path / "Images" / "Boston").mkdir(exist_ok=True)
-    (tmp_path / "Images" / "Boston" / "readme.txt").touch()
+    write_gsv_cities(tmp_path, {"London": 4, "Boston": 3}, missing=(1, 5, 6))
     places = read_gsv_cities(tmp_path, ("London", "Boston"))
+    shutil.rmtree(tmp_path / "Images" / "Boston")
     dataset = PlaceDataset(places, 4, plain)
     sizes = []
     for seed in range(8):

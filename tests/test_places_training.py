@@ -279,7 +279,19 @@ def test_what_cannot_be_trained_on_is_refused_with_a_sentence(line, at_folder, t
     assert "--cities is of GSV-Cities" in refused(train_main, [*flags, "--cities", "London"], 1)
     said = refused(train_main, [*line, *run, "--M=20"], 1)
     assert "--M, --alpha, --N and --L split folders with '@' names" in said
-    assert "has 1 of one group" in refused(train_main, flags, 1)
+    assert "has 1 of one group: a batch needs 2, or have" in refused(train_main, flags, 1)
+    said = refused(train_main, [*flags, "--min_images_per_place=9"], 1)
+    assert "(64 images) has 9 images: lower --min_images_per_place" in said
+    said = refused(train_main, [*line, *run, "--batch_size=1"], 2)
+    assert "--batch_size is 1 place: a batch teaches to tell at least 2" in said
+    gsv = next(one for one in line if one.startswith("--train_set_folder=")).partition("=")[2]
+    (tmp_path / "above").mkdir()
+    (tmp_path / "above" / "gsv").symlink_to(gsv)
+    for near in (f"{gsv}/Images", f"{gsv}/Images/London", f"{gsv}/Dataframes", tmp_path / "above"):
+        said = refused(train_main, [*line, *run, f"--train_set_folder={near}"], 1)
+        assert f"{near} has no Dataframes/ of GSV-Cities, but {tmp_path}/above/gsv" in said or (
+            f"{near} has no Dataframes/ of GSV-Cities, but {gsv} has: give that one" in said
+        )
     said = refused(train_main, [*line, *run, "--images_per_place=5"], 2)
     assert "--min_images_per_place is 4, but --images_per_place takes 5" in said
     assert "pairs need at least 2" in refused(train_main, [*line, "--images_per_place=1"], 2)

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +22,7 @@ import machine
 from datasets.catalog import find_train_folder
 from datasets.class_index import ClassIndex, load_index
 from datasets.groups import collate
-from datasets.gsv_cities import TABLES_FOLDER, is_gsv_cities, read_gsv_cities
+from datasets.gsv_cities import TABLES_FOLDER, find_nearby, is_gsv_cities, read_gsv_cities
 from datasets.image_lists import ImagePaths
 from datasets.loading import Loader
 from datasets.partition import PartitionParams
@@ -69,6 +70,10 @@ class PlacesSettings:
                 f"--min_images_per_place is {self.min_images_per_place}, but --images_per_place "
                 f"takes {self.images_per_place} of each"
             )
+        if self.batch_size < 2:
+            raise ValueError(
+                "--batch_size is 1 place: a batch teaches to tell at least 2 from each other"
+            )
         check_share(self.batch_size, "places")
 
     @classmethod
@@ -115,10 +120,25 @@ class PlacesSettings:
             return Places(places, self)
         if self.cities:
             raise ValueError(f"--cities is of GSV-Cities: {folder} has no {TABLES_FOLDER}/")
-        index = commons.of_main_process(
-            lambda: load_index(folder, self.partition, self.cache_folder).index_folder
-        )
-        return Places(places_of_classes(ClassIndex(index)), self)
+        index = ClassIndex(commons.of_main_process(lambda: self._split(folder)))
+        if not (places := places_of_classes(index)).num_places:
+            raise ValueError(
+                f"No place of {folder} ({index.num_listed_images:,} images) has "
+                f"{self.min_images_per_place} images: lower --min_images_per_place, or make places "
+                "larger with --M and --alpha"
+            )
+        return Places(places, self)
+
+    def _split(self, folder: str) -> Path:
+        """Split images with '@' names into classes; return the folder of the class index."""
+        try:
+            return load_index(folder, self.partition, self.cache_folder).index_folder
+        except (FileNotFoundError, ValueError) as error:
+            if near := find_nearby(folder):
+                raise ValueError(
+                    f"{folder} has no {TABLES_FOLDER}/ of GSV-Cities, but {near} has: give that one"
+                ) from error
+            raise
 
 
 class Places:
