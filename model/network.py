@@ -199,9 +199,10 @@ def choose_architecture(
         layers = build_aggregation(aggregation, spec.out_channels, dims[0], aggregation_args)
     if getattr(layers, "takes_class_token", False) and not spec.class_token:
         having = ", ".join(name for name, other in BACKBONES.items() if other.class_token)
+        without = ", or --aggregation_args token_dim=0" if aggregation == "salad" else ""
         raise ValueError(
             f"--aggregation {aggregation} takes a class token beside the map, and {backbone} gives "
-            f"none: choose a backbone of {having}"
+            f"none: choose a backbone of {having}{without}"
         )
     if INPUT_SCALINGS.get(input_scaling):
         architecture["input_scaling"] = input_scaling

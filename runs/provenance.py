@@ -31,6 +31,7 @@ VERSION = "0.1.0"
 FILE = "environment.json"
 _PACKAGES = (
     *("torchvision", "faiss-cpu", "faiss-gpu", "pillow", "simplejpeg", "numba", "timm"),
+    "pytorch-metric-learning",
     *("onnxruntime", "onnxruntime-gpu", "scikit-learn", "utm", "filelock"),
 )
 _VARIABLES = (  # that influence results or speed; no others: they may be secret

@@ -371,7 +371,9 @@ def test_maps_that_do_not_fit_are_sentences():
 
 
 def test_a_class_token_that_is_not_there_is_asked_for_with_a_sentence():
-    with pytest.raises(ValueError, match="salad takes a class token .* Tiny gives none"):
+    with pytest.raises(
+        ValueError, match="salad takes a class token .* Tiny gives none: .* token_dim=0"
+    ):
         build_network("Tiny", aggregation="salad", backbone_weights="none")
     args = {"clusters": 3, "token_dim": 0}
     network = build_network("Tiny", None, "salad", "none", aggregation_args=args)
