@@ -23,6 +23,7 @@ from training.cliques import (
     ClusteredImages,
     average_clusters,
     draw_batches,
+    draw_clusters,
     find_cliques,
 )
 from training.places import Places, PlacesSettings
@@ -141,6 +142,34 @@ def test_a_clique_is_near_looks_one_way_and_leaves_nothing_near():
         left = [i for i in range(40) if (np.hypot(*(positions[i] - taken).T) >= 25.0).all()]
         rest = find_cliques(images, np.array(left, np.int64), CliqueParams(), per_place=3)
         assert not rest
+
+
+def test_weights_of_clusters_are_by_distance_from_the_first():
+    """Against a computation of each distance; the first one is not drawn twice."""
+    descriptors = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
+    cities = np.array([0, 1, 0, 0, 1, 0, 0, 1, 0])
+    images = ClusteredImages(*[np.empty(0)] * 2, np.arange(10), cities, descriptors)
+    of_city = np.flatnonzero(cities == 0)
+    for first in of_city.tolist():
+        draws = FakeDraws(first)
+        drawn = draw_clusters(images, 0, CliqueParams(similar_clusters=3), draws)
+        distances = [np.linalg.norm(descriptors[i] - descriptors[first]) for i in of_city]
+        weights = [max(distances) - one if one > 0 else 0 for one in distances]
+        np.testing.assert_allclose(draws.p, weights / np.sum(weights), atol=1e-6)
+        assert drawn.tolist() == [first, *of_city[:3].tolist()]
+
+
+class FakeDraws:
+    """Stands for a generator: notes the probabilities it gets."""
+
+    def __init__(self, first):
+        self.first, self.p = first, None
+
+    def choice(self, among, size=None, replace=True, p=None):
+        if size is None:
+            return self.first
+        self.p = p
+        return among[:size]
 
 
 def test_too_few_places_are_refused():

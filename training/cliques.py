@@ -7,11 +7,13 @@ city, and takes places out of it and of clusters that the network finds similar;
 are at least the radius apart. Here images of a place must also look in similar directions.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
 
+import commons
 from datasets.image_lists import split_lines
 from datasets.image_names import read_fields
 from datasets.places import PlaceSet
@@ -49,6 +51,11 @@ class ClusteredImages:
     starts: np.ndarray  # first image of each cluster, then their number. int64 [num_clusters + 1]
     cities: np.ndarray  # a number for the city of each cluster. int64 [num_clusters]
     descriptors: np.ndarray  # of clusters. float32 [num_clusters, D]
+
+    @functools.cached_property
+    def squares(self) -> np.ndarray:
+        """Squared lengths of the descriptors. float64 [num_clusters]."""
+        return np.einsum("ij,ij->i", self.descriptors, self.descriptors, dtype=np.float64)
 
 
 def mine_cliques(
@@ -97,7 +104,8 @@ def mine_cliques(
         np.unique(folders, return_inverse=True)[1],
         descriptors,
     )
-    return images[draw_batches(found, params, shape, rng)]
+    # Products of other processors may differ in their last bits: one of them draws for all.
+    return images[commons.of_main_process(lambda: draw_batches(found, params, shape, rng))]
 
 
 def average_clusters(own: Extraction, clusters: np.ndarray) -> np.ndarray:
@@ -158,7 +166,7 @@ def _draw_batch(
     cities = rng.permutation(int(images.cities.max()) + 1)
     cliques: list[np.ndarray] = []
     for number in range(_MAX_ROUNDS + len(cities)):
-        clusters = _draw_clusters(images, cities[number % len(cities)], params, rng)
+        clusters = draw_clusters(images, cities[number % len(cities)], params, rng)
         ranges = [np.arange(*images.starts[cluster : cluster + 2]) for cluster in clusters]
         nodes = rng.permutation(np.concatenate(ranges))
         if cliques:
@@ -175,14 +183,15 @@ def _draw_batch(
     )
 
 
-def _draw_clusters(
+def draw_clusters(
     images: ClusteredImages, city: int, params: CliqueParams, rng: np.random.Generator
 ) -> np.ndarray:
     """Draw a cluster of a city, and others of it that are more likely the more similar they are."""
     of_city = np.flatnonzero(images.cities == city)
     first = rng.choice(of_city)
-    differences = images.descriptors[of_city] - images.descriptors[first]
-    distances = np.linalg.norm(differences.astype(np.float64), axis=1)
+    products = images.descriptors @ images.descriptors[first]
+    squares = images.squares[of_city] + images.squares[first] - 2 * products[of_city]
+    distances = np.sqrt(np.where(of_city == first, 0, squares.clip(0)))
     weights = np.where(distances > 0, distances.max() - distances, 0)
     if num := min(params.similar_clusters, int((weights > 0).sum())):
         others = rng.choice(of_city, num, replace=False, p=weights / weights.sum())
