@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         commons.seed_everything(args.seed, args.deterministic)
         network = make_network(vars(args), checkpoint, path)
-        settings = settings.for_network(network)
+        settings = settings.for_network(network, (val_set, test_set))
         training = make_training(network, objective, settings, checkpoint, path)
 
         absent = {"aggregation_args": {}, "input_scaling": None}  # where the network has none

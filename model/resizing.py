@@ -118,13 +118,16 @@ def _both_sides(size: int | str) -> str:
     return str(size) if "x" in str(size) else f"{size}x{size}"
 
 
-def own_rule(rule: str | None, image_size: int | str, has_size: bool) -> str | None:
+def own_rule(
+    rule: str | None, image_size: int | str, has_size: bool, has_map_size: bool = False
+) -> str | None:
     """Return what a network keeps of the rule that it is validated with.
 
     Args:
         rule: Of validation; None: as the set prescribes.
         image_size: Of its training images.
         has_size: Whether its backbone has a size, so that squares of `image_size` are the default.
+        has_map_size: Whether its aggregation is for maps of one size.
 
     Returns:
         The rule, if the network sees all images in one shape or in multiples: it is to be tested
@@ -136,6 +139,6 @@ def own_rule(rule: str | None, image_size: int | str, has_size: bool) -> str | N
         return None
     sides, multiple = read_rule(rule)[:2]
     is_square = len(sides) == 2 and sides[0] == sides[1]
-    if not (has_size or is_square or multiple):
+    if not (has_size or is_square or multiple or (has_map_size and sides)):
         return None
-    return None if has_size and rule == _both_sides(image_size) else rule
+    return None if has_size and is_square and rule == _both_sides(image_size) else rule

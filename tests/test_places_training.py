@@ -23,6 +23,7 @@ from training_runs import (
 
 import commons
 from methods import METHODS
+from model.checkpoints import load_network
 from parser import parse_train_arguments
 from train import main as train_main
 from training.objective import Batch
@@ -267,8 +268,33 @@ def test_each_row_trains_its_own_network(line, tmp_path, method):
     (numbers,) = metrics_of(tmp_path / "run")
     assert 0 < numbers["loss"] < 5 and numbers["gradient_norm"] > 0
     result = json.loads((tmp_path / "run" / "results.json").read_text())
+    if method == "mixvpr":  # takes images of that size only: its file says so
+        assert load_network(tmp_path / "run" / "best_model.pth").resize == "32x40"
     assert (result["method"], result["aggregation"]) == (method, METHODS[method]["aggregation"])
     assert result["descriptor_dim"] == DIMS[method]
+
+
+@pytest.mark.parametrize(
+    ("method", "changed", "sentence"),
+    [
+        ("mixvpr", ["--image_size=64"], "64x64 of training images, --image_size: mixvpr mixes"),
+        ("mixvpr", ["--resize_test_imgs=64x40"], "64x40 of images of mini_city_val, --resize_te"),
+        ("mixvpr", ["--resize_test_imgs=none"], "64x64 of images of mini_city_val, --resize_test"),
+        ("mixvpr", ["--resize_test_imgs=32"], "32x32 of images of mini_city_val, --resize_test"),
+        ("salad", ["--image_size=28"], "28x28 of training images, --image_size: salad shares"),
+        ("salad", ["--resize_test_imgs=28x28"], "28x28 of images of mini_city_val, --resize_te"),
+    ],
+)
+def test_sizes_that_an_aggregation_cannot_take_are_refused_before_training(
+    line, tmp_path, refused, method, changed, sentence
+):
+    flags = [
+        one for one in line if not one.startswith(("--method", "--aggregation", "--fc_output"))
+    ]
+    flags = [f"--method={method}", *flags, *ROWS[method]]
+    flags += ["--resize_test_imgs=56x56"] * (method == "salad") + changed
+    assert sentence in refused(train_main, [*flags, f"--save_dir={tmp_path / 'run'}"], 1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_trained_on_is_refused_with_a_sentence(line, at_folder, tmp_path, refused):

@@ -90,7 +90,7 @@ def test_an_architecture_with_another_rule_is_refused(rule):
         ("322x322", 224, True, "322x322"),  # SALAD
         ("224x224", 224, True, None),  # the default of such a backbone
         ("224x224-bicubic", 224, True, "224x224-bicubic"),
-        ("480x640", "480x640", True, None),
+        ("480x640", "480x640", True, "480x640"),  # a file says no size but that of squares
         ("480x640", 224, True, "480x640"),
         ("224", 224, True, "224"),
         ("multiple14", 224, True, "multiple14"),
@@ -106,6 +106,9 @@ def test_an_architecture_with_another_rule_is_refused(rule):
 )
 def test_what_a_network_keeps_of_the_rule_of_its_validation(rule, image_size, has_size, expected):
     assert own_rule(rule, image_size, has_size) == expected
+    if not has_size:  # as MixVPR
+        kept = own_rule(rule, image_size, has_size, has_map_size=True)
+        assert kept == (None if rule in (None, "none") else rule)
 
 
 @pytest.mark.parametrize(

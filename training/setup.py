@@ -1,5 +1,6 @@
 """Turn the flags of train.py into settings, networks, evaluation sets and a training."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +18,13 @@ import machine
 from datasets.catalog import TRAIN_SETS
 from datasets.eval_set import EvalSet, Labels, load_own_set, load_test_set
 from datasets.image_lists import ImagePaths
-from datasets.images import errors_naming
+from datasets.images import errors_naming, load_image
 from evaluation import Protocol
 from evaluation.descriptors import Inference, load_windows
 from evaluation.views import View
 from methods import METHODS
 from model.aggregation.netvlad import draw_local_descriptors
+from model.backbones.build import build_backbone
 from model.checkpoints import network_of, start_network
 from model.formats.openibl import start_from_clusters
 from model.network import GeoLocalizationNet, build_network, choose_architecture, keep_rule
@@ -67,16 +69,25 @@ class Settings:
     curves: CurvesParams  # what is written of iterations and epochs
     seed: int
 
-    def for_network(self, network: GeoLocalizationNet) -> "Settings":
+    def for_network(
+        self, network: GeoLocalizationNet, eval_sets: Sequence[EvalSet] = ()
+    ) -> "Settings":
         """Return them with the image sizes of a network, where flags do not give any.
 
         The network keeps the rule that it is validated by, see `own_rule`.
+
+        Raises:
+            ValueError: If it cannot take such images, see `check_image_sizes`.
         """
         image_size = self.image_size or network.image_size or IMAGE_SIZE
         resize = choose_resize(self.resize, image_size, network)
-        keep_rule(network, own_rule(resize, image_size, network.image_size is not None))
+        has_map_size = hasattr(network.aggregation, "map_size")
+        rule = own_rule(resize, image_size, network.image_size is not None, has_map_size)
+        keep_rule(network, rule)
         protocol = replace(self.protocol, resize=resize)
-        return replace(self, image_size=image_size, protocol=protocol)
+        settings = replace(self, image_size=image_size, protocol=protocol)
+        check_image_sizes(network, settings, eval_sets)
+        return settings
 
     @property
     def device(self) -> torch.device:
@@ -184,6 +195,37 @@ def make_network(
     if flags["cluster_file"]:
         start_from_clusters(network.aggregation, flags["cluster_file"])
     return network
+
+
+def check_image_sizes(
+    network: GeoLocalizationNet, settings: Settings, eval_sets: Sequence[EvalSet]
+) -> None:
+    """Check that the aggregation takes maps of training and test images, before hours of training.
+
+    Args:
+        network: Its backbone is built again without memory: only sizes of maps are computed.
+        settings: For this network.
+        eval_sets: The sizes of the first image of each database and of the first query count.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if not hasattr(network.aggregation, "check_size"):
+        return
+    sizes = {settings.height_width: "training images, --image_size"}
+    for eval_set in eval_sets:
+        view = settings.protocol.database_view(eval_set)
+        for paths in (eval_set.database, eval_set.queries):
+            with contextlib.suppress(OSError, ValueError):  # what cannot be read is told later
+                height, width = view(load_image(paths[0])[None]).shape[-2:]
+                sizes.setdefault((height, width), f"images of {eval_set.name}, --resize_test_imgs")
+    with torch.device("meta"):
+        backbone = build_backbone(network.architecture["backbone"], "none").eval()
+        for (height, width), what in sizes.items():
+            try:
+                network.aggregation.check_size(backbone(torch.empty(1, 3, height, width)))
+            except ValueError as error:
+                raise ValueError(f"{height}x{width} of {what}: {error}") from None
 
 
 def initialise_aggregation(

@@ -10,6 +10,7 @@ method `initialise(local_descriptors, seed)`, float32 [N, channels].
 A module with the attribute `takes_class_token` that is true gets a pair, maps and class tokens
 [B, channels], of the backbones that have one. `takes_final_norm` that is false: the last
 normalisation of DINOv2 is left out. `map_size`, height and width: it is for maps of this size only.
+`check_size(maps)` raises a ValueError for maps that it cannot take: trainings begin with it.
 
 The table names constructors and does not import them: readers of names, such as the parser, do
 without torch.

@@ -107,13 +107,14 @@ class MixVPR(nn.Module):
             ValueError: If they have another size.
         """
         if not torch.jit.is_scripting():
-            self._check_size(maps)
+            self.check_size(maps)
         rows = self.mix(maps.flatten(2))  # [B, C, locations]
         rows = self.channel_proj(rows.transpose(1, 2)).transpose(1, 2)
         pooled = at_least_float32(self.row_proj(rows)).flatten(1)  # each channel's rows together
         return F.normalize(at_least_float32(self.linear(pooled)))
 
-    def _check_size(self, maps: torch.Tensor) -> None:
+    def check_size(self, maps: torch.Tensor) -> None:
+        """Raise a ValueError if maps have another size than its own."""
         if tuple(maps.shape[2:]) != self.map_size:
             sizes = " and ".join(
                 "{} x {}".format(*size) for size in (self.map_size, maps.shape[2:])

@@ -111,7 +111,7 @@ class _SALAD(nn.Module):
             ValueError: If maps have no more locations than there are clusters.
         """
         if not torch.jit.is_scripting():
-            self._check_size(maps)
+            self.check_size(maps)
         scores = at_least_float32(self.score(maps))
         batch, num, height, width = scores.shape
         scores = scores.flatten(2)
@@ -127,7 +127,8 @@ class _SALAD(nn.Module):
         plan = (scores + u + v).exp()
         return plan[:, :num].reshape(batch, num, height, width)
 
-    def _check_size(self, maps: torch.Tensor) -> None:
+    def check_size(self, maps: torch.Tensor) -> None:
+        """Raise a ValueError if maps have too few locations."""
         locations = maps.shape[2] * maps.shape[3]
         if locations <= self.clusters:
             raise ValueError(
