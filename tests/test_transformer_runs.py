@@ -190,7 +190,7 @@ def test_an_untrained_network_has_the_defaults_of_the_backbone(make_eval_folder,
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (["--backbone=ResNet18", "--freeze_te=2"], "ResNet18 is none: its first layers are frozen"),
+        (["--backbone=ResNet18", "--freeze_te=2"], "ResNet18 is none: give --freeze_te 0"),
         (["--freeze_te=99"], "--freeze_te 99: there are 14 blocks"),
         (["--freeze_te=1", "--train_all_layers"], "give one of them"),
         (["--aggregation=none"], "--aggregation none: CCT14_224 gives a map"),
