@@ -73,7 +73,7 @@ def heat_maps(network: nn.Module, images: torch.Tensor) -> HeatMaps:
         return HeatMaps("attention of queries", boq_attentions(layers, maps))
     if isinstance(layers, MapSALAD | TokenSALAD):
         with torch.no_grad():
-            return _one("mass outside the dustbin", layers.assignments(features).sum(1))
+            return _one("mass outside the dustbin", layers.masses(maps).sum(1))
     if isinstance(layers, NetVLAD):
         return _one("residuals by assignment", netvlad_mass(layers, maps))
     if isinstance(pooling, SeqPool):

@@ -112,8 +112,7 @@ def test_salad_equals_the_public_code(name, dtype, tolerance):
     case = golden(name)
     layer = salad_of(case, dtype)
     check_descriptors(layer, case, ["x", "token"], dtype, tolerance)
-    features = (tensor(case, "in.x", dtype), tensor(case, "in.token", dtype))
-    masses = layer.assignments(features).detach()
+    masses = layer.masses(tensor(case, "in.x", dtype)).detach()
     assert masses.shape[2:] == case["in.x"].shape[2:]
     assert_close(masses.flatten(2), case["mid.P"], tolerance)
 
@@ -175,7 +174,7 @@ def test_salad_without_a_class_token_is_its_clusters():
         maps_only.load_state_dict({k: v for k, v in state.items() if "token_features" not in k})
         expected = F.normalize(both((maps, token))[:, cfg["g"] :])
         torch.testing.assert_close(maps_only(maps), expected, rtol=0, atol=1e-7)
-        assert torch.equal(maps_only.assignments(maps), both.assignments((maps, token)))
+        assert torch.equal(maps_only.masses(maps), both.masses(maps))
     assert maps_only.out_dim == cfg["m"] * cfg["l"]
 
 

@@ -149,10 +149,6 @@ class TokenSALAD(_SALAD):
         token = F.normalize(at_least_float32(self.token_features(class_tokens)))
         return self.join(torch.cat((token, self.clusters_of(maps)), dim=1))
 
-    def assignments(self, features: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Return the masses of a pair, see `masses`."""
-        return self.masses(features[0])
-
 
 class MapSALAD(_SALAD):
     """Feature maps [B, C, h, w] to unit descriptors, without a class token."""
@@ -160,7 +156,3 @@ class MapSALAD(_SALAD):
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Aggregate maps, plan and sums in float32 also under autocast; see `masses`."""
         return self.join(self.clusters_of(maps))
-
-    def assignments(self, maps: torch.Tensor) -> torch.Tensor:
-        """Return the masses of maps, see `masses`."""
-        return self.masses(maps)
