@@ -9,8 +9,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
@@ -33,17 +35,35 @@ def resize(images: torch.Tensor, size: list[int], rule: ResizeRule) -> torch.Ten
 def _resize_as_pillow(images: torch.Tensor, size: list[int], bicubic: bool) -> torch.Tensor:
     """Resize whole grey levels to whole grey levels, first the width, then the height.
 
-    Pillow counts in integers, and so does this, in float64: the grey levels are the same on any
-    device. torch rounds once, or not at all, which differs in a sixth of the pixels. Pillow had
-    this order when these methods were published; version 13 begins with the height for some sizes.
+    On a CPU Pillow does it, in a tenth of the time, one axis after the other: it had this order
+    when these methods were published, and since version 13 begins with the height for some sizes.
+    It counts in integers, and so do the products for other devices, in float64: grey levels are the
+    same on any. torch rounds once, or not at all, which differs in a sixth of the pixels.
     """
     height, width = images.shape[2:]
     if len(size) == 1:
         longer = int(size[0] * max(height, width) / min(height, width))
         size = [size[0], longer] if height <= width else [longer, size[0]]
+    if images.device.type == "cpu":
+        kernel = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+        levels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        wide = [Image.fromarray(one).resize((size[1], height), kernel) for one in levels]
+        resized = np.stack([np.asarray(one.resize((size[1], size[0]), kernel)) for one in wide])
+        return torch.from_numpy(resized).permute(0, 3, 1, 2).float() / 255
+    return resize_by_products(images, size, bicubic)
+
+
+def resize_by_products(images: torch.Tensor, size: list[int], bicubic: bool) -> torch.Tensor:
+    """Do what Pillow does in integers, width first, on any device.
+
+    Args:
+        images: Whole grey levels, divided by 255. float32 [B, 3, H, W].
+        size: Height and width of the results.
+        bicubic: Instead of bilinear.
+    """
     weights = [
         _pillow_weights(*sides, bicubic, images.device)
-        for sides in ((height, size[0]), (width, size[1]))
+        for sides in zip(images.shape[2:], size, strict=True)
     ]
     levels = (images.double() * 255).round()
     for product in (lambda x: x @ weights[1].T, lambda x: weights[0] @ x):

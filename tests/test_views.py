@@ -6,7 +6,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from commons import IMAGENET_MEAN, IMAGENET_STD
-from evaluation.views import TEST_METHODS, View
+from evaluation.views import TEST_METHODS, View, resize_by_products
 
 
 def test_a_method_needs_a_height_and_a_width():
@@ -129,6 +129,8 @@ def test_grey_levels_are_exactly_pillows(rule, size, is_upright):
     expected = torch.from_numpy(np.array(wide.resize(size[::-1], method))).permute(2, 0, 1)[None]
     view = View(rule)(image.permute(2, 0, 1)[None])[0]
     torch.testing.assert_close(view, normalised(expected))
+    weighed = resize_by_products(image.permute(2, 0, 1)[None] / 255, list(size), "bicubic" in rule)
+    torch.testing.assert_close((weighed * 255).round().to(torch.uint8), expected)
 
 
 @pytest.mark.parametrize(

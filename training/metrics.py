@@ -49,7 +49,7 @@ def hint_at_data_wait(stats: EpochStats) -> str | None:
     return (
         f"{stats.data_wait_share:.0%} of the epoch went into waiting for images. What may help: "
         f"more --num_workers (of {num_usable_cores()} cores), images on a faster disk, smaller "
-        "images, or --augmentation_device cuda if there is a GPU"
+        "images; with a GPU and a method on classes, --augmentation_device cuda"
     )
 
 
