@@ -87,7 +87,8 @@ def parse_train_arguments(
     set_defaults(cli, defaults or {}, whose)
     args = cli.parse_args(argv)
     _check_common(cli, args)
-    if METHODS[method]["objective"] == "places":
+    is_early = bool(args.resume_train) and defaults is None  # without the flags of the run
+    if METHODS[method]["objective"] == "places" and not is_early:
         _refuse_flags_of_other_mining(cli, argv, args.mining)
     if args.resume_train == "auto" and not args.save_dir:
         cli.error("--resume_train auto resumes the run in --save_dir: say which folder that is")
@@ -200,8 +201,18 @@ def _make_cli(description: str) -> argparse.ArgumentParser:
 
 def _read_method(argv: Sequence[str] | None, defaults: dict[str, Any] | None) -> str:
     """Return the method whose defaults the flags have; the full parser refuses unknown names."""
-    asked = read_flag("--method", argv) or (defaults or {}).get("method")
+    asked = read_flag("--method", argv) or (defaults or {}).get("method") or _method_of_run(argv)
     return asked if isinstance(asked, str) and asked in METHODS else DEFAULT_METHOD
+
+
+def _method_of_run(argv: Sequence[str] | None) -> Any:
+    """Return the method of the run that is resumed, whose checkpoint takes torch to read."""
+    resumed, folder = read_flag("--resume_train", argv), read_flag("--save_dir", argv)
+    run = folder if resumed == "auto" else resumed and Path(resumed).parent
+    try:
+        return read_json(Path(run, "args.json")).get("method") if run else None
+    except (OSError, ValueError):  # the checkpoint says it
+        return None
 
 
 def _read_flags_of_run(cli: argparse.ArgumentParser, file: str) -> dict[str, Any]:

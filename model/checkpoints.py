@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from model.aggregation import AGGREGATIONS, Option, build_aggregation, check_aggregation
+from model.backbones.build import FreezingError
 from model.checkpoint_files import read_checkpoint
 from model.formats import recognise
 from model.formats.content import NetworkContent, load_strictly
@@ -65,6 +66,8 @@ def network_with(
     try:
         with torch.device("meta"):
             network = build_network(**architecture, backbone_weights="none", **freezing)
+    except FreezingError as error:
+        raise ValueError(f"{path}: {error}") from None
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} has no known architecture, {architecture}: {reason}") from None

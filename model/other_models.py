@@ -79,7 +79,12 @@ def load_model(checkpoint: str | None, spec: str | None) -> tuple[nn.Module, dic
         published = parse_published(spec)
         file = fetch_published(published)
         kept_dims = published.dim if published.dim < published.full_dim else None
-    checkpoint_content = read_checkpoint(file)
+    try:
+        checkpoint_content = read_checkpoint(file)
+    except ValueError as error:
+        if published is None:
+            raise
+        raise ValueError(f"{error}. Delete it to get it again from {published.url}") from None
     if is_whitening_file(checkpoint_content):
         raise ValueError(
             f"{file} holds only the whitening of a model: pass --model "
@@ -193,7 +198,29 @@ def parse_model_spec(text: str) -> ModelSpec:
     Raises:
         ValueError: If it is none.
     """
-    text, _ = split_rule(text)
+    text, rule = split_rule(text)
+    try:
+        return _parse_spec(text)
+    except ValueError as error:
+        spec, at, ending = text.rpartition("@")
+        if rule is None and at and _is_spec(spec):
+            try:
+                read_rule(ending)
+            except ValueError as bad:
+                raise ValueError(f"'{text}' names no model: {bad}") from None
+        raise error from None
+
+
+def _is_spec(text: str) -> bool:
+    try:
+        _parse_spec(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse_spec(text: str) -> ModelSpec:
+    """Parse a spec without a rule."""
     kind, _, rest = text.partition(":")
     if kind in FAMILIES:
         parse_published(text)

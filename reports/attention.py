@@ -9,6 +9,7 @@ with them. Each picture has the image beside the heat map over it; attention.csv
 and by which network, maps.npz has the maps. docs/models.md says what the maps are.
 """
 
+import csv
 import inspect
 import logging
 import os
@@ -22,7 +23,7 @@ from tqdm import tqdm
 import commons
 from command_line import CommandLine
 from datasets.image_lists import list_photos
-from datasets.tables import read_json, write_table
+from datasets.tables import TABLE, read_json, write_table
 from reports.report import NUM_GALLERY, write_report
 from reports.runs import find_set
 
@@ -121,7 +122,8 @@ def open_model(source: str) -> Source:
     from model.other_models import FAMILIES, load_model, parse_model_spec
 
     is_file = os.path.isfile(source) or source.endswith((".pth", ".pt", ".safetensors"))
-    if is_file and not source.startswith(_OF_OTHERS):
+    is_file = is_file and not source.startswith(_OF_OTHERS) and not source.endswith(".py")
+    if is_file:
         return Source(*load_model(source, None), None)
     if parse_model_spec(source).kind not in FAMILIES:
         raise _of_others(source)
@@ -213,32 +215,38 @@ def write_pictures(
 ) -> None:
     """Draw images and write them into a folder, with their table and the maps.
 
-    Images that cannot be read are left out, with a warning.
+    Images that cannot be read, or are too small for the network, are left out, with a warning.
 
     Args:
         source: The network.
         pictures: What to draw.
         resize: A rule, instead of that of the run or the network.
-        out: Where to; a folder that this command wrote is replaced.
+        out: Where to; a folder that this command wrote is replaced, if it holds nothing else.
 
     Raises:
         FileExistsError: If the folder holds other files.
-        ValueError: If no image can be read, or the network does not show where it looks.
+        ValueError: If no image can be drawn, or the network does not show where it looks.
     """
     from evaluation.views import View
     from model.resizing import choose_resize
     from reports.overlays import COLUMNS, MAPS_FILE, TABLE_FILE
 
-    is_ours = (out / TABLE_FILE).is_file()
-    if out.exists() and not is_ours and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or _find_others(out)):
         raise FileExistsError(f"{out} holds other files: give another --out")
+    is_ours = out.exists()
     rule = resize or source.resize or choose_resize(None, None, source.network) or "none"
-    view, rows, maps = View(rule), [], {}
+    view, rows, maps, failed = View(rule), [], {}, []
     with commons.atomic_folder(out, overwrite=is_ours) as folder:
         for picture in tqdm(pictures, desc="Pictures", unit="img"):
-            rows += draw_picture(source, view, picture, folder, maps)
+            try:
+                rows += draw_picture(source, view, picture, folder, maps)
+            except (FileNotFoundError, ValueError) as error:
+                name = "" if picture.image in str(error) else f"{picture.image}: "
+                failed.append(f"{name}{error}")
         if not rows:
-            raise ValueError(f"No image can be read, of {len(pictures):,}")
+            raise ValueError(f"No image can be drawn, of {len(pictures):,}; {failed[0]}")
+        for sentence in failed:
+            logging.warning(f"Left out: {sentence}")
         np.savez_compressed(folder / MAPS_FILE, **maps)
         write_table(folder / TABLE_FILE, COLUMNS, rows)
     logging.info(
@@ -247,10 +255,21 @@ def write_pictures(
     )
 
 
+def _find_others(folder: Path) -> list[str]:
+    """Return the files of a folder that this command did not write."""
+    from reports.overlays import MAPS_FILE, TABLE_FILE
+
+    own = {TABLE_FILE, MAPS_FILE}
+    if (folder / TABLE_FILE).is_file():
+        with open(folder / TABLE_FILE, **TABLE) as file:
+            own |= {row[0] for row in csv.reader(file) if row}
+    return sorted(set(os.listdir(folder)) - own)
+
+
 def draw_picture(
     source: Source, view: "View", picture: Subject, folder: Path, maps: dict[str, np.ndarray]
 ) -> list[tuple]:
-    """Draw one image into a file; return its rows of the table, none if it cannot be read.
+    """Draw one image into a file; return its rows of the table.
 
     Args:
         source: The network.
@@ -258,6 +277,10 @@ def draw_picture(
         picture: What to draw.
         folder: For the file.
         maps: Get the heat maps.
+
+    Raises:
+        FileNotFoundError: If there is no such image.
+        ValueError: If it cannot be read, or the network cannot take it.
     """
     from PIL import Image
 
@@ -266,11 +289,7 @@ def draw_picture(
     from reports.overlays import draw_sheet, find_peak, key_of
     from reports.pictures import name_image
 
-    try:
-        pixels = load_image(picture.image)
-    except (FileNotFoundError, ValueError) as error:
-        logging.warning(f"Left out: {error}")
-        return []
+    pixels = load_image(picture.image)
     images = view(pixels[None])[:, 0]
     seen = heat_maps(source.network, images)
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())

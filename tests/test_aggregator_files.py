@@ -319,6 +319,10 @@ def test_an_evaluation_of_mixvpr(set_flags, hub, tmp_path, refused):
     assert "resized to 320x320-pillow (" in (tmp_path / "own" / "info.log").read_text()
     text = refused(main, [*flags, "--resize_test_imgs=64x64"], 1)
     assert "20 x 20" in text
+    file = hub / "resnet50_MixVPR_128_channels(64)_rows(2).ckpt"
+    file.write_bytes(file.read_bytes()[:5000])  # a download that stopped
+    text = refused(main, flags, 1)
+    assert f"{file} is not a checkpoint" in text and "Delete it to get it again from https" in text
 
 
 def test_wrong_names_and_missing_files_are_sentences(set_flags, hub, refused):

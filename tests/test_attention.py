@@ -16,13 +16,16 @@ import commons
 from datasets.images import load_image
 from eval import main as eval_main
 from evaluation.views import View
+from model.checkpoint_files import save_atomically
 from model.checkpoints import load_network
+from model.network import build_network
 from reports.attention import list_pictures, main
 from reports.heat_maps import heat_maps
 from reports.overlays import draw_overlay, read_looks
 from reports.report import write_report
 
 RESIZE = "--resize_test_imgs=96"
+SMALL_SALAD = {"clusters": 4, "cluster_dim": 3, "token_dim": 0, "hidden": 8}
 
 
 @pytest.fixture
@@ -146,10 +149,32 @@ def test_wrong_calls_are_sentences(run_folder, model_file, tmp_path, refused):
     assert (tmp_path / "full" / "letter.txt").read_text() == "dear"
     (tmp_path / "broken.png").write_bytes(b"no")
     line = [str(model_file), str(tmp_path / "broken.png"), "--out=new"]
-    assert "No image can be read" in refused(main, line, 1)
+    assert "No image can be drawn, of 1; " in refused(main, line, 1)
     assert not (tmp_path / "new").exists()
     with pytest.raises(FileNotFoundError, match="No image in"):
         list_pictures([str(tmp_path / "full")])
+    (tmp_path / "net.py").write_text("def get_model(): return None")
+    line = [str(tmp_path / "net.py"), str(image)]
+    assert "net.py is a model of others, which does not show its maps" in refused(main, line, 1)
+
+
+def test_images_too_small_for_a_network_are_left_out(tmp_path, caplog):
+    network = build_network("Tiny", 0, "salad", "none", aggregation_args=SMALL_SALAD)
+    save_atomically(network.state_dict(), tmp_path / "salad.pth")
+    photos = [write_image(tmp_path / f"{side}.png", (side, side)) for side in (16, 64)]
+    main([str(tmp_path / "salad.pth"), *map(str, photos), f"--out={tmp_path / 'out'}"])
+    assert {row["image"] for row in rows_of(tmp_path / "out")} == {str(photos[1])}
+    assert f"Left out: {photos[0]}: salad shares locations out among 4 clusters" in caplog.text
+
+
+def test_pictures_are_not_replaced_beside_files_of_the_user(model_file, tmp_path, refused):
+    image, out = write_image(tmp_path / "photo.png", (80, 64)), tmp_path / "out"
+    line = [str(model_file), str(image), f"--out={out}"]
+    main(line)
+    main(line)  # replaces its own
+    (out / "notes.txt").write_text("seen")
+    assert f"{out} holds other files" in refused(main, line, 1)
+    assert (out / "notes.txt").read_text() == "seen" and len(rows_of(out)) == 1
 
 
 def test_the_model_of_a_run_must_be_the_same(run_folder, model_file, tmp_path, refused):

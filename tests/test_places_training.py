@@ -146,6 +146,13 @@ def test_a_training_says_how_much_its_batches_still_teach(whole):
     assert (result["method"], result["descriptor_dim"]) == ("gsv_cities", 8)
 
 
+def test_a_warm_up_that_does_not_end_is_told(line, whole, tmp_path):
+    train_main([*line, "--lr_warmup=30", "--epochs_num=1", f"--save_dir={tmp_path / 'run'}"])
+    log = (tmp_path / "run" / "info.log").read_text()
+    assert "30 iterations, the training has 3: learning rates end at 10.0% of --lr" in log
+    assert "Warm-up" not in (whole / "info.log").read_text()
+
+
 def test_learning_rates_of_iterations_are_written(whole):
     points = [json.loads(text) for text in (whole / "iterations.jsonl").read_text().splitlines()]
     rates = [point["lr"] for point in points]
@@ -334,6 +341,8 @@ def test_a_run_on_other_tables_is_not_resumed(line, tmp_path):
     again = [f"--resume_train={tmp_path / 'run' / 'last_checkpoint.pth'}", "--epochs_num=2"]
     with pytest.raises(ValueError, match="--batch_size is 3, in the checkpoint 4"):
         train_main([*again, "--batch_size=3"])
+    with pytest.raises(ValueError, match=r"--cities is \['London'\], in the checkpoint \[\]"):
+        train_main([*again, "--cities", "London"])  # --method is that of the run
     table = folder / "Dataframes" / "London.csv"
     table.write_text(table.read_text().replace(",pano0", ",pano99"))
     with pytest.raises(ValueError, match="names of the training images have changed"):

@@ -154,7 +154,11 @@ def test_a_rule_after_a_spec_is_that_of_the_model(make_eval_folder, tmp_path, re
     text = refused(eval_main, [*flags, f"--model={spec}@8x16", "--image_size=16"], 1)
     assert "--image_size 16: the model's own rule for test images is 8x16; give" in text
     text = refused(eval_main, [*flags, f"--model={spec}@0x16"], 2)
-    assert "@0x16' names no model" in text and "@RULE after any of them" in text
+    assert "@0x16' names no model: A resize rule is" in text and "not '0x16'" in text
+    text = refused(eval_main, [*flags, "--model=megaloc@"], 2)
+    assert "'megaloc@' names no model: A resize rule is" in text
+    text = refused(eval_main, [*flags, "--model=megalok@none"], 2)
+    assert "'megalok' names no model: write" in text and "@RULE after any of them" in text
 
 
 def test_a_rule_is_trained_saved_and_evaluated(flags, eval_flags, tmp_path):

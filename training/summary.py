@@ -55,6 +55,12 @@ def format_start(
         "results.json",
         "Run": str(folder),
     }
+    warmup = flags["lr_warmup"] or flags["lr_warmup_epochs"] * num_iterations
+    if warmup > (most := flags["epochs_num"] * num_iterations):
+        rows["Warm-up"] = (
+            f"{warmup:,} iterations, the training has {most:,}: learning rates end at "
+            f"{most / warmup:.1%} of --lr"
+        )
     width = max(map(len, rows))
     lines = [f"{name.ljust(width)}  {text}" for name, text in rows.items()]
     notes = dict.fromkeys(note for one in sets for note in one.named_notes)

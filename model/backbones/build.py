@@ -12,6 +12,10 @@ from model.backbones.pretrained import Pretrained, Weights, read_weights
 from model.backbones.transformers import Transformer
 
 
+class FreezingError(ValueError):
+    """Blocks are to be frozen that a backbone does not have."""
+
+
 def find_pretrained(name: str) -> Pretrained:
     """Return the pretrained network that a backbone is cut from.
 
@@ -139,18 +143,18 @@ def _check_freezing(
     asked = {flag: number for flag, number in numbers.items() if number}
     given = [f"{flag} {number}" for flag, number in asked.items()]
     if given and not isinstance(backbone, Transformer):
-        raise ValueError(
+        raise FreezingError(
             f"{given[0]} freezes blocks of a transformer, {name} is none: give {next(iter(asked))} "
             "0. Its first layers are frozen as in the paper, or none with --train_all_layers"
         )
     given += ["--train_all_layers"] * train_all_layers
     if asked and len(given) > 1:
-        raise ValueError(
+        raise FreezingError(
             f"{' and '.join(given)}: give one of them, and 0 for what a method has by default"
         )
     for flag, number in asked.items():
         if number > len(backbone.blocks):
-            raise ValueError(f"{flag} {number}: there are {len(backbone.blocks)} blocks")
+            raise FreezingError(f"{flag} {number}: there are {len(backbone.blocks)} blocks")
 
 
 def _used_tensors(tensors: dict[str, torch.Tensor], backbone: nn.Module) -> dict[str, torch.Tensor]:
