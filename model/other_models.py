@@ -42,7 +42,7 @@ from model.checkpoints import network_with
 from model.formats import recognise
 from model.network import keep_rule
 from model.published import FAMILIES, check_published, fetch_published, parse_published
-from model.resizing import read_rule
+from model.resizing import RULES, split_rule
 from model.whitening import is_whitening_file, unpack_whitening
 
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
@@ -179,19 +179,6 @@ class ModelSpec(NamedTuple):
     arguments: dict[str, Any] = {}  # of the function
 
 
-def split_rule(text: str) -> tuple[str, str | None]:
-    """Return the spec of a model without the @RULE that it ends with, and the rule.
-
-    An @ that no resize rule follows belongs to the spec, such as to the name of a file.
-    """
-    spec, at, rule = text.rpartition("@")
-    try:
-        read_rule(rule)
-    except ValueError:
-        return text, None
-    return (spec, rule) if at else (text, None)
-
-
 def parse_model_spec(text: str) -> ModelSpec:
     """Parse the spec of a model, see the top of this file; nothing is loaded.
 
@@ -202,21 +189,11 @@ def parse_model_spec(text: str) -> ModelSpec:
     try:
         return _parse_spec(text)
     except ValueError as error:
-        spec, at, ending = text.rpartition("@")
-        if rule is None and at and _is_spec(spec):
-            try:
-                read_rule(ending)
-            except ValueError as bad:
-                raise ValueError(f"'{text}' names no model: {bad}") from None
-        raise error from None
-
-
-def _is_spec(text: str) -> bool:
-    try:
-        _parse_spec(text)
-    except ValueError:
-        return False
-    return True
+        told, (spec, at, ending) = error, text.rpartition("@")
+        with contextlib.suppress(ValueError):  # after a spec, a rule is meant
+            if rule is None and at and _parse_spec(spec):
+                told = ValueError(f"'{ending}' after '{spec}': {RULES}")
+        raise told from None
 
 
 def _parse_spec(text: str) -> ModelSpec:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:  # names and rules are read without torch
     from torch import nn
 
 IMAGE_SIZE = 512  # of training, in pixels, where the backbone has no size of its own
+RULES = (
+    "A resize rule is 'none', the shorter side as in '480', HxW as in '480x640', both in pixels "
+    "and with '-bicubic', '-pillow' or '-no_antialias' after it or not, or 'multiple14'"
+)
 _RULE = re.compile(r"([0-9]+)(?:x([0-9]+))?(-bicubic)?(-pillow|-no_antialias)?")
 _MULTIPLE = re.compile(r"multiple([0-9]+)")
 
@@ -57,11 +61,7 @@ def read_rule(text: str) -> ResizeRule:
         return ResizeRule(multiple=int(multiple[1]))
     sides = tuple(int(side) for side in match.groups()[:2] if side) if match else ()
     if not sides or not all(sides):
-        raise ValueError(
-            "A resize rule is 'none', the shorter side as in '480', HxW as in '480x640', both in "
-            "pixels and with '-bicubic', '-pillow' or '-no_antialias' after it or not, or "
-            f"'multiple14'; not '{text}'"
-        )
+        raise ValueError(f"{RULES}; not '{text}'")
     return ResizeRule(
         sides,
         bicubic=bool(match[3]),
@@ -77,6 +77,19 @@ def parse_resize(rule: str) -> list[int]:
         ValueError: If it is no resize rule.
     """
     return list(read_rule(rule).sides)
+
+
+def split_rule(text: str) -> tuple[str, str | None]:
+    """Return the spec of a model without the @RULE that it ends with, and the rule.
+
+    An @ that no resize rule follows belongs to the spec, such as to the name of a file.
+    """
+    spec, at, rule = text.rpartition("@")
+    try:
+        read_rule(rule)
+    except ValueError:
+        return text, None
+    return (spec, rule) if at else (text, None)
 
 
 def describe_resize(rule: str) -> str:

@@ -8,7 +8,6 @@ from eval import main as eval_main
 from localize import main as localize_main
 from model.checkpoints import load_network
 from model.network import build_network, keep_rule
-from model.other_models import split_rule
 from model.resizing import (
     ResizeRule,
     choose_resize,
@@ -16,6 +15,7 @@ from model.resizing import (
     own_rule,
     parse_resize,
     read_rule,
+    split_rule,
 )
 from train import main as train_main
 
@@ -154,9 +154,9 @@ def test_a_rule_after_a_spec_is_that_of_the_model(make_eval_folder, tmp_path, re
     text = refused(eval_main, [*flags, f"--model={spec}@8x16", "--image_size=16"], 1)
     assert "--image_size 16: the model's own rule for test images is 8x16; give" in text
     text = refused(eval_main, [*flags, f"--model={spec}@0x16"], 2)
-    assert "@0x16' names no model: A resize rule is" in text and "not '0x16'" in text
+    assert f"'0x16' after '{spec}': A resize rule is 'none', the shorter" in text
     text = refused(eval_main, [*flags, "--model=megaloc@"], 2)
-    assert "'megaloc@' names no model: A resize rule is" in text
+    assert "'' after 'megaloc': A resize rule is 'none', the shorter" in text
     text = refused(eval_main, [*flags, "--model=megalok@none"], 2)
     assert "'megalok' names no model: write" in text and "@RULE after any of them" in text
 
