@@ -5,6 +5,8 @@ from conftest import REPOSITORY
 from paper_studies import make_study
 
 from methods import METHODS
+from model.aggregation import options_of
+from model.aggregation.sralnet import SRALNet
 from paper.comparison import comparison_needs, list_methods, write_comparison
 from paper.costs import count_trained_images, describe_plan
 from paper.run_log import RunLog
@@ -38,6 +40,11 @@ def test_every_network_is_planned_with_its_evaluation(scale, tmp_path):
         for name in ("backbone", "aggregation", "fc_output_dim", "image_size"):
             assert settings[name] is not None, "or finished runs are not found again"
         assert f"train     {row.trained}, seed 0" in plan
+
+
+@SCALES
+def test_sralnet_has_other_clusters_enough_for_its_shadows(scale):
+    assert scale.clusters > options_of(SRALNet)["shadows"]
 
 
 def test_the_demo_trains_each_method_on_as_many_images():

@@ -24,8 +24,8 @@ def test_flags_make_a_command_line_of_train():
 def test_options_of_aggregations_are_pairs_on_the_command_line():
     source = MINI.compared("netvlad", "pitts30k")
     place = source.argv(0).index("--aggregation_args")
-    assert source.argv(0)[place + 1] == "clusters=4"
-    assert source["aggregation_args"] == {"clusters": 4} and source["dataset"] == "mini_city"
+    assert source.argv(0)[place + 1] == "clusters=5"
+    assert source["aggregation_args"] == {"clusters": 5} and source["dataset"] == "mini_city"
     assert MINI.compared("gem", "msls")["aggregation_args"] == {"l2": "before_pool"}
 
 
