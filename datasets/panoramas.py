@@ -156,16 +156,26 @@ def are_panoramas(index: ClassIndex) -> bool:
     """Return whether the images of an index are whole panoramas: by the first one that opens.
 
     Raises:
-        ValueError: If none of the first 20 images can be opened.
+        ValueError: If none of 20 images, spread over all, can be opened, or only some are strips.
     """
     error: Exception | None = None
-    for image in range(min(_NUM_OPENED, len(index.image_offsets))):
+    strips: dict[bool, str] = {}  # whether an image is one -> the first path
+    last = len(index.image_offsets) - 1
+    for image in np.unique(np.linspace(0, last, _NUM_OPENED).astype(np.int64)).tolist():
         path = index.path(image)
         try:
             with errors_naming(path), Image.open(path, formats=FORMATS) as file:
-                return file.width >= _MIN_ASPECT * file.height
+                strips.setdefault(file.width >= _MIN_ASPECT * file.height, path)
         except (FileNotFoundError, ValueError) as failed:
             error = error or failed
+    if len(strips) == 1:
+        return next(iter(strips))
+    if strips:
+        raise ValueError(
+            f"{index.folder} holds both panoramas and crops: {strips[True]} is a strip of 360 "
+            f"degrees, {strips[False]} is not. Put them into two folders, or, if few are wrong, "
+            "say what the others are by --train_images panoramas or crops"
+        )
     raise ValueError(
         f"Whether {index.folder} holds panoramas or crops is not known: {error}"
     ) from error

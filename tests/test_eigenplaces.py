@@ -279,6 +279,25 @@ def test_a_crop_that_cannot_be_read_gives_way_to_the_next_panorama(crops, tmp_pa
     assert len(sample.unreadable) == 1 and path.name in sample.unreadable[0]
 
 
+def test_a_mix_of_panoramas_and_crops_is_refused(panoramas, tmp_path):
+    index = load_index(panoramas, PanoramaParams(N=1), tmp_path / "cache")
+    crop = write_image(Path(index.path(len(index.image_offsets) - 1)), (64, 64))
+    with pytest.raises(ValueError, match="holds both panoramas and crops: ") as error:
+        are_panoramas(index)
+    assert f"{crop} is not. Put them into two folders" in str(error.value)
+    assert f"{index.path(0)} is a strip of 360 degrees" in str(error.value)
+
+
+def test_groups_of_one_class_are_told(panoramas, tmp_path):
+    told = {}
+    for n in (1, 2):
+        index = load_index(panoramas, PanoramaParams(N=n), tmp_path / "cache")
+        objective = EigenPlaces(index, flags_of("--groups_num=1"), are_whole=True)
+        told[len(index.classes(0))] = objective.describe()
+    assert "Epochs of group 0 teach nothing: it has one class" in told[1]
+    assert "teach nothing" not in told[2]
+
+
 def test_whether_images_are_panoramas_is_said_by_the_first_that_opens(panoramas, tmp_path):
     index = load_index(panoramas, PanoramaParams(N=1), tmp_path / "cache")
     files = [index.path(image) for image in range(len(index.image_offsets))]

@@ -398,6 +398,7 @@ def test_rows_have_the_learning_rates_of_the_published_code(schedule):
 def test_flags_of_learning_rates_that_contradict_are_refused():
     for arguments, sentence in (
         ({"lr_step": 2, "lr_milestones": [3]}, "--lr_step and --lr_milestones both"),
+        ({"lr_milestones": [3]}, "--lr_milestones changes nothing while --lr_gamma is 1"),
         ({"lr_warmup": 2, "lr_warmup_epochs": 1}, "--lr_warmup and --lr_warmup_epochs both"),
         ({"lr_linear": 10}, "give both"),
         ({"lr_end": 0.5}, "give both"),

@@ -122,9 +122,15 @@ class Classification:
         groups = range(self.settings.groups_num)
         num_classes = sum(len(self.index.classes(group)) for group in groups)
         num_images = sum(self.index.num_images(group) for group in groups)
+        alone = [str(group) for group in groups if len(self.index.classes(group)) == 1]
+        note = (
+            f". Epochs of group {', '.join(alone)} teach nothing: it has one class, told from "
+            "none. Lower --min_images_per_class or --N, or --groups_num"
+        )
         return (
             f"{self.index.describe(len(groups))}\nTrained on "
             f"{commons.plural(num_images, 'image')} of {commons.plural(num_classes, 'class')}"
+            f"{note if alone else ''}"
         )
 
     def module(self, network: nn.Module) -> nn.Module:

@@ -43,6 +43,11 @@ class OptimizerParams:
             raise ValueError(f"--lr_factors must be numbers of at least 0, not {bad}")
         if self.lr_milestones and self.lr_step != 1:
             raise ValueError("--lr_step and --lr_milestones both say when --lr_gamma applies")
+        if self.lr_milestones and self.lr_gamma == 1:
+            raise ValueError(
+                "--lr_milestones changes nothing while --lr_gamma is 1: give its factor, or leave "
+                "--lr_milestones empty"
+            )
         if self.lr_warmup and self.lr_warmup_epochs:
             raise ValueError(
                 "--lr_warmup and --lr_warmup_epochs both say how long the warm-up is: set one to 0"
