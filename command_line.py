@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -63,11 +64,13 @@ def _expand_home(text: str) -> str:
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults where there are any."""
+    """Shows defaults where there are any; that of a method instead of the one in the help."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        has_default = action.default not in (None, False, [])
-        return super()._get_help_string(action) if has_default else action.help
+        if action.default in (None, False, []):
+            return action.help
+        text = super()._get_help_string(action)
+        return re.sub(r" \(default: [^%]*\)(?= \(default: %)", "", text)
 
 
 class Pairs(argparse.Action):

@@ -861,7 +861,8 @@ def _add_start(cli: argparse.ArgumentParser) -> None:
         "--resume_model",
         metavar="CHECKPOINT",
         help="initial weights of a network, ours or published, with its backbone, "
-        "aggregation and dimension",
+        "aggregation and dimension; or the name of a published one, such as salad:DINOv2 "
+        "(eval.py --model list)",
     )
     add(
         "--semantic_labels",
@@ -927,8 +928,8 @@ def _add_architecture(cli: argparse.ArgumentParser, of_what: str = "") -> None:
         "--fc_output_dim",
         type=not_negative_int,
         help="length of the descriptors, by the linear layer of the aggregation; 0: no such layer "
-        "(default: that of the backbone, 512; 0 for ViT and CCT, and for netvlad and those after "
-        "it)",
+        "(default: that of the backbone, 512; 0 for ViT and CCT, and for all aggregations from cls "
+        "on)",
     )
     add(
         "--aggregation",

@@ -298,27 +298,43 @@ def parse_published(text: str) -> PublishedModel:
     family, *names = text.split(":")
     model = FAMILIES[family](*names) if family in FAMILIES else None
     if model is None:
-        raise ValueError(f"'{text}' names no published network: there are {_list_names()}")
+        raise ValueError(
+            f"'{text}' names no published network: there are {_list_names(family)}; "
+            "--model list shows all"
+        )
     return model
 
 
-def _list_names() -> str:
-    """Return all names, those with a DIM without it."""
+def _list_names(family: str) -> str:
+    """Return all names of a family, or of all if there is no such family."""
     released, eigenplaces = (
         "; ".join(f"{name} {', '.join(map(str, d))}" for name, d in dims.items())
         for dims in (TRAINED_DIMS, EIGENPLACES_DIMS)
     )
-    landmark = ", ".join(":".join(("landmark", *key)) for key in LANDMARK_FILES)
-    netvlad = ", ".join(f"netvlad:{train_set}" for train_set in NETVLAD_FILES)
-    return (
-        f"cosplace:BACKBONE:DIM with {released}; eigenplaces:BACKBONE:DIM with {eigenplaces}; "
-        f"{landmark}, each also with :DIM below {LANDMARK_DIM}; {netvlad}, openibl:sfrs, "
-        f"openibl:sare_ind, each also with :DIM below {VLAD_DIM}; "
-        f"vgb:NAME:TRAIN_SET with {', '.join(VGB_MODELS)} and pitts30k or msls; "
-        f"convap:ResNet50:DIM with {', '.join(map(str, CONVAP_CHANNELS))}; "
-        f"mixvpr:ResNet50:DIM with {', '.join(map(str, MIXVPR_FILES))}; boq:ResNet50, "
-        "boq:DINOv2, salad:DINOv2, cliquemining:DINOv2, megaloc; --model list shows all"
-    )
+    names = {
+        "cosplace": f"cosplace:BACKBONE:DIM with {released}",
+        "eigenplaces": f"eigenplaces:BACKBONE:DIM with {eigenplaces}",
+        "landmark": ", ".join(":".join(("landmark", *key)) for key in LANDMARK_FILES)
+        + f", each also with :DIM below {LANDMARK_DIM}",
+        "netvlad": ", ".join(f"netvlad:{train_set}" for train_set in NETVLAD_FILES)
+        + f", each also with :DIM below {VLAD_DIM}",
+        "openibl": f"openibl:sfrs, openibl:sare_ind, each also with :DIM below {VLAD_DIM}",
+        "vgb": f"vgb:NAME:TRAIN_SET with {', '.join(VGB_MODELS)} and pitts30k or msls",
+        "convap": f"convap:ResNet50:DIM with {', '.join(map(str, CONVAP_CHANNELS))}",
+        "mixvpr": f"mixvpr:ResNet50:DIM with {', '.join(map(str, MIXVPR_FILES))}",
+        "boq": "boq:ResNet50, boq:DINOv2",
+        "salad": "salad:DINOv2",
+        "cliquemining": "cliquemining:DINOv2",
+        "megaloc": "megaloc",
+    }
+    family = "openibl" if family == "sfrs" else family
+    return names.get(family) or "; ".join(names.values())
+
+
+def find_start(text: str) -> str | Path:
+    """Return the file of a published network if a text names one, else the text: a path."""
+    is_name = text.split(":")[0] in FAMILIES and not os.path.exists(text)
+    return fetch_published(parse_published(text)) if is_name else text
 
 
 def check_published(
@@ -362,19 +378,21 @@ def fetch_published(model: PublishedModel) -> Path:
             raise ValueError(
                 f"{path} is not the published file: its SHA-256 begins with "
                 f"{found[: len(digits)]}, not {digits}; delete it to download it again, or pass it "
-                "to --resume"
+                "to --resume_model"
             )
         return path
     if model.by_hand is not None:
         raise FileNotFoundError(
             f"There is no {path}: download {model.by_hand} from {url} in a browser, as Google "
-            "Drive serves no programs, and put it there, or pass it to --resume"
+            "Drive serves no programs, and put it there, or pass it to --resume_model"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
     except OSError as error:
-        raise FileNotFoundError(f"Cannot download {url} ({error}): put it at {path}") from None
+        raise FileNotFoundError(
+            f"Cannot download {url} ({error}): put it at {path}, or pass it to --resume_model"
+        ) from None
     except RuntimeError as error:  # other digits; nothing is kept
         raise ValueError(
             f"What {url} sends is not the published file ({error}): try again, or put it at {path}"

@@ -146,9 +146,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             f"--scale {scale.name}"
         )
     if unknown := set(args.targets) - {"all", *targets_of(scale)}:
+        names = sorted(unknown)
+        others = [name for name, other in SCALES.items() if {*names} <= {*targets_of(other)}]
         cli.error(
-            f"--scale {scale.name} has no {', '.join(sorted(unknown))}: it has "
-            f"{', '.join(targets_of(scale))}"
+            f"--scale {scale.name} has no {', '.join(names)}: it has {', '.join(targets_of(scale))}"
+            + "".join(f"; --scale {' or '.join(others)} has it" for _ in others[:1])
         )
     return args
 

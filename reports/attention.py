@@ -54,7 +54,7 @@ class Subject(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the pictures; of a run, write the report again."""
-    cli = CommandLine(description=__doc__.splitlines()[0])
+    cli = CommandLine(prog="python -m reports.attention", description=__doc__.splitlines()[0])
     add = cli.add_argument
     add(
         "source",

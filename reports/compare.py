@@ -35,7 +35,7 @@ FILES = ("comparison.html", "comparison.md", "comparison.csv", "comparison_queri
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare every run with the first one."""
-    cli = CommandLine(description=__doc__.splitlines()[0])
+    cli = CommandLine(prog="python -m reports.compare", description=__doc__.splitlines()[0])
     cli.add_argument(
         "runs", nargs="+", type=Path, help="folders of runs; the first is the baseline"
     )

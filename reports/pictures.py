@@ -198,7 +198,7 @@ def encode_image(image: Image.Image, quality: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the pictures of a finished run."""
-    cli = CommandLine(description=__doc__.splitlines()[0])
+    cli = CommandLine(prog="python -m reports.pictures", description=__doc__.splitlines()[0])
     cli.add_argument("run_folder", type=Path, help="folder with a predictions.csv")
     cli.add_argument("--num_preds", type=int, default=3, help="predictions a picture (default: 3)")
     cli.add_argument("--only_wrong", action="store_true", help="only queries with a wrong top-1")

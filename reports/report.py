@@ -44,7 +44,7 @@ def write_report(run_folder: Path, num_gallery: int = NUM_GALLERY) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the report of a finished run."""
-    cli = CommandLine(description=__doc__.splitlines()[0])
+    cli = CommandLine(prog="python -m reports.report", description=__doc__.splitlines()[0])
     cli.add_argument("run_folder", type=Path, help="folder of an evaluation, of one set or several")
     cli.add_argument(
         "--num_gallery",

@@ -130,6 +130,15 @@ def test_a_method_decides_defaults_and_flags_override_them(monkeypatch, capsys):
     assert "(default: VGG16)" in capsys.readouterr().out
 
 
+def test_the_default_of_a_method_replaces_that_of_the_help(capsys):
+    for method, default in (("cosplace", "that of the backbone, 512;"), ("salad", "224)")):
+        with pytest.raises(SystemExit):
+            parse_train_arguments(["--method", method, "--help"])
+        size = " ".join(capsys.readouterr().out.split()).split(" see --resize_test_imgs ")[1]
+        assert size.startswith(f"(default: {default}")
+        assert size.split(" --resize_test_imgs ")[0].count("(default: ") == 1
+
+
 def test_flags_of_a_resumed_run_come_before_the_defaults_of_its_method(monkeypatch):
     monkeypatch.setitem(METHODS, "other", {"objective": "tuples", "lr": 0.25, "epochs_num": 7})
     args = parse_train_arguments(["--epochs_num=9"], {"method": "other", "lr": 0.125})

@@ -10,7 +10,14 @@ from state_dict_keys import network_shapes
 import hubconf
 from eval import main
 from model.backbones import BACKBONES
-from model.published import FAMILIES, VGB_MODELS, fetch_published, parse_published, rule_of
+from model.published import (
+    FAMILIES,
+    VGB_MODELS,
+    fetch_published,
+    find_start,
+    parse_published,
+    rule_of,
+)
 from model.published_list import NAMES, count_parameters, format_list
 from model.resizing import read_rule
 
@@ -55,11 +62,17 @@ def test_texts_are_read(text, model):
 def test_other_texts_list_what_there_is(text):
     with pytest.raises(ValueError, match=f"'{text}' names no published network") as error:
         parse_published(text)
-    for choice in (
-        *("ResNet18 256, 512; ", "convap:ResNet50:DIM with 512, 2048, 4096, 8192;", "boq:DINOv2"),
-        *("mixvpr:ResNet50:DIM with 4096, 512, 128;", "cliquemining:DINOv2, megaloc; --model list"),
-    ):
-        assert choice in str(error.value)
+    choice = {
+        "eigenplaces": "eigenplaces:BACKBONE:DIM with VGG16 512; ResNet18 256, 512; ResNet50 128",
+        "convap": "convap:ResNet50:DIM with 512, 2048, 4096, 8192",
+        "mixvpr": "mixvpr:ResNet50:DIM with 4096, 512, 128",
+        "boq": "boq:ResNet50, boq:DINOv2",
+        "salad": "salad:DINOv2",
+        "megaloc": "megaloc",
+        "sfrs": "openibl:sfrs, openibl:sare_ind, each also with :DIM below 4096",
+    }[text.split(":")[0]]
+    assert f"there are {choice}" in str(error.value)
+    assert str(error.value).endswith("; --model list shows all")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +129,18 @@ def test_files_of_google_drive_are_for_the_user(hub_checkpoints, name, file, url
         fetch_published(parse_published(name))
     assert str(error.value).startswith(f"There is no {hub_checkpoints / file}: download ")
     assert f" from {url} in a browser" in str(error.value)
+
+
+def test_a_training_starts_from_a_name_or_from_a_file(hub_checkpoints, tmp_path, monkeypatch):
+    hub_checkpoints.mkdir(parents=True, exist_ok=True)
+    (hub_checkpoints / "dino_salad.ckpt").touch()
+    assert find_start("salad:DINOv2") == hub_checkpoints / "dino_salad.ckpt"
+    assert find_start("runs/best_model.pth") == "runs/best_model.pth"
+    with pytest.raises(ValueError, match="'salad:ResNet50' names no published network"):
+        find_start("salad:ResNet50")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "megaloc").touch()  # a file with the name of a network is that file
+    assert find_start("megaloc") == "megaloc"
 
 
 def test_the_table_has_every_family_and_only_names_of_networks():

@@ -28,6 +28,7 @@ from model.backbones.build import build_backbone
 from model.checkpoints import network_of, start_network
 from model.formats.openibl import start_from_clusters
 from model.network import GeoLocalizationNet, build_network, choose_architecture, keep_rule
+from model.published import find_start
 from model.resizing import IMAGE_SIZE, choose_resize, own_rule, parse_resize
 from model.whitening import WhiteningParams, check_dims
 from training.classification import ClassificationSettings
@@ -189,6 +190,7 @@ def make_network(
         return network_of(checkpoint, path, **freezing)
     if start := flags["resume_model"]:
         names = ("aggregation", "aggregation_args")
+        start = find_start(start)
         return start_network(start, **{name: flags[name] for name in names}, **freezing)
     names = (*_ARCHITECTURE, "backbone_weights")
     network = build_network(**{name: flags[name] for name in names}, **freezing)
