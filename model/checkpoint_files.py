@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 import commons
+from model.published import FAMILIES
 
 _CHECKPOINTS = ("best_model.pth", "last_checkpoint.pth")  # of a run of train.py
 _ZIP_START = b"PK\x03\x04"
@@ -65,7 +66,9 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         files = " or ".join(os.path.join(path, name) for name in _CHECKPOINTS)
         raise FileNotFoundError(f"{path} is a folder: give a file in it, such as {files}")
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no checkpoint {path}")
+        is_name = os.fspath(path).partition(":")[0].partition("@")[0] in FAMILIES
+        advice = ": published networks go by name to --model of eval.py, not to --resume"
+        raise FileNotFoundError(f"There is no checkpoint {path}{advice if is_name else ''}")
     try:
         if load := _LOADERS.get(Path(path).suffix.lower()):
             return load(path)

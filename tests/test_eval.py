@@ -137,6 +137,11 @@ def test_pictures_show_each_query_or_only_the_wrong_ones(flags, tmp_path):
             1,
             "There is no checkpoint gone.pth",
         ),
+        (
+            ["--dataset=mini_city_test_v1", "--resume=mixvpr:ResNet50:4096"],
+            1,
+            "There is no checkpoint mixvpr:ResNet50:4096: published networks go by name to --model",
+        ),
         (["--dataset=mini_city_test_v1", "--resume=text.pth"], 1, "text.pth is not a checkpoint"),
         (["--dataset=sf_xl_test_v1"], 1, "https://forms.gle/"),
         (["--test_set_folder=gone"], 1, "gone has no folder database"),
