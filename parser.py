@@ -661,7 +661,7 @@ def _add_training(cli: argparse.ArgumentParser) -> None:
         "--patience",
         type=not_negative_int,
         default=0,
-        help="stop after so many epochs in a row without a better network (0: never)",
+        help="stop once this number of epochs in a row brought no better network (0: never)",
     )
     add(
         "--best_by",
@@ -1058,7 +1058,7 @@ def _add_ground_truth(cli: argparse.ArgumentParser) -> None:
         type=positive_int,
         default=5,
         metavar="K",
-        help="where queries have 6-DoF poses: fuse the poses of so many predictions",
+        help="where queries have 6-DoF poses: fuse the poses of the first K predictions",
     )
 
 
