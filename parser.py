@@ -244,7 +244,7 @@ def _refuse_flags_of_others(
             having = [name for name, row in METHODS.items() if row["objective"] == objective]
             cli.error(
                 f"--method {method} has no {' and no '.join(sorted(foreign))}: it is a flag of "
-                f"--method {' and '.join(having)}"
+                f"--method {', '.join(having)}"
             )
 
 

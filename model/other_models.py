@@ -211,6 +211,8 @@ def _parse_spec(text: str) -> ModelSpec:
                 "ours are saved with theirs, for --resume"
             )
         return ModelSpec("whitened", *match.groups())
+    if ":" not in text and text.endswith((".pth", ".ckpt", ".safetensors")):
+        raise ValueError(f"'{text}' is a checkpoint: pass it to --resume")
     head, *pairs = re.split(r":(?=[A-Za-z_]\w*=)", rest if kind == "hub" else text)
     if kind != "hub":
         kind, head = "python", f"{head}:get_model" if head.endswith(".py") else head

@@ -137,13 +137,19 @@ def test_arguments_are_literals_or_text(text, value):
 @pytest.mark.parametrize(
     "text",
     [
-        *["", "best_model.pth", "ResNet18", "hub:", "hub:a/b", "hub:a/b:", "hub::net", "onnx:"],
+        *["", "ResNet18", "hub:", "hub:a/b", "hub:a/b:", "hub::net", "onnx:"],
         *["a.py:5", "a.py:f:1x=5", "a.py:f()", "a.py:", ":f", ".pyx:f", "torchvision.models:vgg16"],
     ],
 )
 def test_other_texts_are_explained(text):
     with pytest.raises(ValueError, match="names no model: write .*hub:OWNER/NAME.*--resume"):
         parse_model_spec(text)
+
+
+def test_a_checkpoint_is_no_spec():
+    for text in ("runs/best_model.pth", "dino_salad.ckpt"):
+        with pytest.raises(ValueError, match=f"^'{text}' is a checkpoint: pass it to --resume$"):
+            parse_model_spec(text)
 
 
 def test_false_as_text_is_a_slip():
