@@ -52,10 +52,9 @@ _GITHUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[^\s:]+)?")
 _FILE_MODULE = "model_source_file"  # not the file's own name: it might be torch.py
 _SYNTAX = (
     "the name of a published network, which --model list shows, such as cosplace:BACKBONE:DIM; "
-    "torchscript:FILE or onnx:FILE, "
-    "hub:OWNER/NAME[:REF]:ENTRY, hub:FOLDER:ENTRY or FILE.py[:FUNCTION], the last three with "
-    ":KEY=VALUE for every argument, whitened:FILE.pth: before one of the last five; @RULE after "
-    "any of them, such as @322x322, resizes its images; a checkpoint goes to --resume"
+    "torchscript:FILE or onnx:FILE, hub:OWNER/NAME[:REF]:ENTRY, hub:FOLDER:ENTRY or "
+    "FILE.py[:FUNCTION], the last three with :KEY=VALUE for every argument, whitened:FILE.pth: "
+    "before one of these; @RULE after any of them resizes its images; a checkpoint goes to --resume"
 )
 
 

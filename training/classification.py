@@ -118,7 +118,8 @@ class Classification:
         """Return the groups in words: those trained on, or all."""
         if whole:
             last = self.settings.groups_num - 1
-            return f"{self.index.describe()}\nTrained are groups 0 to {last}"
+            trained = f"are groups 0 to {last}" if last else "is group 0"
+            return f"{self.index.describe()}\nTrained {trained}"
         groups = range(self.settings.groups_num)
         num_classes = sum(len(self.index.classes(group)) for group in groups)
         num_images = sum(self.index.num_images(group) for group in groups)
