@@ -67,7 +67,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults where there are any; that of a method instead of the one in the help."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default in (None, False, []):
+        if action.default is None or action.default is False or action.default in ([], {}):
             return action.help
         text = super()._get_help_string(action)
         return re.sub(r" \(default: [^%]*\)(?= \(default: %)", "", text)

@@ -127,7 +127,9 @@ def test_a_method_decides_defaults_and_flags_override_them(monkeypatch, capsys):
     assert parse_train_arguments([]).method == DEFAULT_METHOD
     with pytest.raises(SystemExit):
         parse_train_arguments(["--method", "other", "--help"])
-    assert "(default: VGG16)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "(default: VGG16)" in said and "decides every random choice (default: 0)" in said
+    assert "(default: {})" not in said and "(default: False)" not in said
 
 
 def test_the_default_of_a_method_replaces_that_of_the_help(capsys):
