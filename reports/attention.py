@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if not os.path.isdir(args.source):
         if not args.images:
-            cli.error(f"{args.source} is not the folder of a run: give IMAGES to look at")
+            cli.error(f"{args.source} is no folder of a run: a network needs IMAGES to look at")
         source, pictures = open_model(args.source), list_pictures(args.images)
         write_pictures(source, pictures, args.resize_test_imgs, args.out or Path(FOLDER))
         return

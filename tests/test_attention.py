@@ -136,7 +136,7 @@ def test_a_run_looks_at_other_images_too(run_folder, tmp_path, caplog):
 
 def test_wrong_calls_are_sentences(run_folder, model_file, tmp_path, refused):
     image = write_image(tmp_path / "photo.png", (80, 64))
-    assert "give IMAGES" in refused(main, [str(model_file)], 2)
+    assert "a network needs IMAGES" in refused(main, [str(model_file)], 2)
     assert "at least 1" in refused(main, [str(run_folder), "--num_queries=0"], 2)
     assert "There is no image" in refused(main, [str(model_file), str(tmp_path / "no.png")], 1)
     assert "names no model" in refused(main, ["cosplace_", str(image)], 1)
