@@ -33,7 +33,14 @@ from training.places import Places, PlacesSettings
 PLACES = [
     *("--method=gsv_cities", "--dataset=mini_city", "--backbone=Tiny", "--backbone_weights=none"),
     *("--image_size=32x40", "--resize_test_imgs=32x40", "--lr=0.001", "--batch_size=4"),
-    *("--aggregation=gem", "--fc_output_dim=8", "--lr_warmup=2", "--lr_milestones", "1"),
+    *(
+        "--aggregation=gem",
+        "--fc_output_dim=8",
+        "--lr_warmup=2",
+        "--lr_milestones",
+        "1",
+        "--lr_gamma=0.3",
+    ),
     *("--epochs_num=2", "--num_workers=0", "--device=cpu", "--no-use_amp16"),
     "--max_bad_images=0.1",
 ]  # 3 iterations an epoch: 12 places of 3 cities
