@@ -52,6 +52,7 @@ def test_trains_validates_and_tests_as_a_user_runs_it(flags, tmp_path):
     assert (
         "Method      cosplace: ResNet18, gem, 16-D\n" in info and f"Run         {folder}\n" in info
     )
+    assert "Start       --backbone_weights none\n" in info
     assert info.count("UTM distance") == 1, "the protocol of the test only: results.json has it"
     assert "2 groups" not in info and "Epoch 0/3  group 0" in info
 

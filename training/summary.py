@@ -44,6 +44,7 @@ def format_start(
     num_images = objective.images_per_epoch // max(1, num_iterations)
     rows = {
         "Method": f"{flags['method']}: {_describe_network(network)}",
+        "Start": flags["resume_model"] or f"--backbone_weights {flags['backbone_weights']}",
         "Parameters": _count_parameters(network),
         "Device": name_device(training.device),
         "Versions": ", ".join(f"{name} {version}" for name, version in software.items()),
