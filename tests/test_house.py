@@ -19,7 +19,8 @@ ARROWS = {  # room: the rooms that it may import, beside itself; the first part 
     "machine": "commons",
     "command_line": "machine",
     # Tables of names, see test_parser_needs_no_torch.
-    "parser": "command_line machine methods datasets model",
+    "parser": "command_line machine methods objective_flags datasets model",
+    "objective_flags": "command_line",
     "methods": "",
     "datasets": "commons",
     "model": "commons",

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-import parser
 from datasets.image_lists import image_paths_of
 from methods import METHODS
+from objective_flags import OBJECTIVE_FLAGS
 from training.objective import Batch
 from training.setup import OBJECTIVES
 
@@ -93,5 +93,5 @@ class Triplets:
 def install():
     """Make it a method of train.py in this process."""
     OBJECTIVES["triplets"] = TripletSettings
-    parser._OBJECTIVES["triplets"] = parser._OBJECTIVES["classification"]
+    OBJECTIVE_FLAGS["triplets"] = OBJECTIVE_FLAGS["classification"]
     METHODS["triplets"] = METHODS["cosplace"] | {"objective": "triplets", "epochs_num": 3}
