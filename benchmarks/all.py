@@ -24,7 +24,7 @@ FOLDER = Path(__file__).resolve().parent
 BENCHMARKS = (
     *("partition", "listing", "data_path", "training", "extraction", "search", "indexes"),
     *("eval_sets", "evaluation", "name_figures", "backbones", "netvlad", "whitening", "mining"),
-    *("sfrs", "self_matches", "first_hour", "finetuning", "method_costs"),
+    *("sfrs", "self_matches", "first_hour", "finetuning", "method_costs", "panoramas"),
 )
 PACKAGES = ("torch", "torchvision", "numpy", "numba", "faiss-cpu", "onnxruntime", "pillow")
 
