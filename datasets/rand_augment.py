@@ -3,7 +3,7 @@
 RandAugment applies a few operations, drawn among 14 of colour and geometry, all with one strength
 (Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space").
 All that is random follows from the seed of an image; torchvision draws it. Pillow applies it, as in
-the code of GSV-Cities: at 320 x 320 in 3.1 ms of a core, where tensors take 5.6 ms.
+the code of GSV-Cities, which is faster than on tensors.
 """
 
 from dataclasses import dataclass
